@@ -1,0 +1,597 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Packets in as the sessions make them, out as one encoder would have made them.
+//!
+//! Each chunk has a store. A packet is held there, trimmed (it belongs to the overlap), or shows that
+//! the encoder did not do what was asked of it. A chunk's packets leave once every own frame is
+//! accounted for, all chunks before it have left, and nothing else is needed.
+//!
+//! That a chunk stands alone is read off the order of its packets, which an encoder cannot fake:
+//! decoding order puts a picture after those it refers to. So a lead packet after the first own one, or an
+//! own packet after the first trail one, refers across the edge (open GOP).
+
+use super::frame::{Chunk, ChunkId, FrameNo, FrameRange};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+
+/// What an encoder says of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A picture at which decoding can begin.
+    Key,
+    /// A picture that needs others.
+    Delta,
+    /// Decoded but not shown (an alternate reference frame of VP8): belongs to the frame after it.
+    Invisible,
+    /// Stream headers without a timestamp (Theora).
+    Header,
+}
+
+/// What becomes of a packet.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is held in the chunk's store.
+    Held,
+    /// It was of the overlap and is gone.
+    Trimmed,
+}
+
+/// The encoder did not deliver what the chunk needs; the attempt has failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    UnknownTime,
+    UnknownChunk(ChunkId),
+    Twice(FrameNo),
+    Missing { first: FrameNo, count: u64 },
+    StartNotKey(FrameNo),
+    EndNotKey(FrameNo),
+    LeadAfterOwn(FrameNo),
+    OwnAfterTrail(FrameNo),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::UnknownTime => {
+                write!(f, "a packet has a timestamp that no input frame had")
+            }
+            Fault::UnknownChunk(chunk) => write!(f, "a packet of chunk {chunk} came unasked"),
+            Fault::Twice(frame) => write!(f, "frame {frame} was delivered twice"),
+            Fault::Missing { first, count } => {
+                write!(f, "{count} frames were not delivered, the first is {first}")
+            }
+            Fault::StartNotKey(frame) => write!(
+                f,
+                "the chunk begins with frame {frame}, which is no key frame of its first frame; if the \
+                 encoder ignores force-key-unit events, set overlap-before=0"
+            ),
+            Fault::EndNotKey(frame) => write!(
+                f,
+                "frame {frame} after the chunk's end is no key frame; if the encoder ignores \
+                 force-key-unit events, set overlap-after=0"
+            ),
+            Fault::LeadAfterOwn(frame) | Fault::OwnAfterTrail(frame) => write!(
+                f,
+                "frame {frame} refers across a forced key frame; set the encoder to closed GOPs"
+            ),
+        }
+    }
+}
+
+/// How the frames of a verified chunk were accounted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivered {
+    pub frames: u64,
+    /// Frames that the encoder said it left out.
+    pub skipped: u64,
+}
+
+/// What leaves next.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub enum Pop<P> {
+    /// Send this packet. `frame` is `None` for stream headers.
+    Packet {
+        chunk: ChunkId,
+        frame: Option<FrameNo>,
+        payload: P,
+    },
+    /// The last packet of this chunk was handed out before.
+    ChunkLeft(ChunkId),
+    /// Wait for a chunk to be finished.
+    Nothing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Lead,
+    Own,
+    Trail,
+}
+
+#[derive(Debug)]
+struct Store<P> {
+    own: FrameRange,
+    phase: Phase,
+    /// In decoding order.
+    packets: VecDeque<(Option<FrameNo>, P)>,
+    delivered: BTreeSet<FrameNo>,
+    skipped: BTreeSet<FrameNo>,
+    /// All own frames are accounted for.
+    verified: bool,
+    /// Some packet was handed out.
+    has_left: bool,
+}
+
+impl<P> Store<P> {
+    fn new(own: FrameRange) -> Self {
+        Self {
+            own,
+            phase: Phase::Lead,
+            packets: VecDeque::new(),
+            delivered: BTreeSet::new(),
+            skipped: BTreeSet::new(),
+            verified: false,
+            has_left: false,
+        }
+    }
+
+    fn phase_of(&self, frame: FrameNo) -> Phase {
+        if frame < self.own.start {
+            Phase::Lead
+        } else if frame < self.own.end {
+            Phase::Own
+        } else {
+            Phase::Trail
+        }
+    }
+
+    /// A visible picture of `frame` comes next in decoding order.
+    fn advance(&mut self, frame: FrameNo, kind: Kind) -> Result<Phase, Fault> {
+        let phase = self.phase_of(frame);
+        if phase < self.phase {
+            return Err(match phase {
+                Phase::Lead => Fault::LeadAfterOwn(frame),
+                _ => Fault::OwnAfterTrail(frame),
+            });
+        }
+        if phase > self.phase {
+            let is_key = kind == Kind::Key;
+            match phase {
+                Phase::Own if !is_key || !self.opens_with(frame) => {
+                    return Err(Fault::StartNotKey(frame));
+                }
+                Phase::Trail if !is_key => return Err(Fault::EndNotKey(frame)),
+                _ => self.phase = phase,
+            }
+        }
+        Ok(phase)
+    }
+
+    /// No own frame before `frame` can still come: it is the first, or those before it were skipped.
+    fn opens_with(&self, frame: FrameNo) -> bool {
+        FrameRange::new(self.own.start.0, frame.0)
+            .iter()
+            .all(|earlier| self.skipped.contains(&earlier))
+    }
+}
+
+/// Holds what the sessions deliver until it may leave.
+#[derive(Debug)]
+pub struct Reorder<P> {
+    /// Chunks that opened and haven't left, each with its store.
+    chunks: BTreeMap<ChunkId, Store<P>>,
+    /// The chunk whose packets leave next.
+    next: ChunkId,
+    /// Packets of the next chunk leave as they come, without waiting for the whole chunk.
+    early: bool,
+}
+
+impl<P> Default for Reorder<P> {
+    fn default() -> Self {
+        Self {
+            chunks: BTreeMap::new(),
+            next: ChunkId(0),
+            early: false,
+        }
+    }
+}
+
+impl<P> Reorder<P> {
+    /// A chunk begins at `start`; where it ends isn't known yet.
+    pub fn open(&mut self, chunk: ChunkId, start: FrameNo) {
+        let own = FrameRange::new(start.0, u64::MAX);
+        self.chunks.insert(chunk, Store::new(own));
+    }
+
+    /// The chunk's own frames are known. Comes before any frame of its trail is fed.
+    pub fn close(&mut self, chunk: ChunkId, own: FrameRange) {
+        if let Some(store) = self.chunks.get_mut(&chunk) {
+            store.own = own;
+        }
+    }
+
+    /// A new attempt begins: what an earlier one delivered is forgotten.
+    pub fn restart(&mut self, chunk: ChunkId) {
+        if let Some(store) = self.chunks.get_mut(&chunk) {
+            *store = Store::new(store.own);
+        }
+    }
+
+    /// Nothing of the chunk has left, so another attempt may deliver it anew.
+    pub fn is_repeatable(&self, chunk: ChunkId) -> bool {
+        self.chunks
+            .get(&chunk)
+            .is_some_and(|store| !store.has_left && !store.verified)
+    }
+
+    /// A packet of an attempt at `chunk`; `frame` is the frame that its timestamp stands for.
+    pub fn accept(
+        &mut self,
+        chunk: ChunkId,
+        frame: Option<FrameNo>,
+        kind: Kind,
+        payload: P,
+    ) -> Result<Accepted, Fault> {
+        let store = self
+            .chunks
+            .get_mut(&chunk)
+            .filter(|store| !store.verified)
+            .ok_or(Fault::UnknownChunk(chunk))?;
+        let kept = match (kind, frame) {
+            (Kind::Header, _) => store.phase != Phase::Trail,
+            (_, None) => return Err(Fault::UnknownTime),
+            (Kind::Invisible, Some(frame)) => store.phase_of(frame) == Phase::Own,
+            (Kind::Key | Kind::Delta, Some(frame)) => {
+                let phase = store.advance(frame, kind)?;
+                if phase == Phase::Own && !store.delivered.insert(frame) {
+                    return Err(Fault::Twice(frame));
+                }
+                phase == Phase::Own
+            }
+        };
+        if !kept {
+            return Ok(Accepted::Trimmed);
+        }
+        store.packets.push_back((frame, payload));
+        Ok(Accepted::Held)
+    }
+
+    /// The encoder said that it leaves this frame out.
+    pub fn skip(&mut self, chunk: ChunkId, frame: FrameNo) {
+        if let Some(store) = self.chunks.get_mut(&chunk) {
+            store.skipped.insert(frame);
+        }
+    }
+
+    /// The session has delivered all it has: is it all that the chunk owns?
+    pub fn finish(&mut self, chunk: Chunk) -> Result<Delivered, Fault> {
+        let store = self
+            .chunks
+            .get_mut(&chunk.id)
+            .ok_or(Fault::UnknownChunk(chunk.id))?;
+        let skipped =
+            |frame: &FrameNo| store.skipped.contains(frame) && !store.delivered.contains(frame);
+        let mut missing = chunk
+            .own
+            .iter()
+            .filter(|frame| !store.delivered.contains(frame) && !skipped(frame));
+        if let Some(first) = missing.next() {
+            return Err(Fault::Missing {
+                first,
+                count: 1 + missing.count() as u64,
+            });
+        }
+        let delivered = Delivered {
+            frames: store.delivered.len() as u64,
+            skipped: chunk.own.iter().filter(skipped).count() as u64,
+        };
+        store.verified = true;
+        Ok(delivered)
+    }
+
+    /// Packets of the chunk that is next leave from now on as soon as they come.
+    pub fn leave_early(&mut self) {
+        self.early = true;
+    }
+
+    pub fn leaves_early(&self) -> bool {
+        self.early
+    }
+
+    /// The chunk that leaves next.
+    pub fn next_chunk(&self) -> ChunkId {
+        self.next
+    }
+
+    /// The first frame that is still to leave, if a chunk is under way.
+    pub fn oldest_held(&self) -> Option<FrameNo> {
+        self.chunks
+            .first_key_value()
+            .map(|(_, store)| store.own.start)
+    }
+
+    /// The packets of `chunk` that wait to leave, in decoding order.
+    pub fn held(&self, chunk: ChunkId) -> impl Iterator<Item = (Option<FrameNo>, &P)> {
+        self.chunks
+            .get(&chunk)
+            .into_iter()
+            .flat_map(|store| store.packets.iter().map(|(frame, packet)| (*frame, packet)))
+    }
+
+    /// Takes what leaves next.
+    pub fn pop(&mut self) -> Pop<P> {
+        let chunk = self.next;
+        let early = self.early;
+        let Some(store) = self
+            .chunks
+            .get_mut(&chunk)
+            .filter(|store| store.verified || early)
+        else {
+            return Pop::Nothing;
+        };
+        if let Some((frame, payload)) = store.packets.pop_front() {
+            store.has_left = true;
+            return Pop::Packet {
+                chunk,
+                frame,
+                payload,
+            };
+        }
+        if !store.verified {
+            return Pop::Nothing;
+        }
+        self.chunks.remove(&chunk);
+        self.next = chunk.next();
+        Pop::ChunkLeft(chunk)
+    }
+
+    /// Every chunk that opened has left.
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const C0: ChunkId = ChunkId(0);
+    const C1: ChunkId = ChunkId(1);
+
+    fn chunk(id: u64, start: u64, end: u64) -> Chunk {
+        let own = FrameRange::new(start, end);
+        Chunk {
+            id: ChunkId(id),
+            own,
+            fed: own,
+        }
+    }
+
+    /// Chunks 0 (frames 0..3) and 1 (frames 3..6).
+    fn two() -> Reorder<u64> {
+        let mut reorder = Reorder::default();
+        reorder.open(C0, FrameNo(0));
+        reorder.close(C0, FrameRange::new(0, 3));
+        reorder.open(C1, FrameNo(3));
+        reorder.close(C1, FrameRange::new(3, 6));
+        reorder
+    }
+
+    fn give(
+        reorder: &mut Reorder<u64>,
+        chunk: ChunkId,
+        kind: Kind,
+        frame: u64,
+    ) -> Result<Accepted, Fault> {
+        reorder.accept(chunk, Some(FrameNo(frame)), kind, frame)
+    }
+
+    /// One key frame, then the others; panics on a fault.
+    fn give_all(reorder: &mut Reorder<u64>, chunk: ChunkId, frames: &[u64]) {
+        for (index, &frame) in frames.iter().enumerate() {
+            let kind = if index == 0 { Kind::Key } else { Kind::Delta };
+            let _ = give(reorder, chunk, kind, frame).unwrap();
+        }
+    }
+
+    fn drain(reorder: &mut Reorder<u64>) -> Vec<u64> {
+        let mut out = Vec::new();
+        loop {
+            match reorder.pop() {
+                Pop::Packet { payload, .. } => out.push(payload),
+                Pop::ChunkLeft(_) => (),
+                Pop::Nothing => break out,
+            }
+        }
+    }
+
+    #[test]
+    fn a_later_chunk_waits_for_the_earlier_one() {
+        let mut reorder = two();
+        give_all(&mut reorder, C1, &[3, 5, 4]);
+        assert!(reorder.finish(chunk(1, 3, 6)).is_ok());
+        assert_eq!(reorder.pop(), Pop::Nothing);
+        give_all(&mut reorder, C0, &[0, 2, 1]);
+        assert_eq!(reorder.pop(), Pop::Nothing, "not verified yet");
+        assert!(reorder.finish(chunk(0, 0, 3)).is_ok());
+        assert_eq!(drain(&mut reorder), [0, 2, 1, 3, 5, 4]);
+        assert!(reorder.is_empty());
+    }
+
+    #[test]
+    fn the_overlap_is_trimmed() {
+        let mut reorder = two();
+        for (frame, kind) in [(1, Kind::Key), (2, Kind::Delta)] {
+            assert_eq!(give(&mut reorder, C1, kind, frame), Ok(Accepted::Trimmed));
+        }
+        give_all(&mut reorder, C1, &[3, 4, 5]);
+        assert_eq!(give(&mut reorder, C1, Kind::Key, 6), Ok(Accepted::Trimmed));
+        let delivered = reorder.finish(chunk(1, 3, 6)).unwrap();
+        assert_eq!(delivered.frames, 3);
+    }
+
+    #[test]
+    fn pictures_that_refer_across_an_edge_are_found() {
+        let mut reorder = two();
+        let _ = give(&mut reorder, C1, Kind::Key, 0);
+        let _ = give(&mut reorder, C1, Kind::Key, 3);
+        assert_eq!(
+            give(&mut reorder, C1, Kind::Delta, 2),
+            Err(Fault::LeadAfterOwn(FrameNo(2)))
+        );
+        let _ = give(&mut reorder, C0, Kind::Key, 0);
+        let _ = give(&mut reorder, C0, Kind::Key, 3);
+        assert_eq!(
+            give(&mut reorder, C0, Kind::Delta, 2),
+            Err(Fault::OwnAfterTrail(FrameNo(2)))
+        );
+    }
+
+    #[test]
+    fn an_ignored_forced_key_frame_is_found() {
+        let mut reorder = two();
+        let _ = give(&mut reorder, C1, Kind::Key, 2);
+        assert_eq!(
+            give(&mut reorder, C1, Kind::Delta, 3),
+            Err(Fault::StartNotKey(FrameNo(3)))
+        );
+        give_all(&mut reorder, C0, &[0, 1, 2]);
+        assert_eq!(
+            give(&mut reorder, C0, Kind::Delta, 3),
+            Err(Fault::EndNotKey(FrameNo(3)))
+        );
+    }
+
+    #[test]
+    fn a_key_frame_that_isnt_the_first_frame_is_found() {
+        let mut reorder = two();
+        assert_eq!(
+            give(&mut reorder, C0, Kind::Key, 1),
+            Err(Fault::StartNotKey(FrameNo(1)))
+        );
+    }
+
+    #[test]
+    fn lost_and_doubled_frames_are_found() {
+        let mut reorder = two();
+        give_all(&mut reorder, C0, &[0, 1]);
+        assert_eq!(
+            give(&mut reorder, C0, Kind::Delta, 1),
+            Err(Fault::Twice(FrameNo(1)))
+        );
+        assert_eq!(
+            reorder.finish(chunk(0, 0, 3)),
+            Err(Fault::Missing {
+                first: FrameNo(2),
+                count: 1
+            })
+        );
+    }
+
+    #[test]
+    fn a_frame_that_the_encoder_says_it_skipped_is_accounted_for() {
+        let mut reorder = two();
+        reorder.skip(C0, FrameNo(0));
+        give_all(&mut reorder, C0, &[1, 2]);
+        assert_eq!(
+            reorder.finish(chunk(0, 0, 3)),
+            Ok(Delivered {
+                frames: 2,
+                skipped: 1
+            })
+        );
+    }
+
+    #[test]
+    fn headers_and_invisible_pictures_keep_their_place() {
+        let mut reorder = two();
+        assert_eq!(
+            reorder.accept(C0, None, Kind::Header, 100),
+            Ok(Accepted::Held)
+        );
+        let _ = give(&mut reorder, C0, Kind::Key, 0);
+        let _ = reorder.accept(C0, Some(FrameNo(1)), Kind::Invisible, 101);
+        let _ = give(&mut reorder, C0, Kind::Delta, 1);
+        let _ = give(&mut reorder, C0, Kind::Delta, 2);
+        assert!(reorder.finish(chunk(0, 0, 3)).is_ok());
+        assert_eq!(drain(&mut reorder), [100, 0, 101, 1, 2]);
+        assert_eq!(
+            reorder.accept(C1, None, Kind::Key, 0),
+            Err(Fault::UnknownTime)
+        );
+    }
+
+    #[test]
+    fn a_second_attempt_starts_from_nothing() {
+        let mut reorder = two();
+        give_all(&mut reorder, C0, &[0, 1]);
+        assert!(reorder.is_repeatable(C0));
+        reorder.restart(C0);
+        give_all(&mut reorder, C0, &[0, 1, 2]);
+        assert!(reorder.finish(chunk(0, 0, 3)).is_ok());
+        assert_eq!(drain(&mut reorder), [0, 1, 2]);
+    }
+
+    #[test]
+    fn what_left_early_cannot_be_repeated() {
+        let mut reorder = two();
+        give_all(&mut reorder, C0, &[0, 2]);
+        reorder.leave_early();
+        assert_eq!(drain(&mut reorder), [0, 2]);
+        assert!(!reorder.is_repeatable(C0));
+        let _ = give(&mut reorder, C0, Kind::Delta, 1);
+        assert!(reorder.finish(chunk(0, 0, 3)).is_ok());
+        assert_eq!(drain(&mut reorder), [1]);
+        assert_eq!(reorder.next_chunk(), C1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_interleaving_of_sessions_gives_one_order(
+            lengths in prop::collection::vec(1u64..12, 1..6),
+            overlap in 0u64..4,
+            early in any::<bool>(),
+            picks in prop::collection::vec(any::<prop::sample::Index>(), 400),
+        ) {
+            let mut reorder = Reorder::default();
+            let total: u64 = lengths.iter().sum();
+            let mut start = 0;
+            let mut sessions = Vec::new();
+            for (id, length) in lengths.iter().enumerate() {
+                let id = ChunkId(id as u64);
+                let own = FrameRange::new(start, start + length);
+                reorder.open(id, own.start);
+                reorder.close(id, own);
+                let fed = FrameRange::new(start.saturating_sub(overlap), (own.end.0 + overlap).min(total));
+                sessions.push((Chunk { id, own, fed }, fed.iter().collect::<VecDeque<_>>()));
+                start = own.end.0;
+            }
+            if early {
+                reorder.leave_early();
+            }
+            let mut out = Vec::new();
+            for pick in picks {
+                if sessions.is_empty() {
+                    break;
+                }
+                let at = pick.index(sessions.len());
+                let (chunk, frames) = &mut sessions[at];
+                if let Some(frame) = frames.pop_front() {
+                    let edge = frame == chunk.fed.start || frame == chunk.own.start || frame == chunk.own.end;
+                    let kind = if edge { Kind::Key } else { Kind::Delta };
+                    let accepted = reorder.accept(chunk.id, Some(frame), kind, frame.0);
+                    prop_assert_eq!(accepted == Ok(Accepted::Held), chunk.own.contains(frame));
+                } else {
+                    prop_assert!(reorder.finish(*chunk).is_ok());
+                    sessions.remove(at);
+                }
+                out.extend(drain(&mut reorder));
+            }
+            prop_assert!(sessions.is_empty());
+            prop_assert_eq!(out, (0..total).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Counters, and the rates that follow from them.
+
+use super::frame::SessionId;
+
+/// What one session has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SessionTally {
+    /// Frames fed to its encoders, overlap included.
+    pub frames: u64,
+    /// Nanoseconds that it had a chunk.
+    pub busy: u64,
+}
+
+impl SessionTally {
+    /// Frames per second of the time in which it had a chunk.
+    pub fn frames_per_second(&self) -> f64 {
+        if self.busy == 0 {
+            return 0.0;
+        }
+        self.frames as f64 * 1e9 / self.busy as f64
+    }
+}
+
+/// Everything that is counted since the start; a flush doesn't reset it.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    pub chunks_planned: u64,
+    pub chunks_finished: u64,
+    /// Attempts that failed and were repeated.
+    pub attempts_failed: u64,
+    pub frames_in: u64,
+    pub frames_out: u64,
+    /// Frames that an encoder said it left out.
+    pub frames_skipped: u64,
+    sessions: Vec<SessionTally>,
+}
+
+impl Tally {
+    pub fn new(sessions: usize) -> Self {
+        Self {
+            sessions: vec![SessionTally::default(); sessions],
+            ..Self::default()
+        }
+    }
+
+    /// A session ended an attempt that took `busy` nanoseconds.
+    pub fn attempt(&mut self, session: SessionId, frames: u64, busy: u64) {
+        if let Some(tally) = self.sessions.get_mut(session.0) {
+            tally.frames += frames;
+            tally.busy += busy;
+        }
+    }
+
+    pub fn sessions(&self) -> &[SessionTally] {
+        &self.sessions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_of_the_busy_time() {
+        let mut tally = Tally::new(2);
+        tally.attempt(SessionId(1), 50, 1_000_000_000);
+        tally.attempt(SessionId(1), 50, 3_000_000_000);
+        assert_eq!(tally.sessions()[1].frames_per_second(), 25.0);
+        assert_eq!(tally.sessions()[0].frames_per_second(), 0.0);
+    }
+}

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Times: the private ones that encoders see, the frames that they stand for, and the DTS of what leaves.
+//!
+//! All times are nanoseconds.
+
+use super::frame::FrameNo;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+
+/// 1000 hours. Private timestamps begin here, and the output is shifted by as much where DTS would become
+/// negative, because that is the minimum PTS that GStreamer's own reordering encoders set
+/// (`gst_video_encoder_set_min_pts` in x264enc and its like).
+pub const THOUSAND_HOURS: u64 = 1_000 * 3_600 * 1_000_000_000;
+
+/// More reordering than this is taken for a wrong DTS of the encoder, not for B-frames (H.264 and H.265
+/// allow 16 reference frames).
+const DEEPEST: usize = 16;
+
+/// Gives each frame its private timestamp: 1000 h + running time, always increasing.
+#[derive(Debug, Default)]
+pub struct PrivateClock {
+    /// The last timestamp given out.
+    last: Option<u64>,
+    /// Where the frame that got it ends, as far as its duration was known.
+    end: u64,
+}
+
+impl PrivateClock {
+    /// A frame without a running time follows the one before it; one that steps back is moved behind it.
+    pub fn stamp(&mut self, running_time: Option<u64>, duration: Option<u64>) -> u64 {
+        let wanted = match running_time {
+            Some(time) => THOUSAND_HOURS.saturating_add(time),
+            None => self.end.max(THOUSAND_HOURS),
+        };
+        let stamp = self
+            .last
+            .map_or(wanted, |last| wanted.max(last.saturating_add(1)));
+        self.last = Some(stamp);
+        self.end = stamp.saturating_add(duration.unwrap_or(1));
+        stamp
+    }
+}
+
+/// What is known of each frame, found by its number or by its private timestamp.
+#[derive(Debug)]
+pub struct FrameTable<T> {
+    /// Number of the first entry.
+    first: FrameNo,
+    /// Private timestamp, and what the caller wants to know; the timestamps increase.
+    entries: VecDeque<(u64, T)>,
+}
+
+impl<T> Default for FrameTable<T> {
+    fn default() -> Self {
+        Self {
+            first: FrameNo(0),
+            entries: VecDeque::new(),
+        }
+    }
+}
+
+impl<T> FrameTable<T> {
+    /// Adds the next frame.
+    pub fn push(&mut self, private: u64, entry: T) {
+        self.entries.push_back((private, entry));
+    }
+
+    fn index(&self, frame: FrameNo) -> Option<usize> {
+        usize::try_from(frame.0.checked_sub(self.first.0)?).ok()
+    }
+
+    pub fn get(&self, frame: FrameNo) -> Option<&T> {
+        self.entries.get(self.index(frame)?).map(|(_, entry)| entry)
+    }
+
+    pub fn get_mut(&mut self, frame: FrameNo) -> Option<&mut T> {
+        let index = self.index(frame)?;
+        self.entries.get_mut(index).map(|(_, entry)| entry)
+    }
+
+    pub fn private(&self, frame: FrameNo) -> Option<u64> {
+        self.entries
+            .get(self.index(frame)?)
+            .map(|&(private, _)| private)
+    }
+
+    /// The frame that an encoder means by `private`. Encoders that count in units of the frame rate round
+    /// the time, so the nearest frame is meant, as long as it is nearer than half a frame.
+    pub fn find(&self, private: u64) -> Option<FrameNo> {
+        let at = self.entries.partition_point(|&(time, _)| time < private);
+        let after = self.entries.get(at).map(|&(time, _)| (at, time - private));
+        let before = at
+            .checked_sub(1)
+            .map(|index| (index, private - self.entries[index].0));
+        let (index, distance) = match (before, after) {
+            (Some(before), Some(after)) if before.1 < after.1 => before,
+            (_, Some(after)) => after,
+            (Some(before), None) => before,
+            (None, None) => return None,
+        };
+        (distance <= self.reach(index)).then(|| FrameNo(self.first.0 + index as u64))
+    }
+
+    /// Half the shorter distance from an entry to its neighbours.
+    fn reach(&self, index: usize) -> u64 {
+        let time = |index: usize| self.entries.get(index).map(|&(time, _)| time);
+        let gap = |a: Option<u64>, b: Option<u64>| Some(b?.saturating_sub(a?));
+        let before = gap(index.checked_sub(1).and_then(time), time(index));
+        let after = gap(time(index), time(index + 1));
+        match (before, after) {
+            (Some(before), Some(after)) => before.min(after) / 2,
+            (Some(only), None) | (None, Some(only)) => only / 2,
+            // The only frame there is: any rounding is forgiven that a frame rate above 1 causes.
+            (None, None) => 500_000_000,
+        }
+    }
+
+    /// Forgets the frames before `frame`.
+    pub fn forget_before(&mut self, frame: FrameNo) {
+        while self.first < frame && self.entries.pop_front().is_some() {
+            self.first.0 += 1;
+        }
+    }
+}
+
+/// How far packets are reordered: the most packets that come before one which is shown before them.
+pub fn reorder_depth(decoding_order: impl Iterator<Item = FrameNo>) -> usize {
+    let mut seen = BTreeSet::new();
+    let mut depth = 0;
+    for frame in decoding_order {
+        depth = depth.max(seen.range(frame..).count());
+        seen.insert(frame);
+    }
+    depth
+}
+
+/// How far an encoder says it may reorder: the frames that its first DTS lies before its first PTS.
+pub fn announced_depth(delay: u64, first_times: impl Iterator<Item = u64>) -> usize {
+    let mut first = None;
+    for (index, time) in first_times.take(DEEPEST + 1).enumerate() {
+        let first = *first.get_or_insert(time);
+        if time.saturating_sub(first) >= delay {
+            return index;
+        }
+    }
+    0
+}
+
+/// Makes the DTS of one segment: strictly increasing, and never after the PTS.
+///
+/// With packets reordered by `depth`, the DTS of packet *i* is the *i − depth*-th PTS in presentation
+/// order. That is what encoders with B-frames do themselves at a constant frame rate, it holds at a variable one, and
+/// it goes on over a seam as if there was none. A heap of the last `depth` PTS yields it.
+#[derive(Debug, Default)]
+pub struct Timeline {
+    depth: usize,
+    /// PTS that were not yet used as a DTS.
+    heap: BinaryHeap<Reverse<u64>>,
+    /// DTS for the next packets that the heap cannot give: the first ones, or where the depth grew.
+    ready: VecDeque<u64>,
+    last_dts: Option<u64>,
+}
+
+impl Timeline {
+    /// A chunk comes whose packets are reordered by `depth`. `first_pts`: the PTS of its first `depth` + 1 frames
+    /// in presentation order; `duration`: of one frame.
+    pub fn begin_chunk(&mut self, depth: usize, first_pts: &[u64], duration: u64) {
+        let Some(&first) = first_pts.first() else {
+            return;
+        };
+        let more = depth.saturating_sub(self.depth);
+        match self.last_dts {
+            // Before the first PTS, as x264 does: each PTS less the time that the reordering takes.
+            None => {
+                let delay = first_pts.get(depth).map_or_else(
+                    || duration.saturating_mul(depth as u64),
+                    |&pts| pts.saturating_sub(first),
+                );
+                let pts = |index: usize| {
+                    first_pts.get(index).copied().unwrap_or_else(|| {
+                        first.saturating_add(duration.saturating_mul(index as u64))
+                    })
+                };
+                self.ready = (0..depth)
+                    .map(|index| pts(index).saturating_sub(delay))
+                    .collect();
+            }
+            // As many DTS more between the last one and the one that would be next.
+            Some(last) => {
+                let next = self.heap.peek().map_or(first, |&Reverse(pts)| pts);
+                let step = next.saturating_sub(last) / (more as u64 + 1);
+                let ready = (1..=more as u64).map(|index| last.saturating_add(step * index));
+                self.ready.extend(ready);
+            }
+        }
+        self.depth = self.depth.max(depth);
+    }
+
+    /// The DTS of the next packet in decoding order.
+    pub fn stamp(&mut self, pts: u64) -> u64 {
+        self.heap.push(Reverse(pts));
+        let dts = match self.ready.pop_front() {
+            Some(dts) => dts,
+            None => self.heap.pop().map_or(pts, |Reverse(dts)| dts),
+        };
+        let dts = self
+            .last_dts
+            .map_or(dts, |last| dts.max(last.saturating_add(1)));
+        self.last_dts = Some(dts);
+        dts
+    }
+
+    /// The DTS that belongs to a packet which isn't shown itself: just before the next one.
+    pub fn stamp_invisible(&mut self, pts: u64) -> u64 {
+        let next = self.ready.front().copied();
+        let next = next.or_else(|| self.heap.peek().map(|&Reverse(dts)| dts));
+        let last = self.last_dts.map_or(0, |last| last.saturating_add(1));
+        let dts = next.unwrap_or(pts).min(pts).saturating_sub(1).max(last);
+        self.last_dts = Some(dts);
+        dts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn table(times: &[u64]) -> FrameTable<()> {
+        let mut table = FrameTable::default();
+        for &time in times {
+            table.push(time, ());
+        }
+        table
+    }
+
+    #[test]
+    fn private_times_increase_whatever_comes_in() {
+        let mut clock = PrivateClock::default();
+        assert_eq!(clock.stamp(None, Some(40)), THOUSAND_HOURS);
+        assert_eq!(clock.stamp(None, None), THOUSAND_HOURS + 40);
+        assert_eq!(clock.stamp(Some(100), None), THOUSAND_HOURS + 100);
+        assert_eq!(clock.stamp(Some(100), None), THOUSAND_HOURS + 101);
+        assert_eq!(clock.stamp(Some(3), None), THOUSAND_HOURS + 102);
+    }
+
+    #[test]
+    fn a_rounded_time_finds_its_frame_and_a_wrong_one_none() {
+        let table = table(&[1_000, 1_040, 1_080]);
+        assert_eq!(table.find(1_040), Some(FrameNo(1)));
+        assert_eq!(table.find(1_055), Some(FrameNo(1)));
+        assert_eq!(table.find(1_065), Some(FrameNo(2)));
+        assert_eq!(table.find(990), Some(FrameNo(0)));
+        assert_eq!(table.find(970), None);
+        assert_eq!(table.find(1_101), None);
+        assert_eq!(table.find(u64::MAX), None);
+    }
+
+    #[test]
+    fn forgotten_frames_keep_the_numbers_of_the_others() {
+        let mut table = table(&[0, 10, 20]);
+        table.forget_before(FrameNo(2));
+        assert_eq!(table.find(20), Some(FrameNo(2)));
+        assert_eq!(table.get(FrameNo(1)), None);
+        assert_eq!(table.private(FrameNo(2)), Some(20));
+        table.forget_before(FrameNo(9));
+        assert_eq!(table.find(20), None);
+    }
+
+    #[test]
+    fn depth_is_measured_and_announced() {
+        let depth = |order: &[u64]| reorder_depth(order.iter().map(|&frame| FrameNo(frame)));
+        assert_eq!(depth(&[0, 1, 2]), 0);
+        assert_eq!(depth(&[0, 2, 1]), 1);
+        assert_eq!(depth(&[0, 4, 2, 1, 3]), 2);
+        let times = [100, 140, 180, 220];
+        assert_eq!(announced_depth(0, times.into_iter()), 0);
+        assert_eq!(announced_depth(80, times.into_iter()), 2);
+        assert_eq!(announced_depth(9_999, times.into_iter()), 0);
+    }
+
+    /// Stamps chunks of PTS in decoding order.
+    fn stamp(chunks: &[&[u64]]) -> Vec<u64> {
+        let mut timeline = Timeline::default();
+        let mut out = Vec::new();
+        for chunk in chunks {
+            let mut sorted = chunk.to_vec();
+            sorted.sort_unstable();
+            let depth = reorder_depth(chunk.iter().map(|&pts| FrameNo(pts)));
+            timeline.begin_chunk(depth, &sorted[..sorted.len().min(depth + 1)], 40);
+            out.extend(chunk.iter().map(|&pts| timeline.stamp(pts)));
+        }
+        out
+    }
+
+    #[test]
+    fn dts_are_those_of_x264_at_a_constant_rate() {
+        let dts = stamp(&[&[1000, 1160, 1080, 1040, 1120], &[1200, 1320, 1240, 1280]]);
+        assert_eq!(dts, [920, 960, 1000, 1040, 1080, 1120, 1160, 1200, 1240]);
+    }
+
+    #[test]
+    fn without_reordering_dts_is_pts() {
+        assert_eq!(stamp(&[&[1000, 1040], &[1080]]), [1000, 1040, 1080]);
+    }
+
+    #[test]
+    fn a_depth_that_grows_fits_between_the_times() {
+        assert_eq!(
+            stamp(&[&[1000, 1040], &[1080, 1160, 1120]]),
+            [1000, 1040, 1060, 1080, 1120]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn dts_increase_and_are_not_after_pts(
+            gaps in prop::collection::vec(1_000u64..1_000_000_000, 1..200),
+            lengths in prop::collection::vec(1usize..30, 1..40),
+            swaps in prop::collection::vec((0usize..30, 1usize..5), 0..60),
+        ) {
+            let mut pts = THOUSAND_HOURS;
+            let mut times = gaps.iter().map(|gap| { pts += gap; pts });
+            let mut chunks = Vec::new();
+            for length in lengths {
+                let chunk: Vec<u64> = times.by_ref().take(length).collect();
+                if !chunk.is_empty() {
+                    chunks.push(chunk);
+                }
+            }
+            // Reorders inside each chunk, its first frame stays first.
+            for (chunk, &(at, distance)) in chunks.iter_mut().zip(&swaps) {
+                if at >= 1 && at + distance < chunk.len() {
+                    let moved = chunk.remove(at + distance);
+                    chunk.insert(at, moved);
+                }
+            }
+            let slices: Vec<&[u64]> = chunks.iter().map(Vec::as_slice).collect();
+            let dts = stamp(&slices);
+            for (dts, pts) in dts.iter().zip(chunks.iter().flatten()) {
+                prop_assert!(dts <= pts);
+            }
+            prop_assert!(dts.is_sorted_by(|a, b| a < b));
+        }
+    }
+}
