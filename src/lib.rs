@@ -1,5 +1,70 @@
 // SPDX-License-Identifier: MPL-2.0
 
 //! `vtparallelenc`: one video, several encoders at once, one stream.
+//!
+//! ```text
+//!  vtparallelenc (GstBin)
+//! ┌───────────────────────────────────────────────────────────────────────────────────┐
+//! │        distributor            session 0..N                aggregator              │
+//! │      ┌─────────────┐ src_0  ┌──────────────┐  sink_0  ┌────────────────────┐      │
+//! │ sink │ clip, count,├───────►│ fresh encoder├─────────►│ find frame, hold,  │ src  │
+//! ├─────►│ cut, hold   │   ⋮    │ for each     │    ⋮     │ verify, reorder,   ├─────►│
+//! │      │             ├───────►│ chunk        ├─────────►│ restore times      │      │
+//! │      └──────┬──────┘ src_N  └──────────────┘  sink_N  └─────────┬──────────┘      │
+//! │   brains: budget, planner, roster             brains: reorder, timeline           │
+//! └───────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Modules in the order in which a frame flows through them:
+//!
+//! - [`parallelenc`]: the public bin. Properties, pads, states, the children's messages; wires, decides nothing.
+//! - `distributor`: raw frames in, chunks to sessions.
+//! - `session`: one live encoder in one slot; runs a chunk through a fresh encoder.
+//! - `aggregator`: packets in, one stream out.
+//! - [`logic`]: the brains of all of them: plain Rust that knows no GStreamer, no clock and no thread.
+//!
+//! # Locks
+//!
+//! There is one order, and nothing is called while a lock is held except what is after it in this list:
+//!
+//! 1. the settings of the bin (copied at READY, then let go),
+//! 2. the distributor's state,
+//! 3. the aggregator's state.
+//!
+//! A session has no lock of its own that is held across a call. No pad push, event, query, message, property or state
+//! change of another object happens while any of them is held. `locking` says what a panic does to a lock.
+//!
+//! # Who waits, and who wakes
+//!
+//! | waiter | waits for | woken by |
+//! |---|---|---|
+//! | `distributor` chain | room in the budget | a chunk done, flush, stop, failure, downstream's refusal |
+//! | session task | a chunk | a chunk opened, failed or left, flush, stop |
+//! | session task | the chunk's next frame | a frame, a chunk closed, EOS, the encoder's error, flush, stop, failure |
+//! | session task | the encoder's EOS | that EOS, the encoder's error, flush, stop, failure |
+//! | aggregator task | a chunk verified, EOS | a packet or chunk, EOS, flush, stop; a timeout where input has stopped |
 
+mod aggregator;
+mod distributor;
+mod locking;
 pub mod logic;
+pub mod parallelenc;
+mod session;
+
+fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    parallelenc::register(plugin)
+}
+
+gst::plugin_define!(
+    vtparallelenc,
+    env!("CARGO_PKG_DESCRIPTION"),
+    plugin_init,
+    env!("CARGO_PKG_VERSION"),
+    // What GStreamer calls MPL-2.0.
+    "MPL",
+    env!("CARGO_PKG_NAME"),
+    env!("CARGO_PKG_NAME"),
+    // No address: the project has no home on the net yet.
+    env!("CARGO_PKG_NAME"),
+    "2026-11-22"
+);

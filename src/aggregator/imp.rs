@@ -1,0 +1,568 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Pads and the task of the aggregator.
+
+use super::state::{FrameTimes, Item, State, Step};
+use crate::distributor::{self, Distributor};
+use crate::locking::{lock, wait, wait_timeout};
+use crate::logic::frame::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
+use crate::logic::reorder::{Delivered, Fault};
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use once_cell::sync::{Lazy, OnceCell};
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
+    gst::DebugCategory::new(
+        "vtparallelaggregator",
+        gst::DebugColorFlags::empty(),
+        Some("vtparallelenc: packets of all sessions to one stream"),
+    )
+});
+
+/// Input that stands still for so long while output is held back may be waiting for that output.
+const INPUT_STALL: Duration = Duration::from_secs(1);
+
+pub(crate) struct Aggregator {
+    src: gst::Pad,
+    distributor: OnceCell<glib::WeakRef<Distributor>>,
+    /// One for each session, from READY to NULL.
+    sinks: Mutex<Vec<gst::Pad>>,
+    /// Downstream's caps as the encoders see them, from the first CAPS to the stop.
+    snapshot: Mutex<Option<gst::Caps>>,
+    /// Session 0 goes straight through; set before its first packet.
+    passes: std::sync::atomic::AtomicBool,
+    state: Mutex<State>,
+    /// For the task. Woken by whatever may let a packet leave, and by flush and stop.
+    wake: Condvar,
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for Aggregator {
+    const NAME: &'static str = "GstVtParallelAggregator";
+    type Type = super::Aggregator;
+    type ParentType = gst::Element;
+
+    fn with_class(class: &Self::Class) -> Self {
+        // PANIC: `pad_templates` below has it.
+        let template = class.pad_template("src").expect("src template");
+        let src = gst::Pad::builder_from_template(&template)
+            .activatemode_function(|pad, parent, mode, active| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || Err(gst::loggable_error!(CAT, "Panic while activating")),
+                    |this| this.src_activatemode(pad, mode, active),
+                )
+            })
+            .event_function(|_, parent, event| {
+                Self::catch_panic_pad_function(parent, || false, |this| this.src_event(event))
+            })
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |this| this.src_query(pad, query))
+            })
+            .build();
+        Self {
+            src,
+            distributor: OnceCell::new(),
+            sinks: Mutex::default(),
+            snapshot: Mutex::default(),
+            passes: false.into(),
+            state: Mutex::new(State::new(0)),
+            wake: Condvar::new(),
+        }
+    }
+}
+
+impl ObjectImpl for Aggregator {
+    fn constructed(&self) {
+        self.parent_constructed();
+        // PANIC: the element has no other pad yet.
+        self.obj().add_pad(&self.src).expect("src pad");
+    }
+}
+
+impl GstObjectImpl for Aggregator {}
+
+impl ElementImpl for Aggregator {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "Parallel encoding aggregator",
+                "Generic/Video",
+                "Joins the packets of several encoders into one stream",
+                env!("CARGO_PKG_AUTHORS"),
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: Lazy<Vec<gst::PadTemplate>> = Lazy::new(|| {
+            let any = gst::Caps::new_any();
+            let template =
+                |name, direction, presence| gst::PadTemplate::new(name, direction, presence, &any);
+            [
+                template("src", gst::PadDirection::Src, gst::PadPresence::Always),
+                template(
+                    "sink_%u",
+                    gst::PadDirection::Sink,
+                    gst::PadPresence::Request,
+                ),
+            ]
+            .into_iter()
+            .flatten()
+            .collect()
+        });
+        &TEMPLATES
+    }
+}
+
+// Called by the bin and the distributor.
+impl Aggregator {
+    pub(super) fn connect(&self, distributor: &Distributor) {
+        let _ = self.distributor.set(distributor.downgrade());
+    }
+
+    pub(crate) fn src(&self) -> &gst::Pad {
+        &self.src
+    }
+
+    /// Makes one sink pad for each session. At READY.
+    pub(crate) fn add_sessions(&self, sessions: usize) -> Vec<gst::Pad> {
+        let pads: Vec<gst::Pad> = (0..sessions)
+            .map(|id| self.sink_pad(SessionId(id)))
+            .collect();
+        for pad in &pads {
+            if self.obj().add_pad(pad).is_err() {
+                gst::error!(CAT, imp = self, "No place for {}", pad.name());
+            }
+        }
+        lock(&self.sinks).clone_from(&pads);
+        *lock(&self.state) = State::new(sessions);
+        pads
+    }
+
+    pub(crate) fn remove_sessions(&self) {
+        for pad in std::mem::take(&mut *lock(&self.sinks)) {
+            let _ = self.obj().remove_pad(&pad);
+        }
+    }
+
+    /// A new stream begins.
+    pub(crate) fn start(&self) {
+        self.passes
+            .store(false, std::sync::atomic::Ordering::SeqCst);
+        *lock(&self.snapshot) = None;
+        let mut state = lock(&self.state);
+        *state = State::new(state.feeds.len());
+    }
+
+    /// The task returns; nothing is sent any more.
+    pub(crate) fn stop(&self) {
+        lock(&self.state).stopped = true;
+        self.wake.notify_all();
+    }
+
+    pub(crate) fn flush_start(&self, event: gst::Event) {
+        lock(&self.state).flushing = true;
+        self.wake.notify_all();
+        self.src.push_event(event);
+    }
+
+    pub(crate) fn flush_stop(&self, event: gst::Event) {
+        // Waits for the task, which FLUSH_START has freed.
+        let _ = self.src.pause_task();
+        {
+            let mut state = lock(&self.state);
+            *state = state.flushed();
+        }
+        self.src.push_event(event);
+        self.start_task();
+    }
+
+    /// From now on session 0 goes straight through.
+    pub(crate) fn pass_through(&self) {
+        self.passes.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    fn passes(&self) -> bool {
+        self.passes.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    /// What downstream accepts, the same for all sessions from the first call on.
+    pub(crate) fn snapshot_caps(&self) -> gst::Caps {
+        if let Some(caps) = &*lock(&self.snapshot) {
+            return caps.clone();
+        }
+        let caps = self.src.peer_query_caps(None);
+        lock(&self.snapshot).get_or_insert(caps).clone()
+    }
+
+    /// The longest time of video that chunks hold back.
+    pub(crate) fn holds_back(&self, time: Option<gst::ClockTime>) {
+        lock(&self.state).holds_back = time;
+    }
+
+    /// A serialized event stood before the next frame.
+    pub(crate) fn event(&self, before: FrameNo, event: gst::Event) {
+        lock(&self.state).event(before, event);
+    }
+
+    /// The next frame has come in.
+    pub(crate) fn frame(&self, private: u64, times: FrameTimes) {
+        lock(&self.state).frame(private, times);
+    }
+
+    /// The next frame waits for room: that the input stands still is our doing.
+    pub(crate) fn input_waits(&self, waits: bool) {
+        {
+            let mut state = lock(&self.state);
+            state.input_waits = waits;
+            state.last_input = Instant::now();
+        }
+        // The task begins to watch the input again.
+        self.wake.notify_all();
+    }
+
+    pub(crate) fn open(&self, chunk: ChunkId, start: FrameNo) {
+        lock(&self.state).reorder.open(chunk, start);
+        // The task begins to watch the input.
+        self.wake.notify_all();
+    }
+
+    pub(crate) fn close(&self, chunk: ChunkId, own: FrameRange) {
+        lock(&self.state).reorder.close(chunk, own);
+    }
+
+    /// No frame comes any more.
+    pub(crate) fn end(&self, event: gst::Event) {
+        lock(&self.state).end = Some(event);
+        self.wake.notify_all();
+    }
+
+    /// An attempt begins: what comes on the session's pad is of this chunk.
+    pub(crate) fn begin(&self, session: SessionId, chunk: ChunkId) {
+        lock(&self.state).begin(session, chunk);
+    }
+
+    /// The attempt is over.
+    pub(crate) fn leave(&self, session: SessionId) {
+        lock(&self.state).leave(session);
+    }
+
+    /// Some encoder has made a packet.
+    pub(crate) fn is_proven(&self) -> bool {
+        lock(&self.state).proven
+    }
+
+    /// The session's encoder said that it leaves out the frame with this private time.
+    pub(crate) fn skip(&self, session: SessionId, private: gst::ClockTime) {
+        lock(&self.state).skip(session, private.nseconds());
+    }
+
+    /// The session has delivered all it has. If that is all of the chunk, its packets may leave.
+    pub(crate) fn finish(&self, chunk: Chunk) -> Result<Delivered, Fault> {
+        let finished = lock(&self.state).reorder.finish(chunk);
+        self.wake.notify_all();
+        finished
+    }
+
+    /// What was wrong with a packet of the session's attempt.
+    pub(crate) fn take_fault(&self, session: SessionId) -> Option<Fault> {
+        lock(&self.state).take_fault(session)
+    }
+
+    pub(crate) fn is_repeatable(&self, chunk: ChunkId) -> bool {
+        lock(&self.state).reorder.is_repeatable(chunk)
+    }
+
+    /// No session delivers frames before this one any more.
+    pub(crate) fn forget_before(&self, frame: FrameNo) {
+        lock(&self.state).forget_before(frame);
+    }
+
+    /// What downstream returned, where that was an error.
+    pub(crate) fn flow(&self) -> Result<(), gst::FlowError> {
+        lock(&self.state).flow
+    }
+
+    pub(crate) fn frames_out(&self) -> u64 {
+        lock(&self.state).frames_sent()
+    }
+
+    pub(crate) fn leaves_early(&self) -> bool {
+        lock(&self.state).reorder.leaves_early()
+    }
+}
+
+// The sessions' side.
+impl Aggregator {
+    fn sink_pad(&self, id: SessionId) -> gst::Pad {
+        // PANIC: `pad_templates` above has it.
+        let template = self.obj().pad_template("sink_%u").expect("sink template");
+        gst::Pad::builder_from_template(&template)
+            .name(format!("sink_{id}"))
+            .chain_function(move |_, parent, buffer| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || Err(gst::FlowError::Error),
+                    |this| this.sink_chain(id, buffer),
+                )
+            })
+            .event_function(move |_, parent, event| {
+                Self::catch_panic_pad_function(parent, || false, |this| this.sink_event(id, event))
+            })
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |this| this.sink_query(pad, query))
+            })
+            .build()
+    }
+
+    fn distributor(&self) -> Option<Distributor> {
+        self.distributor.get()?.upgrade()
+    }
+
+    fn with_distributor<R>(
+        &self,
+        act: impl FnOnce(&distributor::imp::Distributor) -> R,
+    ) -> Option<R> {
+        Some(act(self.distributor()?.imp()))
+    }
+
+    fn sink_chain(
+        &self,
+        id: SessionId,
+        buffer: gst::Buffer,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        if self.passes() {
+            lock(&self.state).count_passed();
+            return self.src.push(buffer);
+        }
+        let mut state = lock(&self.state);
+        if state.flushing || state.stopped {
+            return Err(gst::FlowError::Flushing);
+        }
+        state.flow?;
+        gst::trace!(CAT, imp = self, "Session {id}: {buffer:?}");
+        let accepted = state.packet(id, buffer);
+        let wakes = state.reorder.leaves_early();
+        drop(state);
+        if wakes {
+            self.wake.notify_all();
+        }
+        accepted
+            .map(|()| gst::FlowSuccess::Ok)
+            .map_err(|()| gst::FlowError::Error)
+    }
+
+    fn sink_event(&self, id: SessionId, event: gst::Event) -> bool {
+        if self.passes() {
+            return self.src.push_event(event);
+        }
+        match event.view() {
+            gst::EventView::Caps(caps) => lock(&self.state).caps(id, caps.caps_owned()),
+            gst::EventView::Tag(_) => lock(&self.state).tags(id, event),
+            gst::EventView::Eos(_) => {
+                self.with_distributor(|distributor| distributor.encoder_ended(id));
+            }
+            // The sessions' own stream, and what the encoder makes of our force-key-unit events.
+            _ => gst::trace!(CAT, imp = self, "Session {id}: dropped {event:?}"),
+        }
+        true
+    }
+
+    fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        if self.passes() {
+            return self.src.peer_query(query);
+        }
+        match query.view_mut() {
+            gst::QueryViewMut::Caps(query) => {
+                let taken = lock(&self.snapshot).clone();
+                let caps = taken.unwrap_or_else(|| self.src.peer_query_caps(None));
+                query.set_result(&match query.filter_owned() {
+                    Some(filter) => {
+                        filter.intersect_with_mode(&caps, gst::CapsIntersectMode::First)
+                    }
+                    None => caps,
+                });
+                true
+            }
+            gst::QueryViewMut::AcceptCaps(_) => {
+                gst::Pad::query_default(pad, Some(&*self.obj()), query)
+            }
+            // ALLOCATION too: packets of several encoders in one downstream pool could starve it.
+            _ => false,
+        }
+    }
+}
+
+// Downstream's side.
+impl Aggregator {
+    fn session_0(&self) -> Option<gst::Pad> {
+        lock(&self.sinks).first().cloned()
+    }
+
+    fn src_event(&self, event: gst::Event) -> bool {
+        if self.passes() {
+            return self.session_0().is_some_and(|sink| sink.push_event(event));
+        }
+        let handed = self.with_distributor(|distributor| distributor.upstream_event(event));
+        handed.unwrap_or(false)
+    }
+
+    fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        if self.passes() {
+            return self.session_0().is_some_and(|sink| sink.peer_query(query));
+        }
+        match query.view_mut() {
+            gst::QueryViewMut::Caps(query) => {
+                let sent = lock(&self.state).sent_caps();
+                let caps = sent.unwrap_or_else(|| {
+                    let encoder = self.session_0().and_then(|sink| sink.peer());
+                    encoder.map_or_else(gst::Caps::new_any, |encoder| encoder.query_caps(None))
+                });
+                query.set_result(&match query.filter_owned() {
+                    Some(filter) => {
+                        filter.intersect_with_mode(&caps, gst::CapsIntersectMode::First)
+                    }
+                    None => caps,
+                });
+                true
+            }
+            gst::QueryViewMut::AcceptCaps(_) => {
+                gst::Pad::query_default(pad, Some(&*self.obj()), query)
+            }
+            _ => {
+                let answered =
+                    self.with_distributor(|distributor| distributor.upstream_query(query));
+                answered.unwrap_or(false)
+            }
+        }
+    }
+
+    fn src_activatemode(
+        &self,
+        pad: &gst::Pad,
+        mode: gst::PadMode,
+        active: bool,
+    ) -> Result<(), gst::LoggableError> {
+        if mode != gst::PadMode::Push {
+            return Err(gst::loggable_error!(CAT, "Only push mode is supported"));
+        }
+        if active {
+            self.start_task();
+            return Ok(());
+        }
+        self.stop();
+        pad.stop_task()
+            .map_err(|error| gst::loggable_error!(CAT, "Task can't be stopped: {error}"))
+    }
+
+    fn start_task(&self) {
+        if !self.src.is_active() {
+            return;
+        }
+        let weak = self.downgrade();
+        let started = self.src.start_task(move || {
+            if let Some(this) = weak.upgrade() {
+                this.run();
+            }
+        });
+        if started.is_err() {
+            gst::error!(CAT, imp = self, "The source task can't be started");
+        }
+    }
+
+    /// One turn of the task: waits until something can leave, and sends it.
+    fn run(&self) {
+        let mut state = lock(&self.state);
+        let step = loop {
+            if state.is_idle() {
+                drop(state);
+                let _ = self.src.pause_task();
+                return;
+            }
+            match state.next() {
+                Step::Wait => state = self.wait_for_output(state),
+                step => break step,
+            }
+        };
+        drop(state);
+        match step {
+            Step::Wait => (),
+            Step::Left(next) => {
+                self.with_distributor(|distributor| distributor.chunks_left(next));
+            }
+            Step::Send(items) => {
+                if let Err(flow) = self.send(items) {
+                    self.refused(flow);
+                }
+            }
+            Step::End(items) => {
+                let _ = self.send(items);
+                let _ = self.src.pause_task();
+            }
+            Step::CapsDiffer { chunk, was, is } => {
+                let error = gst::error_msg!(
+                    gst::StreamError::Encode,
+                    ("The encoder describes chunk {chunk} differently from those before it; it can't be used in \
+                         parallel, set allow-parallel=false"),
+                    ["caps were {was}, caps are {is}"]
+                );
+                self.with_distributor(|distributor| distributor.fail(error));
+                let _ = self.src.pause_task();
+            }
+        }
+    }
+
+    /// Waits on `wake`. Where frames are under way and the input stands still, only until it has stood still for
+    /// too long: then what is there leaves early, because the input may be waiting for it.
+    fn wait_for_output<'a>(
+        &'a self,
+        mut state: std::sync::MutexGuard<'a, State>,
+    ) -> std::sync::MutexGuard<'a, State> {
+        if !state.watches_input() || self.passes() {
+            return wait(&self.wake, state);
+        }
+        let rest = INPUT_STALL.saturating_sub(state.last_input.elapsed());
+        if !rest.is_zero() {
+            return wait_timeout(&self.wake, state, rest);
+        }
+        state.reorder.leave_early();
+        let holds_back = state.holds_back;
+        drop(state);
+        self.with_distributor(|distributor| distributor.warn_of_stall(holds_back));
+        lock(&self.state)
+    }
+
+    fn send(&self, items: Vec<Item>) -> Result<(), gst::FlowError> {
+        for item in items {
+            match item {
+                Item::Event(event) => {
+                    gst::log!(CAT, imp = self, "Sending {event:?}");
+                    self.src.push_event(event);
+                }
+                Item::Buffer(buffer) => {
+                    gst::trace!(CAT, imp = self, "Sending {buffer:?}");
+                    self.src.push(buffer)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Downstream doesn't take any more: upstream and the sessions get to know.
+    fn refused(&self, flow: gst::FlowError) {
+        gst::debug!(CAT, imp = self, "Downstream returned {flow:?}");
+        {
+            let mut state = lock(&self.state);
+            if state.flushing || state.stopped {
+                return;
+            }
+            state.flow = Err(flow);
+        }
+        self.with_distributor(|distributor| distributor.downstream_refused(flow));
+        let _ = self.src.pause_task();
+    }
+}

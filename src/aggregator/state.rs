@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What the aggregator knows, and what it sends next. Decides only; `imp` acts.
+
+use crate::logic::frame::{ChunkId, FrameNo, SessionId};
+use crate::logic::reorder::{Fault, Kind, Pop, Reorder};
+use crate::logic::timeline::{
+    FrameTable, THOUSAND_HOURS, Timeline, announced_depth, reorder_depth,
+};
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// A frame's own times, as upstream gave them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FrameTimes {
+    pub(crate) pts: Option<gst::ClockTime>,
+    pub(crate) duration: Option<gst::ClockTime>,
+}
+
+/// A packet in the store.
+#[derive(Debug)]
+pub(super) struct Packet {
+    buffer: gst::Buffer,
+    /// Caps of the session when it made this packet.
+    caps: Option<gst::Caps>,
+    /// TAG events that the encoder sent between the last packet and this one.
+    tags: Vec<gst::Event>,
+    /// Reordering that the session's encoder announced by its first DTS.
+    announced: usize,
+}
+
+/// One session's side of the aggregator; replaced for each attempt.
+#[derive(Debug, Default)]
+pub(super) struct Feed {
+    chunk: Option<ChunkId>,
+    caps: Option<gst::Caps>,
+    tags: Vec<gst::Event>,
+    announced: Option<usize>,
+    fault: Option<Fault>,
+}
+
+/// What the task sends.
+#[derive(Debug)]
+pub(super) enum Item {
+    Event(gst::Event),
+    Buffer(gst::Buffer),
+}
+
+/// What the task does next.
+#[must_use]
+pub(super) enum Step {
+    /// Send these in order.
+    Send(Vec<Item>),
+    /// Send these; the stream is at its end.
+    End(Vec<Item>),
+    /// All chunks before this one have left: tell the distributor.
+    Left(ChunkId),
+    /// Nothing can leave.
+    Wait,
+    /// A later chunk's encoder announces another stream than the one that was begun: fail.
+    CapsDiffer {
+        chunk: ChunkId,
+        was: gst::Caps,
+        is: gst::Caps,
+    },
+}
+
+/// What has been sent; replaced at a flush.
+#[derive(Debug, Default)]
+struct Sent {
+    caps: Option<gst::Caps>,
+    tags: Vec<gst::TagList>,
+    headers: Vec<gst::Buffer>,
+    /// The chunk of the last packet.
+    chunk: Option<ChunkId>,
+    any_buffer: bool,
+    frames: u64,
+}
+
+pub(super) struct State {
+    pub(super) reorder: Reorder<Packet>,
+    frames: FrameTable<FrameTimes>,
+    timeline: Timeline,
+    /// Largest reordering seen so far, in packets.
+    depth: usize,
+    /// What PTS, DTS and the segment are moved by; decided with the first packet.
+    shift: Option<gst::ClockTime>,
+    /// Serialized events, each with the frame that it stood before; the frames increase.
+    events: VecDeque<(FrameNo, gst::Event)>,
+    pub(super) feeds: Vec<Feed>,
+    sent: Sent,
+    /// New raw caps were passed, so the next chunk's caps may differ.
+    caps_may_change: bool,
+    /// The EOS event, once it has come in.
+    pub(super) end: Option<gst::Event>,
+    /// When the last frame came in.
+    pub(super) last_input: Instant,
+    /// The next frame waits at our door.
+    pub(super) input_waits: bool,
+    /// Longest time of video that is held back, as planned.
+    pub(super) holds_back: Option<gst::ClockTime>,
+    /// Nothing is sent any more until the next start.
+    pub(super) stopped: bool,
+    pub(super) flushing: bool,
+    /// What downstream returned, where that was an error.
+    pub(super) flow: Result<(), gst::FlowError>,
+    /// Some encoder has made a packet of a frame.
+    pub(super) proven: bool,
+}
+
+impl State {
+    pub(super) fn new(sessions: usize) -> Self {
+        Self {
+            reorder: Reorder::default(),
+            frames: FrameTable::default(),
+            timeline: Timeline::default(),
+            depth: 0,
+            shift: None,
+            events: VecDeque::new(),
+            feeds: (0..sessions).map(|_| Feed::default()).collect(),
+            sent: Sent::default(),
+            caps_may_change: true,
+            end: None,
+            last_input: Instant::now(),
+            input_waits: false,
+            holds_back: None,
+            stopped: false,
+            flushing: false,
+            flow: Ok(()),
+            proven: false,
+        }
+    }
+
+    /// The state after a flush: what is still true of the stream stays.
+    pub(super) fn flushed(&self) -> Self {
+        Self {
+            sent: Sent {
+                caps: self.sent.caps.clone(),
+                tags: self.sent.tags.clone(),
+                frames: self.sent.frames,
+                ..Sent::default()
+            },
+            holds_back: self.holds_back,
+            stopped: self.stopped,
+            ..Self::new(self.feeds.len())
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.stopped || self.flushing || self.flow.is_err()
+    }
+
+    /// Frames are under way, more may come, and that none comes isn't our doing.
+    pub(super) fn watches_input(&self) -> bool {
+        let under_way = !self.reorder.is_empty() && self.end.is_none();
+        under_way && !self.input_waits && !self.reorder.leaves_early()
+    }
+
+    pub(super) fn frames_sent(&self) -> u64 {
+        self.sent.frames
+    }
+
+    pub(super) fn count_passed(&mut self) {
+        self.sent.frames += 1;
+    }
+
+    pub(super) fn sent_caps(&self) -> Option<gst::Caps> {
+        self.sent.caps.clone()
+    }
+
+    pub(super) fn frame(&mut self, private: u64, times: FrameTimes) {
+        self.frames.push(private, times);
+        self.last_input = Instant::now();
+    }
+
+    pub(super) fn event(&mut self, before: FrameNo, event: gst::Event) {
+        self.events.push_back((before, event));
+    }
+
+    pub(super) fn begin(&mut self, session: SessionId, chunk: ChunkId) {
+        // An encoder that was primed before its chunk was known has sent its caps and tags already.
+        self.feeds[session.0].chunk = Some(chunk);
+        self.reorder.restart(chunk);
+    }
+
+    /// The attempt is over.
+    pub(super) fn leave(&mut self, session: SessionId) {
+        self.feeds[session.0] = Feed::default();
+    }
+
+    pub(super) fn caps(&mut self, session: SessionId, caps: gst::Caps) {
+        self.feeds[session.0].caps = Some(caps);
+    }
+
+    pub(super) fn tags(&mut self, session: SessionId, event: gst::Event) {
+        self.feeds[session.0].tags.push(event);
+    }
+
+    pub(super) fn take_fault(&mut self, session: SessionId) -> Option<Fault> {
+        self.feeds[session.0].fault.take()
+    }
+
+    pub(super) fn skip(&mut self, session: SessionId, private: u64) {
+        if let (Some(chunk), Some(frame)) = (self.feeds[session.0].chunk, self.frames.find(private))
+        {
+            self.reorder.skip(chunk, frame);
+        }
+    }
+
+    pub(super) fn forget_before(&mut self, frame: FrameNo) {
+        let held = self.reorder.oldest_held().unwrap_or(frame);
+        self.frames.forget_before(frame.min(held));
+    }
+
+    /// A packet of the session's attempt. An error is kept as the attempt's fault.
+    pub(super) fn packet(&mut self, session: SessionId, buffer: gst::Buffer) -> Result<(), ()> {
+        let feed = &mut self.feeds[session.0];
+        let Some(chunk) = feed.chunk else {
+            return Err(());
+        };
+        let frame = buffer
+            .pts()
+            .and_then(|pts| self.frames.find(pts.nseconds()));
+        let announced = *feed.announced.get_or_insert_with(|| {
+            let delay = buffer.pts().zip(buffer.dts());
+            let delay = delay.map_or(0, |(pts, dts)| {
+                pts.nseconds().saturating_sub(dts.nseconds())
+            });
+            let times = frame.into_iter().flat_map(|first| {
+                let frames = (first.0..).map(FrameNo);
+                frames.map_while(|frame| self.frames.private(frame))
+            });
+            announced_depth(delay, times)
+        });
+        let flags = buffer.flags();
+        let kind = if flags.contains(gst::BufferFlags::DECODE_ONLY) {
+            Kind::Invisible
+        } else if flags.contains(gst::BufferFlags::HEADER) && buffer.pts().is_none() {
+            Kind::Header
+        } else if flags.contains(gst::BufferFlags::DELTA_UNIT) {
+            Kind::Delta
+        } else {
+            Kind::Key
+        };
+        let packet = Packet {
+            buffer,
+            caps: feed.caps.clone(),
+            tags: std::mem::take(&mut feed.tags),
+            announced,
+        };
+        match self.reorder.accept(chunk, frame, kind, packet) {
+            Ok(_) => {
+                self.proven = true;
+                Ok(())
+            }
+            Err(fault) => {
+                feed.fault = Some(fault);
+                Err(())
+            }
+        }
+    }
+
+    /// Decides what leaves next.
+    pub(super) fn next(&mut self) -> Step {
+        match self.reorder.pop() {
+            Pop::Packet {
+                chunk,
+                frame,
+                payload,
+            } => self.send(chunk, frame, payload),
+            Pop::ChunkLeft(chunk) => Step::Left(chunk.next()),
+            Pop::Nothing if self.reorder.is_empty() => match self.end.take() {
+                Some(end) => {
+                    let mut items = Vec::new();
+                    self.push_due_events(FrameNo(u64::MAX), None, &mut items);
+                    items.push(Item::Event(end));
+                    Step::End(items)
+                }
+                None => Step::Wait,
+            },
+            Pop::Nothing => Step::Wait,
+        }
+    }
+
+    fn send(&mut self, chunk: ChunkId, frame: Option<FrameNo>, packet: Packet) -> Step {
+        let mut items = Vec::new();
+        let opens_chunk = frame.is_some() && self.sent.chunk != Some(chunk);
+        if let Some(frame) = frame.filter(|_| opens_chunk) {
+            let held = self.reorder.held(chunk).filter_map(|(frame, _)| frame);
+            let depth = reorder_depth(std::iter::once(frame).chain(held));
+            self.depth = self.depth.max(depth).max(packet.announced);
+            let needs_shift = self.depth > 0;
+            let shift = if needs_shift { THOUSAND_HOURS } else { 0 };
+            self.shift
+                .get_or_insert(gst::ClockTime::from_nseconds(shift));
+            self.sent.chunk = Some(chunk);
+        }
+
+        if self.caps_due(frame) {
+            self.caps_may_change = true;
+        }
+        let caps = packet
+            .caps
+            .filter(|caps| self.sent.caps.as_ref() != Some(caps));
+        if let Some(is) = &caps {
+            if let Some(was) = self.sent.caps.clone().filter(|_| !self.caps_may_change) {
+                return Step::CapsDiffer {
+                    chunk,
+                    was,
+                    is: is.clone(),
+                };
+            }
+            self.sent.caps = Some(is.clone());
+        }
+        self.caps_may_change = false;
+        let due = frame.or(self.reorder.oldest_held());
+        self.push_due_events(due.unwrap_or(FrameNo(0)), caps, &mut items);
+        self.push_new_tags(packet.tags, &mut items);
+
+        if let Some(frame) = frame.filter(|_| opens_chunk) {
+            self.begin_timeline(frame);
+        }
+        if let Some(buffer) = self.stamped(frame, packet.buffer) {
+            items.push(Item::Buffer(buffer));
+        }
+        Step::Send(items)
+    }
+
+    /// Raw caps stand before this frame, or before one that comes earlier.
+    fn caps_due(&self, frame: Option<FrameNo>) -> bool {
+        self.events
+            .iter()
+            .take_while(|(before, _)| frame.is_some_and(|frame| *before <= frame))
+            .any(|(_, event)| event.type_() == gst::EventType::Caps)
+    }
+
+    fn shift(&self) -> gst::ClockTime {
+        self.shift.unwrap_or(gst::ClockTime::ZERO)
+    }
+
+    /// The frame's PTS as it leaves; a frame without one is placed by its private time.
+    fn shifted_pts(&self, frame: FrameNo) -> u64 {
+        let own = self.frames.get(frame).and_then(|times| times.pts);
+        let pts = own.map_or_else(
+            || {
+                let private = self.frames.private(frame).unwrap_or(0);
+                private.saturating_sub(THOUSAND_HOURS)
+            },
+            gst::ClockTime::nseconds,
+        );
+        pts.saturating_add(self.shift().nseconds())
+    }
+
+    fn begin_timeline(&mut self, first: FrameNo) {
+        let frames = (first.0..).map(FrameNo).take(self.depth + 1);
+        let first_pts: Vec<u64> = frames
+            .take_while(|&frame| self.frames.get(frame).is_some())
+            .map(|frame| self.shifted_pts(frame))
+            .collect();
+        let duration = self.frames.get(first).and_then(|times| times.duration);
+        let duration = duration.map_or(1, gst::ClockTime::nseconds);
+        self.timeline.begin_chunk(self.depth, &first_pts, duration);
+    }
+
+    /// STREAM_START, then `caps`, then the other events that stood before `frame` or earlier.
+    fn push_due_events(&mut self, frame: FrameNo, caps: Option<gst::Caps>, items: &mut Vec<Item>) {
+        let due = self.events.partition_point(|(before, _)| *before <= frame);
+        let mut others = Vec::new();
+        for (_, event) in self.events.drain(..due) {
+            match event.view() {
+                gst::EventView::StreamStart(_) => items.push(Item::Event(event)),
+                // Raw caps: what they become comes from the encoder.
+                gst::EventView::Caps(_) => (),
+                _ => others.push(event),
+            }
+        }
+        items.extend(caps.map(|caps| Item::Event(gst::event::Caps::new(&caps))));
+        for event in others {
+            let event = match event.view() {
+                gst::EventView::Segment(segment) => {
+                    self.timeline = Timeline::default();
+                    shifted_segment(segment, self.shift.unwrap_or(gst::ClockTime::ZERO))
+                }
+                _ => event,
+            };
+            items.push(Item::Event(event));
+        }
+    }
+
+    fn push_new_tags(&mut self, events: Vec<gst::Event>, items: &mut Vec<Item>) {
+        for event in events {
+            let gst::EventView::Tag(tag) = event.view() else {
+                continue;
+            };
+            let tags = tag.tag_owned();
+            let same_scope = |sent: &gst::TagList| sent.scope() == tags.scope();
+            let known = self.sent.tags.iter().position(same_scope);
+            match known {
+                Some(at) if self.sent.tags[at] == tags => continue,
+                Some(at) => self.sent.tags[at] = tags,
+                None => self.sent.tags.push(tags),
+            }
+            items.push(Item::Event(event));
+        }
+    }
+
+    /// The packet with the times of its frame; `None` for stream headers that were sent before.
+    fn stamped(&mut self, frame: Option<FrameNo>, mut buffer: gst::Buffer) -> Option<gst::Buffer> {
+        let invisible = buffer.flags().contains(gst::BufferFlags::DECODE_ONLY);
+        let discont = !std::mem::replace(&mut self.sent.any_buffer, true);
+        match frame {
+            Some(frame) => {
+                let pts = self.shifted_pts(frame);
+                let times = self.frames.get(frame).copied();
+                let dts = if invisible {
+                    self.timeline.stamp_invisible(pts)
+                } else {
+                    self.sent.frames += 1;
+                    self.timeline.stamp(pts)
+                };
+                let buffer = buffer.make_mut();
+                let known = times.is_some_and(|times| times.pts.is_some());
+                buffer.set_pts(known.then_some(gst::ClockTime::from_nseconds(pts)));
+                buffer.set_dts(gst::ClockTime::from_nseconds(dts));
+                if let Some(duration) = times.and_then(|times| times.duration)
+                    && !invisible
+                {
+                    buffer.set_duration(duration);
+                }
+            }
+            None => {
+                let is_same = |sent: &gst::Buffer| same_bytes(sent, &buffer);
+                if self.sent.headers.iter().any(is_same) {
+                    return None;
+                }
+                self.sent.headers.push(buffer.clone());
+            }
+        }
+        let flags = buffer.flags();
+        if flags.contains(gst::BufferFlags::DISCONT) != discont {
+            let buffer = buffer.make_mut();
+            if discont {
+                buffer.set_flags(gst::BufferFlags::DISCONT);
+            } else {
+                buffer.unset_flags(gst::BufferFlags::DISCONT);
+            }
+        }
+        Some(buffer)
+    }
+}
+
+fn same_bytes(a: &gst::BufferRef, b: &gst::BufferRef) -> bool {
+    match (a.map_readable(), b.map_readable()) {
+        (Ok(a), Ok(b)) => a.as_slice() == b.as_slice(),
+        _ => false,
+    }
+}
+
+/// The segment moved by `shift`, as GstVideoEncoder moves it for encoders that set a minimum PTS.
+fn shifted_segment(event: &gst::event::Segment, shift: gst::ClockTime) -> gst::Event {
+    let mut segment = event.segment().clone();
+    if let Some(times) = segment.downcast_mut::<gst::ClockTime>() {
+        let moved = |time: Option<gst::ClockTime>| time.map(|time| time.saturating_add(shift));
+        times.set_start(moved(times.start()));
+        times.set_stop(moved(times.stop()));
+        times.set_position(moved(times.position()));
+    }
+    let mut builder = gst::event::Segment::builder(&segment).seqnum(event.seqnum());
+    let offset = event.running_time_offset();
+    if offset != 0 {
+        builder = builder.running_time_offset(offset);
+    }
+    builder.build()
+}

@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What the distributor knows. Decides with the brains; `imp` acts.
+
+use crate::aggregator::{self, FrameTimes};
+use crate::logic::budget::{Admission, Budget};
+use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
+use crate::logic::planner::{BudgetTooSmall, Next, Plan, Planner, Request, Verdict};
+use crate::logic::roster::Roster;
+use crate::logic::tally::Tally;
+use crate::logic::timeline::{FrameTable, PrivateClock};
+use crate::parallelenc::settings::{Job, Sequential};
+use crate::session::{Input, Session, Step};
+use gst::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How the stream is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// No caps yet.
+    Undecided,
+    /// Everything goes straight through session 0.
+    Sequential(Sequential),
+    Parallel,
+}
+
+/// What a session's task waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waiting {
+    Nothing,
+    Chunk,
+    Frame,
+    Eos,
+}
+
+/// One session, as the distributor sees it.
+pub(super) struct Slot {
+    pub(super) session: Arc<Session>,
+    pub(super) waiting: Waiting,
+    /// The encoder of the attempt has sent EOS.
+    pub(super) ended: bool,
+    /// The first ERROR message of the attempt's encoder.
+    pub(super) error: Option<gst::Message>,
+}
+
+/// A frame that is held.
+pub(super) struct Held {
+    /// With its private timestamp.
+    buffer: gst::Buffer,
+    bytes: u64,
+    /// Downstream or upstream asked for a key frame here.
+    force_key: bool,
+    /// TAG events that stood before it.
+    tags: Vec<gst::Event>,
+}
+
+/// Everything about the frames of one stream; replaced at each start and flush.
+pub(super) struct Stream {
+    pub(super) planner: Planner,
+    pub(super) roster: Roster,
+    pub(super) budget: Budget,
+    clock: PrivateClock,
+    frames: FrameTable<Option<Held>>,
+    /// What the encoder of each live chunk is told.
+    inputs: BTreeMap<ChunkId, Input>,
+    pub(super) segment: gst::FormattedSegment<gst::ClockTime>,
+    /// TAG events since the last frame.
+    tags: Vec<gst::Event>,
+    /// The next frame shall be a key frame.
+    pub(super) force_key: bool,
+    /// EOS has come in.
+    pub(super) ended: bool,
+}
+
+pub(super) struct State {
+    pub(super) job: Job,
+    pub(super) mode: Mode,
+    /// The encoder that is used: as set, or as chosen.
+    pub(super) description: Option<String>,
+    pub(super) slots: Vec<Slot>,
+    /// Raw caps of the frames that come.
+    pub(super) caps: Option<gst::Caps>,
+    /// What the encoder accepts, asked before the first frame.
+    pub(super) sink_caps: Option<gst::Caps>,
+    /// The encoder copes with GstVideoMeta.
+    pub(super) takes_video_meta: bool,
+    /// Upstream's stream tags so far.
+    stream_tags: Option<gst::TagList>,
+    /// Serialized events before the first caps.
+    pub(super) early: Vec<gst::Event>,
+    pub(super) stream: Option<Stream>,
+    pub(super) stopped: bool,
+    pub(super) flushing: bool,
+    /// Joins the flow of all sessions into the one that upstream gets.
+    pub(super) combiner: gst_base::UniqueFlowCombiner,
+    /// What upstream gets from now on, where that is an error.
+    pub(super) flow: Result<(), gst::FlowError>,
+    pub(super) tally: Tally,
+}
+
+/// Size of one raw frame, or an error where the caps aren't raw video.
+pub(super) fn frame_bytes(caps: &gst::Caps) -> Option<u64> {
+    if let Ok(info) = gst_video::VideoInfo::from_caps(caps) {
+        return Some((info.size() as u64).max(1));
+    }
+    // Formats of a memory feature that only its driver can measure: at most 4 bytes for a pixel.
+    let structure = caps.structure(0)?;
+    let width = u64::try_from(structure.get::<i32>("width").ok()?).ok()?;
+    let height = u64::try_from(structure.get::<i32>("height").ok()?).ok()?;
+    Some((width * height * 4).max(1))
+}
+
+/// Time that one frame is shown, where the caps say so.
+pub(super) fn frame_duration(caps: &gst::Caps) -> Option<gst::ClockTime> {
+    let rate = caps.structure(0)?.get::<gst::Fraction>("framerate").ok()?;
+    let (numer, denom) = (u64::try_from(rate.numer()).ok()?, rate.denom() as u64);
+    gst::ClockTime::SECOND.mul_div_round(denom, numer)
+}
+
+impl State {
+    pub(super) fn new(job: Job, sessions: Vec<Arc<Session>>) -> Self {
+        let mut combiner = gst_base::UniqueFlowCombiner::new();
+        for session in &sessions {
+            combiner.add_pad(&session.src);
+        }
+        Self {
+            mode: Mode::Undecided,
+            description: job.encoder.clone(),
+            tally: Tally::new(sessions.len()),
+            slots: sessions
+                .into_iter()
+                .map(|session| Slot {
+                    session,
+                    waiting: Waiting::Nothing,
+                    ended: false,
+                    error: None,
+                })
+                .collect(),
+            job,
+            caps: None,
+            sink_caps: None,
+            takes_video_meta: false,
+            stream_tags: None,
+            early: Vec::new(),
+            stream: None,
+            stopped: false,
+            flushing: false,
+            combiner,
+            flow: Ok(()),
+        }
+    }
+
+    /// Nothing goes on until the next start or the end of the flush.
+    pub(super) fn is_aborting(&self) -> bool {
+        self.stopped || self.flushing || self.flow.is_err()
+    }
+
+    /// Encoders encode chunks, or will: what they say is for their sessions.
+    pub(super) fn is_chunked(&self) -> bool {
+        match self.mode {
+            Mode::Undecided => self.job.sequential.is_none(),
+            Mode::Sequential(_) => false,
+            Mode::Parallel => true,
+        }
+    }
+
+    /// Forgets all frames; caps, tags and the plan hold for what comes after the flush.
+    pub(super) fn flush(&mut self) {
+        self.flushing = false;
+        self.flow = Ok(());
+        self.combiner.reset();
+        self.early.retain(|event| {
+            !matches!(event.type_(), gst::EventType::Segment | gst::EventType::Eos)
+        });
+        if let Some(stream) = self.stream.take() {
+            self.begin_stream(stream.planner.plan().clone());
+        }
+    }
+
+    /// Wakes the sessions that wait for this.
+    pub(super) fn wake(&self, waiting: Waiting) {
+        for slot in self.slots.iter().filter(|slot| slot.waiting == waiting) {
+            slot.session.wake.notify_all();
+        }
+    }
+
+    pub(super) fn wake_all(&self) {
+        for slot in &self.slots {
+            slot.session.wake.notify_all();
+        }
+    }
+
+    pub(super) fn plan(
+        &self,
+        caps: &gst::Caps,
+        source_frames: Option<u64>,
+    ) -> Result<Plan, BudgetTooSmall> {
+        let job = &self.job;
+        Plan::make(&Request {
+            sessions: job.sessions as u64,
+            chunk_frames: job.chunk_frames,
+            min_chunk_frames: job.min_chunk_frames,
+            before: job.overlap_before,
+            after: job.overlap_after,
+            source_frames,
+            frame_bytes: frame_bytes(caps).unwrap_or(1),
+            max_raw_bytes: job.max_raw_bytes,
+        })
+    }
+
+    /// A stream of frames begins.
+    pub(super) fn begin_stream(&mut self, plan: Plan) {
+        self.stream = Some(Stream {
+            budget: Budget::new(self.job.max_raw_bytes, plan.capacity_frames),
+            planner: Planner::new(plan),
+            roster: Roster::new(self.slots.len()),
+            clock: PrivateClock::default(),
+            frames: FrameTable::default(),
+            inputs: BTreeMap::new(),
+            segment: gst::FormattedSegment::new(),
+            tags: Vec::new(),
+            force_key: false,
+            ended: false,
+        });
+    }
+
+    /// Most bytes of raw frames that will be held.
+    pub(super) fn bytes_bound(&self) -> u64 {
+        let (Some(stream), Some(caps)) = (&self.stream, &self.caps) else {
+            return 0;
+        };
+        let frames = stream.planner.plan().capacity_frames;
+        frames.saturating_mul(frame_bytes(caps).unwrap_or(1))
+    }
+
+    /// Upstream's tags, in the encoder's way with them: merged, the newer ones win.
+    pub(super) fn add_tags(&mut self, event: gst::Event) {
+        if let gst::EventView::Tag(tag) = event.view()
+            && tag.tag().scope() == gst::TagScope::Stream
+        {
+            let new = tag.tag_owned();
+            let merged = match &self.stream_tags {
+                Some(old) => old.merge(&new, gst::TagMergeMode::Replace),
+                None => new,
+            };
+            self.stream_tags = Some(merged);
+        }
+        if let Some(stream) = &mut self.stream {
+            stream.tags.push(event);
+        }
+    }
+
+    /// A frame of `bytes` stands at the door.
+    pub(super) fn admit(&mut self, bytes: u64) -> Admission {
+        let Some(stream) = &mut self.stream else {
+            return Admission::Admitted;
+        };
+        let urgent = stream.planner.is_starving();
+        stream.budget.admit(bytes, urgent)
+    }
+
+    /// An admitted frame comes in: numbered, stamped, given to its chunk.
+    pub(super) fn take_in(
+        &mut self,
+        aggregator: &aggregator::imp::Aggregator,
+        mut buffer: gst::Buffer,
+        times: FrameTimes,
+        bytes: u64,
+    ) {
+        let Some(caps) = self.caps.clone() else {
+            return;
+        };
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        let running_time = times
+            .pts
+            .and_then(|pts| stream.segment.to_running_time(pts));
+        let duration = times.duration.map(gst::ClockTime::nseconds);
+        let private = stream
+            .clock
+            .stamp(running_time.map(gst::ClockTime::nseconds), duration);
+        {
+            let buffer = buffer.make_mut();
+            buffer.set_pts(gst::ClockTime::from_nseconds(private));
+            buffer.set_dts(gst::ClockTime::NONE);
+            buffer.set_duration(times.duration);
+        }
+        // A chunk that begins here is told the tags up to here; one that goes on gets them with the frame.
+        let tags = std::mem::take(&mut stream.tags);
+        stream.frames.push(
+            private,
+            Some(Held {
+                buffer,
+                bytes,
+                force_key: std::mem::take(&mut stream.force_key),
+                tags,
+            }),
+        );
+        aggregator.frame(private, times);
+        self.tally.frames_in += 1;
+        let opened = match stream.planner.frame() {
+            Verdict::Continues => None,
+            Verdict::Opens(opened) => Some(opened),
+            Verdict::Splits { closed, opened } => {
+                aggregator.close(closed.id, closed.own);
+                Some(opened)
+            }
+        };
+        if let Some(opened) = opened {
+            aggregator.open(opened.id, opened.start);
+            stream.roster.offer(opened.id);
+            let tags = self.stream_tags.clone();
+            stream.inputs.insert(opened.id, Input { caps, tags });
+            self.tally.chunks_planned += 1;
+            self.wake(Waiting::Chunk);
+        }
+        self.wake(Waiting::Frame);
+    }
+
+    /// The chunk ends here: what follows has other caps or another segment, or doesn't follow.
+    pub(super) fn cut(&mut self, aggregator: &aggregator::imp::Aggregator) {
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        if let Some(closed) = stream.planner.cut() {
+            aggregator.close(closed.id, closed.own);
+        }
+        self.wake(Waiting::Frame);
+    }
+
+    pub(super) fn input(&self, chunk: ChunkId) -> Option<Input> {
+        self.stream.as_ref()?.inputs.get(&chunk).cloned()
+    }
+
+    /// What a session feeds next, if that is known.
+    pub(super) fn step(&mut self, session: SessionId, chunk: ChunkId, at: FrameNo) -> Option<Step> {
+        let stream = self.stream.as_mut()?;
+        match stream.planner.next(chunk, at)? {
+            Next::Wait => None,
+            Next::Drain(chunk) => Some(Step::Drain(chunk)),
+            Next::Feed { frame, force_key } => {
+                let held = stream.frames.get(frame)?.as_ref()?;
+                Some(Step::Feed {
+                    buffer: held.buffer.clone(),
+                    force_key: force_key || held.force_key,
+                    tags: held.tags.clone(),
+                })
+            }
+        }
+        .inspect(|_| self.slots[session.0].waiting = Waiting::Nothing)
+    }
+
+    /// The chunk was verified: its frames go, unless another chunk needs them.
+    pub(super) fn delivered(&mut self, session: SessionId, chunk: ChunkId) -> Vec<gst::Buffer> {
+        self.tally.chunks_finished += 1;
+        let Some(stream) = &mut self.stream else {
+            return Vec::new();
+        };
+        stream.roster.succeeded(session);
+        stream.inputs.remove(&chunk);
+        let mut free = Vec::new();
+        let ranges = stream.planner.done(chunk);
+        for frame in ranges.iter().flat_map(FrameRange::iter) {
+            if let Some(held) = stream.frames.get_mut(frame).and_then(Option::take) {
+                stream.budget.release(held.bytes);
+                free.push(held.buffer);
+            }
+        }
+        stream.frames.forget_before(stream.planner.oldest_needed());
+        free
+    }
+}

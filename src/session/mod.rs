@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! One live encoder in one slot.
+//!
+//! ```text
+//!   distributor              vtparallelenc               aggregator
+//!  ─────────────┐          ┌────────────────┐          ┌────────────
+//!     src_%u pad├─────────►│ enc%u (fresh)  ├─────────►│sink_%u pad
+//!  ─────────────┘          └────────────────┘          └────────────
+//!   place ─► prime ─► feed, frame by frame ─► EOS ─► verify ─► NULL, removed
+//! ```
+//!
+//! A session runs in the pad task of its `src_%u`, which is the only thread that changes its encoder's state once
+//! frames flow. (The first encoder is placed and primed before, by the application and the upstream thread.) It doesn't choose its
+//! chunks and keeps no frames: it asks the distributor for both.
+
+pub(crate) mod encoder;
+mod profile;
+
+use crate::aggregator;
+use crate::distributor;
+use crate::locking::lock;
+use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
+use crate::logic::reorder::{Delivered, Fault};
+use encoder::EncoderError;
+use gst::prelude::*;
+use std::fmt;
+use std::sync::{Condvar, Mutex};
+
+/// What the session's encoder is told before the first frame.
+#[derive(Debug, Clone)]
+pub(crate) struct Input {
+    pub(crate) caps: gst::Caps,
+    /// Upstream's stream tags: the encoder merges its own into them.
+    pub(crate) tags: Option<gst::TagList>,
+}
+
+/// A chunk to encode.
+pub(crate) struct Work {
+    pub(crate) chunk: ChunkId,
+    /// The first frame that is fed.
+    pub(crate) first: FrameNo,
+    pub(crate) input: Input,
+    /// How an encoder is made.
+    pub(crate) description: String,
+}
+
+/// What the session does next with its chunk.
+pub(crate) enum Step {
+    Feed {
+        buffer: gst::Buffer,
+        force_key: bool,
+        /// TAG events that stood before the frame.
+        tags: Vec<gst::Event>,
+    },
+    /// All was fed: send EOS.
+    Drain(Chunk),
+}
+
+/// Why an attempt ended without its chunk.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// A flush, a stop or another session's failure: nobody's fault, nothing to report.
+    Aborted,
+    /// Downstream takes no more, which upstream learns from the aggregator.
+    Downstream,
+    Encoder(EncoderError),
+    /// The encoder's own error message.
+    Posted(gst::Message),
+    Flow {
+        encoder: String,
+        flow: gst::FlowError,
+    },
+    Fault(Fault),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Aborted => f.write_str("it was aborted"),
+            Self::Downstream => f.write_str("downstream takes no more"),
+            Self::Encoder(error) => error.fmt(f),
+            Self::Posted(message) => match message.view() {
+                gst::MessageView::Error(error) => {
+                    write!(f, "{}", error.error().message())?;
+                    match error.debug() {
+                        Some(debug) => write!(f, " ({debug})"),
+                        None => Ok(()),
+                    }
+                }
+                _ => write!(f, "{message:?}"),
+            },
+            Self::Flow { encoder, flow } => {
+                write!(
+                    f,
+                    "the encoder {encoder} returned {flow:?} without saying why"
+                )
+            }
+            Self::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
+/// An encoder in its slot: in the bin, linked on both sides. Leaves both when dropped.
+struct Live {
+    bin: gst::Bin,
+    element: gst::Element,
+    src: gst::Pad,
+    sink: gst::Pad,
+    /// What it was primed with.
+    caps: Option<gst::Caps>,
+}
+
+impl Live {
+    fn name(&self) -> String {
+        let factory = self.element.factory().map(|factory| factory.name());
+        factory.map_or_else(|| self.element.name().to_string(), Into::into)
+    }
+
+    fn pad(&self, name: &str) -> Option<gst::Pad> {
+        self.element.static_pad(name)
+    }
+
+    fn link(&self) -> Option<()> {
+        self.src.link(&self.pad("sink")?).ok()?;
+        self.pad("src")?.link(&self.sink).ok()?;
+        Some(())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // First NULL, while its messages still come to us.
+        let _ = self.element.set_state(gst::State::Null);
+        if let Some(sink) = self.pad("sink") {
+            let _ = self.src.unlink(&sink);
+        }
+        if let Some(src) = self.pad("src") {
+            let _ = src.unlink(&self.sink);
+        }
+        let _ = self.bin.remove(&self.element);
+    }
+}
+
+/// A slot.
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    /// The distributor's pad, with the session's task.
+    pub(crate) src: gst::Pad,
+    /// The aggregator's pad.
+    sink: gst::Pad,
+    /// For the session's task, with the distributor's state.
+    pub(crate) wake: Condvar,
+    /// An encoder that was placed ahead of its first chunk, or the only one of a sequential stream.
+    placed: Mutex<Option<Live>>,
+}
+
+impl Session {
+    pub(crate) fn new(id: SessionId, src: gst::Pad, sink: gst::Pad) -> Self {
+        Self {
+            id,
+            src,
+            sink,
+            wake: Condvar::new(),
+            placed: Mutex::default(),
+        }
+    }
+
+    /// Puts a fresh encoder into the slot, at READY.
+    fn fresh(&self, bin: &gst::Bin, description: &str, beside: bool) -> Result<Live, EncoderError> {
+        let element = encoder::make(description, beside)?;
+        element.set_property("name", format!("enc{}", self.id));
+        // The session's task moves its encoder, the bin must not.
+        element.set_locked_state(true);
+        let live = Live {
+            bin: bin.clone(),
+            element,
+            src: self.src.clone(),
+            sink: self.sink.clone(),
+            caps: None,
+        };
+        let cannot_start = || EncoderError::CannotStart {
+            encoder: live.name(),
+        };
+        bin.add(&live.element).map_err(|_| cannot_start())?;
+        live.link().ok_or_else(cannot_start)?;
+        let started = live.element.set_state(gst::State::Ready);
+        started.map_err(|_| cannot_start())?;
+        Ok(live)
+    }
+
+    /// Places an encoder ahead of its use: it answers queries until then.
+    pub(crate) fn place(
+        &self,
+        bin: &gst::Bin,
+        description: &str,
+        beside: bool,
+    ) -> Result<(), EncoderError> {
+        self.clear();
+        let live = self.fresh(bin, description, beside)?;
+        *lock(&self.placed) = Some(live);
+        Ok(())
+    }
+
+    pub(crate) fn is_placed(&self) -> bool {
+        lock(&self.placed).is_some()
+    }
+
+    /// Takes the placed encoder out.
+    pub(crate) fn clear(&self) {
+        let placed = lock(&self.placed).take();
+        drop(placed);
+    }
+
+    /// Primes the placed encoder, so that it refuses what it can't encode before the first frame.
+    pub(crate) fn prime_placed(&self, input: &Input) -> Result<(), EncoderError> {
+        let Some(mut live) = lock(&self.placed).take() else {
+            return Ok(());
+        };
+        self.prime(&mut live, input)?;
+        *lock(&self.placed) = Some(live);
+        Ok(())
+    }
+
+    /// The placed encoder goes with its bin from now on, as an encoder without us would.
+    pub(crate) fn release_placed(&self) -> Result<(), EncoderError> {
+        let placed = lock(&self.placed);
+        let Some(live) = &*placed else { return Ok(()) };
+        let (element, name) = (live.element.clone(), live.name());
+        drop(placed);
+        element.set_locked_state(false);
+        element
+            .sync_state_with_parent()
+            .map_err(|_| EncoderError::CannotStart { encoder: name })
+    }
+
+    /// Starts the encoder and tells it what comes.
+    fn prime(&self, live: &mut Live, input: &Input) -> Result<(), EncoderError> {
+        // The pad still has the events of the last encoder, EOS among them. A new STREAM_START drops that; stored
+        // before anything is sent, the new encoder never sees an old one.
+        let id = format!("vtparallelenc/{}", self.id);
+        let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
+        segment.set_start(gst::ClockTime::ZERO);
+        let caps = gst::event::Caps::new(&input.caps);
+        for event in [
+            gst::event::StreamStart::new(&id),
+            caps.clone(),
+            gst::event::Segment::new(&segment),
+        ] {
+            let _ = self.src.store_sticky_event(&event);
+        }
+        let started = live.element.set_state(gst::State::Paused);
+        started.map_err(|_| EncoderError::CannotStart {
+            encoder: live.name(),
+        })?;
+        self.src.push_event(caps);
+        // What a sticky event's receiver thinks of it is only visible in what it keeps.
+        let kept = live.pad("sink").and_then(|sink| sink.current_caps());
+        if kept.as_ref() != Some(&input.caps) {
+            return Err(EncoderError::CapsRefused {
+                encoder: live.name(),
+                caps: input.caps.clone(),
+            });
+        }
+        if let Some(tags) = &input.tags {
+            self.src.push_event(gst::event::Tag::new(tags.clone()));
+        }
+        live.caps = Some(input.caps.clone());
+        Ok(())
+    }
+
+    /// The placed encoder if it is primed for this input, or a fresh one.
+    fn primed(&self, bin: &gst::Bin, work: &Work) -> Result<Live, EncoderError> {
+        let placed = lock(&self.placed).take();
+        if let Some(live) = placed.filter(|live| live.caps.as_ref() == Some(&work.input.caps)) {
+            return Ok(live);
+        }
+        let mut live = self.fresh(bin, &work.description, true)?;
+        self.prime(&mut live, &work.input)?;
+        Ok(live)
+    }
+
+    /// One attempt at a chunk, to the end.
+    pub(crate) fn run(
+        &self,
+        bin: &gst::Bin,
+        distributor: &distributor::imp::Distributor,
+        aggregator: &aggregator::imp::Aggregator,
+        work: &Work,
+    ) -> Result<(Chunk, Delivered), Failure> {
+        aggregator.begin(self.id, work.chunk);
+        let live = self.primed(bin, work).map_err(|error| {
+            distributor
+                .failure(self.id)
+                .unwrap_or(Failure::Encoder(error))
+        })?;
+        let refused = |flow| {
+            distributor
+                .failure(self.id)
+                .unwrap_or_else(|| self.unexplained(&live, flow))
+        };
+        let mut position = work.first;
+        let chunk = loop {
+            match distributor.next_step(self.id, work.chunk, position)? {
+                Step::Feed {
+                    buffer,
+                    force_key,
+                    tags,
+                } => {
+                    for tag in tags {
+                        self.src.push_event(tag);
+                    }
+                    if force_key {
+                        self.src.push_event(force_key_unit(buffer.pts()));
+                    }
+                    self.src.push(buffer).map_err(refused)?;
+                    position = FrameNo(position.0 + 1);
+                }
+                Step::Drain(chunk) => break chunk,
+            }
+        };
+        self.src.push_event(gst::event::Eos::new());
+        distributor.wait_for_eos(self.id)?;
+        if let Some(failure) = distributor.failure(self.id) {
+            return Err(failure);
+        }
+        let delivered = aggregator.finish(chunk).map_err(Failure::Fault)?;
+        Ok((chunk, delivered))
+    }
+
+    /// The encoder returned an error and nobody said why.
+    fn unexplained(&self, live: &Live, flow: gst::FlowError) -> Failure {
+        match (&live.caps, flow) {
+            (Some(caps), gst::FlowError::NotNegotiated) => {
+                Failure::Encoder(EncoderError::CapsRefused {
+                    encoder: live.name(),
+                    caps: caps.clone(),
+                })
+            }
+            _ => Failure::Flow {
+                encoder: live.name(),
+                flow,
+            },
+        }
+    }
+}
+
+/// Asks the encoder for a key frame at exactly the frame with this private time, which is its running time too.
+fn force_key_unit(time: Option<gst::ClockTime>) -> gst::Event {
+    gst_video::DownstreamForceKeyUnitEvent::builder()
+        .timestamp(time)
+        .stream_time(time)
+        .running_time(time)
+        .all_headers(true)
+        .build()
+}
