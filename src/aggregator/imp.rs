@@ -261,11 +261,15 @@ impl Aggregator {
         lock(&self.state).skip(session, private.nseconds());
     }
 
-    /// The session has delivered all it has. If that is all of the chunk, its packets may leave.
-    pub(crate) fn finish(&self, chunk: Chunk) -> Result<Delivered, Fault> {
-        let finished = lock(&self.state).reorder.finish(chunk);
+    /// The session has delivered all it has: is that all of the chunk?
+    pub(crate) fn verify(&self, chunk: Chunk) -> Result<Delivered, Fault> {
+        lock(&self.state).reorder.verify(chunk)
+    }
+
+    /// The chunk was verified: its packets may leave.
+    pub(crate) fn finish(&self, chunk: ChunkId) {
+        lock(&self.state).reorder.finish(chunk);
         self.wake.notify_all();
-        finished
     }
 
     /// What was wrong with a packet of the session's attempt.

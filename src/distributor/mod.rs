@@ -19,8 +19,15 @@
 
 use gst::subclass::prelude::*;
 
+mod begin;
+mod failure;
 pub(crate) mod imp;
+mod input;
+mod requests;
 mod state;
+mod tasks;
+
+pub(crate) use failure::encoder_error;
 
 glib::wrapper! {
     pub(crate) struct Distributor(ObjectSubclass<imp::Distributor>)

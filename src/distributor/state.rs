@@ -14,6 +14,7 @@ use crate::session::{Input, Session, Step};
 use gst::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// How the stream is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub(super) struct Slot {
     pub(super) ended: bool,
     /// The first ERROR message of the attempt's encoder.
     pub(super) error: Option<gst::Message>,
+    /// When the attempt began.
+    pub(super) since: Instant,
 }
 
 /// A frame that is held.
@@ -135,6 +138,7 @@ impl State {
                     waiting: Waiting::Nothing,
                     ended: false,
                     error: None,
+                    since: Instant::now(),
                 })
                 .collect(),
             job,
@@ -350,6 +354,13 @@ impl State {
             }
         }
         .inspect(|_| self.slots[session.0].waiting = Waiting::Nothing)
+    }
+
+    /// The session's attempt ends.
+    pub(super) fn count_attempt(&mut self, session: SessionId, frames: u64) {
+        let busy = self.slots[session.0].since.elapsed().as_nanos();
+        let busy = u64::try_from(busy).unwrap_or(u64::MAX);
+        self.tally.attempt(session, frames, busy);
     }
 
     /// The chunk was verified: its frames go, unless another chunk needs them.

@@ -266,10 +266,10 @@ impl<P> Reorder<P> {
     }
 
     /// The session has delivered all it has: is it all that the chunk owns?
-    pub fn finish(&mut self, chunk: Chunk) -> Result<Delivered, Fault> {
+    pub fn verify(&self, chunk: Chunk) -> Result<Delivered, Fault> {
         let store = self
             .chunks
-            .get_mut(&chunk.id)
+            .get(&chunk.id)
             .ok_or(Fault::UnknownChunk(chunk.id))?;
         let skipped =
             |frame: &FrameNo| store.skipped.contains(frame) && !store.delivered.contains(frame);
@@ -283,12 +283,17 @@ impl<P> Reorder<P> {
                 count: 1 + missing.count() as u64,
             });
         }
-        let delivered = Delivered {
+        Ok(Delivered {
             frames: store.delivered.len() as u64,
             skipped: chunk.own.iter().filter(skipped).count() as u64,
-        };
-        store.verified = true;
-        Ok(delivered)
+        })
+    }
+
+    /// The chunk was verified: its packets may leave.
+    pub fn finish(&mut self, chunk: ChunkId) {
+        if let Some(store) = self.chunks.get_mut(&chunk) {
+            store.verified = true;
+        }
     }
 
     /// Packets of the chunk that is next leave from now on as soon as they come.
@@ -397,6 +402,13 @@ mod tests {
         }
     }
 
+    /// What a session does at its end.
+    fn finish(reorder: &mut Reorder<u64>, chunk: Chunk) -> Result<Delivered, Fault> {
+        let delivered = reorder.verify(chunk)?;
+        reorder.finish(chunk.id);
+        Ok(delivered)
+    }
+
     fn drain(reorder: &mut Reorder<u64>) -> Vec<u64> {
         let mut out = Vec::new();
         loop {
@@ -412,11 +424,11 @@ mod tests {
     fn a_later_chunk_waits_for_the_earlier_one() {
         let mut reorder = two();
         give_all(&mut reorder, C1, &[3, 5, 4]);
-        assert!(reorder.finish(chunk(1, 3, 6)).is_ok());
+        assert!(finish(&mut reorder, chunk(1, 3, 6)).is_ok());
         assert_eq!(reorder.pop(), Pop::Nothing);
         give_all(&mut reorder, C0, &[0, 2, 1]);
         assert_eq!(reorder.pop(), Pop::Nothing, "not verified yet");
-        assert!(reorder.finish(chunk(0, 0, 3)).is_ok());
+        assert!(finish(&mut reorder, chunk(0, 0, 3)).is_ok());
         assert_eq!(drain(&mut reorder), [0, 2, 1, 3, 5, 4]);
         assert!(reorder.is_empty());
     }
@@ -429,7 +441,7 @@ mod tests {
         }
         give_all(&mut reorder, C1, &[3, 4, 5]);
         assert_eq!(give(&mut reorder, C1, Kind::Key, 6), Ok(Accepted::Trimmed));
-        let delivered = reorder.finish(chunk(1, 3, 6)).unwrap();
+        let delivered = finish(&mut reorder, chunk(1, 3, 6)).unwrap();
         assert_eq!(delivered.frames, 3);
     }
 
@@ -483,7 +495,7 @@ mod tests {
             Err(Fault::Twice(FrameNo(1)))
         );
         assert_eq!(
-            reorder.finish(chunk(0, 0, 3)),
+            finish(&mut reorder, chunk(0, 0, 3)),
             Err(Fault::Missing {
                 first: FrameNo(2),
                 count: 1
@@ -497,7 +509,7 @@ mod tests {
         reorder.skip(C0, FrameNo(0));
         give_all(&mut reorder, C0, &[1, 2]);
         assert_eq!(
-            reorder.finish(chunk(0, 0, 3)),
+            finish(&mut reorder, chunk(0, 0, 3)),
             Ok(Delivered {
                 frames: 2,
                 skipped: 1
@@ -516,7 +528,7 @@ mod tests {
         let _ = reorder.accept(C0, Some(FrameNo(1)), Kind::Invisible, 101);
         let _ = give(&mut reorder, C0, Kind::Delta, 1);
         let _ = give(&mut reorder, C0, Kind::Delta, 2);
-        assert!(reorder.finish(chunk(0, 0, 3)).is_ok());
+        assert!(finish(&mut reorder, chunk(0, 0, 3)).is_ok());
         assert_eq!(drain(&mut reorder), [100, 0, 101, 1, 2]);
         assert_eq!(
             reorder.accept(C1, None, Kind::Key, 0),
@@ -531,7 +543,7 @@ mod tests {
         assert!(reorder.is_repeatable(C0));
         reorder.restart(C0);
         give_all(&mut reorder, C0, &[0, 1, 2]);
-        assert!(reorder.finish(chunk(0, 0, 3)).is_ok());
+        assert!(finish(&mut reorder, chunk(0, 0, 3)).is_ok());
         assert_eq!(drain(&mut reorder), [0, 1, 2]);
     }
 
@@ -543,7 +555,7 @@ mod tests {
         assert_eq!(drain(&mut reorder), [0, 2]);
         assert!(!reorder.is_repeatable(C0));
         let _ = give(&mut reorder, C0, Kind::Delta, 1);
-        assert!(reorder.finish(chunk(0, 0, 3)).is_ok());
+        assert!(finish(&mut reorder, chunk(0, 0, 3)).is_ok());
         assert_eq!(drain(&mut reorder), [1]);
         assert_eq!(reorder.next_chunk(), C1);
     }
@@ -585,7 +597,7 @@ mod tests {
                     let accepted = reorder.accept(chunk.id, Some(frame), kind, frame.0);
                     prop_assert_eq!(accepted == Ok(Accepted::Held), chunk.own.contains(frame));
                 } else {
-                    prop_assert!(reorder.finish(*chunk).is_ok());
+                    prop_assert!(finish(&mut reorder, *chunk).is_ok());
                     sessions.remove(at);
                 }
                 out.extend(drain(&mut reorder));

@@ -5,10 +5,8 @@
 use super::report::Snapshot;
 use super::settings::{DEFAULT_MIN_CHUNK_FRAMES, MAX_OVERLAP, MAX_SESSIONS, Settings};
 use crate::aggregator::Aggregator;
-use crate::distributor::Distributor;
-use crate::distributor::imp::encoder_error;
+use crate::distributor::{Distributor, encoder_error};
 use crate::locking::lock;
-use crate::logic::frame::SessionId;
 use glib::Properties;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -124,8 +122,6 @@ impl ObjectImpl for ParallelEnc {
     fn constructed(&self) {
         self.parent_constructed();
         let bin = self.obj();
-        // Encoders come and go while the state changes; that must not start the change anew.
-        bin.set_bin_flags(gst::BinFlags::NO_RESYNC);
         let children: [&gst::Element; 2] =
             [self.distributor.upcast_ref(), self.aggregator.upcast_ref()];
         // PANIC: both are new, and their names differ.
@@ -210,54 +206,11 @@ impl ElementImpl for ParallelEnc {
     }
 }
 
-impl BinImpl for ParallelEnc {
-    /// Runs in the thread that posts, with the child's locks held: remembers or hands on, no more.
-    fn handle_message(&self, message: gst::Message) {
-        let distributor = self.distributor.imp();
-        if let Some(id) = self.session_of(&message) {
-            match message.view() {
-                gst::MessageView::Error(_) if distributor.encoder_failed(id, &message) => return,
-                gst::MessageView::Qos(qos) if distributor.is_chunked() => {
-                    if let (_, _, _, Some(private), _) = qos.get() {
-                        distributor.encoder_skipped(id, private);
-                    }
-                    return;
-                }
-                // One session's state and latency are not the element's.
-                gst::MessageView::StateChanged(_) | gst::MessageView::Latency(_)
-                    if distributor.is_chunked() =>
-                {
-                    return;
-                }
-                _ => (),
-            }
-        }
-        self.parent_handle_message(message);
-    }
-}
+impl BinImpl for ParallelEnc {}
 
 impl ParallelEnc {
     fn stats(&self) -> gst::Structure {
         let snapshot: Option<Snapshot> = self.distributor.imp().snapshot();
         snapshot.unwrap_or_default().structure()
-    }
-
-    /// The session whose encoder, or a part of it, posted the message.
-    fn session_of(&self, message: &gst::Message) -> Option<SessionId> {
-        let bin = self.obj();
-        let mut object = message.src().cloned()?;
-        loop {
-            let parent = object.parent()?;
-            if &parent == bin.upcast_ref::<gst::Object>() {
-                let id = object.name();
-                return id.strip_prefix("enc")?.parse().ok().map(SessionId);
-            }
-            object = parent;
-        }
-    }
-
-    /// Hands on an encoder's message that was kept back.
-    pub(crate) fn forward_message(&self, message: gst::Message) {
-        self.parent_handle_message(message);
     }
 }

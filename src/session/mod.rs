@@ -3,10 +3,10 @@
 //! One live encoder in one slot.
 //!
 //! ```text
-//!   distributor              vtparallelenc               aggregator
-//!  ─────────────┐          ┌────────────────┐          ┌────────────
-//!     src_%u pad├─────────►│ enc%u (fresh)  ├─────────►│sink_%u pad
-//!  ─────────────┘          └────────────────┘          └────────────
+//!   distributor                slot                   aggregator
+//!  ─────────────┐        ┌────────────────────┐        ┌────────────
+//!     src_%u pad├───────►│ encoder (fresh)    ├───────►│sink_%u pad
+//!  ─────────────┘        └────────────────────┘        └────────────
 //!   place ─► prime ─► feed, frame by frame ─► EOS ─► verify ─► NULL, removed
 //! ```
 //!
@@ -16,14 +16,16 @@
 
 pub(crate) mod encoder;
 mod profile;
+mod slot;
 
 use crate::aggregator;
-use crate::distributor;
+use crate::distributor::{self, Distributor};
 use crate::locking::lock;
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
-use crate::logic::reorder::{Delivered, Fault};
+use crate::logic::reorder::Fault;
 use encoder::EncoderError;
 use gst::prelude::*;
+use slot::Slot;
 use std::fmt;
 use std::sync::{Condvar, Mutex};
 
@@ -101,12 +103,10 @@ impl fmt::Display for Failure {
     }
 }
 
-/// An encoder in its slot: in the bin, linked on both sides. Leaves both when dropped.
+/// An encoder in its slot, linked on both sides. Leaves it when dropped.
 struct Live {
-    bin: gst::Bin,
+    slot: Slot,
     element: gst::Element,
-    src: gst::Pad,
-    sink: gst::Pad,
     /// What it was primed with.
     caps: Option<gst::Caps>,
 }
@@ -116,39 +116,23 @@ impl Live {
         let factory = self.element.factory().map(|factory| factory.name());
         factory.map_or_else(|| self.element.name().to_string(), Into::into)
     }
-
-    fn pad(&self, name: &str) -> Option<gst::Pad> {
-        self.element.static_pad(name)
-    }
-
-    fn link(&self) -> Option<()> {
-        self.src.link(&self.pad("sink")?).ok()?;
-        self.pad("src")?.link(&self.sink).ok()?;
-        Some(())
-    }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
         // First NULL, while its messages still come to us.
         let _ = self.element.set_state(gst::State::Null);
-        if let Some(sink) = self.pad("sink") {
-            let _ = self.src.unlink(&sink);
-        }
-        if let Some(src) = self.pad("src") {
-            let _ = src.unlink(&self.sink);
-        }
-        let _ = self.bin.remove(&self.element);
+        self.slot.disconnect();
+        let _ = self.slot.remove(&self.element);
     }
 }
 
-/// A slot.
+/// A slot and its task.
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     /// The distributor's pad, with the session's task.
     pub(crate) src: gst::Pad,
-    /// The aggregator's pad.
-    sink: gst::Pad,
+    pub(crate) slot: Slot,
     /// For the session's task, with the distributor's state.
     pub(crate) wake: Condvar,
     /// An encoder that was placed ahead of its first chunk, or the only one of a sequential stream.
@@ -156,50 +140,58 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(id: SessionId, src: gst::Pad, sink: gst::Pad) -> Self {
+    pub(crate) fn new(id: SessionId, src: gst::Pad, distributor: &Distributor) -> Self {
         Self {
             id,
             src,
-            sink,
+            slot: Slot::new(distributor, id),
             wake: Condvar::new(),
             placed: Mutex::default(),
         }
     }
 
+    /// Links the slot between the distributor's pad and the aggregator's.
+    pub(crate) fn link(&self, sink: &gst::Pad) -> Option<()> {
+        self.src.link(&self.slot.static_pad("sink")?).ok()?;
+        self.slot.static_pad("src")?.link(sink).ok()?;
+        Some(())
+    }
+
     /// Puts a fresh encoder into the slot, at READY.
-    fn fresh(&self, bin: &gst::Bin, description: &str, beside: bool) -> Result<Live, EncoderError> {
+    fn fresh(&self, description: &str, beside: bool) -> Result<Live, EncoderError> {
         let element = encoder::make(description, beside)?;
-        element.set_property("name", format!("enc{}", self.id));
+        element.set_property("name", "encoder");
         // The session's task moves its encoder, the bin must not.
         element.set_locked_state(true);
         let live = Live {
-            bin: bin.clone(),
+            slot: self.slot.clone(),
             element,
-            src: self.src.clone(),
-            sink: self.sink.clone(),
             caps: None,
         };
         let cannot_start = || EncoderError::CannotStart {
             encoder: live.name(),
         };
-        bin.add(&live.element).map_err(|_| cannot_start())?;
-        live.link().ok_or_else(cannot_start)?;
+        self.slot.add(&live.element).map_err(|_| cannot_start())?;
         let started = live.element.set_state(gst::State::Ready);
         started.map_err(|_| cannot_start())?;
         Ok(live)
     }
 
     /// Places an encoder ahead of its use: it answers queries until then.
-    pub(crate) fn place(
-        &self,
-        bin: &gst::Bin,
-        description: &str,
-        beside: bool,
-    ) -> Result<(), EncoderError> {
+    pub(crate) fn place(&self, description: &str, beside: bool) -> Result<(), EncoderError> {
         self.clear();
-        let live = self.fresh(bin, description, beside)?;
+        let live = self.fresh(description, beside)?;
+        self.connect(&live)?;
         *lock(&self.placed) = Some(live);
         Ok(())
+    }
+
+    fn connect(&self, live: &Live) -> Result<(), EncoderError> {
+        self.slot
+            .connect(&live.element)
+            .ok_or_else(|| EncoderError::CannotStart {
+                encoder: live.name(),
+            })
     }
 
     pub(crate) fn is_placed(&self) -> bool {
@@ -236,26 +228,27 @@ impl Session {
 
     /// Starts the encoder and tells it what comes.
     fn prime(&self, live: &mut Live, input: &Input) -> Result<(), EncoderError> {
-        // The pad still has the events of the last encoder, EOS among them. A new STREAM_START drops that; stored
-        // before anything is sent, the new encoder never sees an old one.
+        // The pads still have the events of the last encoder, EOS among them. Sent while no encoder is linked, the new
+        // ones replace them, so that this encoder never sees an old one.
+        self.slot.disconnect();
         let id = format!("vtparallelenc/{}", self.id);
         let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
         segment.set_start(gst::ClockTime::ZERO);
-        let caps = gst::event::Caps::new(&input.caps);
-        for event in [
-            gst::event::StreamStart::new(&id),
-            caps.clone(),
-            gst::event::Segment::new(&segment),
-        ] {
-            let _ = self.src.store_sticky_event(&event);
-        }
+        // The very event that was sent would not be sent again.
+        let caps = || gst::event::Caps::new(&input.caps);
+        self.src.push_event(gst::event::StreamStart::new(&id));
+        self.src.push_event(caps());
+        self.src.push_event(gst::event::Segment::new(&segment));
+
+        self.connect(live)?;
         let started = live.element.set_state(gst::State::Paused);
         started.map_err(|_| EncoderError::CannotStart {
             encoder: live.name(),
         })?;
-        self.src.push_event(caps);
+        self.src.push_event(caps());
         // What a sticky event's receiver thinks of it is only visible in what it keeps.
-        let kept = live.pad("sink").and_then(|sink| sink.current_caps());
+        let sink = live.element.static_pad("sink");
+        let kept = sink.and_then(|sink| sink.current_caps());
         if kept.as_ref() != Some(&input.caps) {
             return Err(EncoderError::CapsRefused {
                 encoder: live.name(),
@@ -270,12 +263,15 @@ impl Session {
     }
 
     /// The placed encoder if it is primed for this input, or a fresh one.
-    fn primed(&self, bin: &gst::Bin, work: &Work) -> Result<Live, EncoderError> {
+    fn primed(&self, work: &Work) -> Result<Live, EncoderError> {
         let placed = lock(&self.placed).take();
         if let Some(live) = placed.filter(|live| live.caps.as_ref() == Some(&work.input.caps)) {
+            if let Some(tags) = &work.input.tags {
+                self.src.push_event(gst::event::Tag::new(tags.clone()));
+            }
             return Ok(live);
         }
-        let mut live = self.fresh(bin, &work.description, true)?;
+        let mut live = self.fresh(&work.description, true)?;
         self.prime(&mut live, &work.input)?;
         Ok(live)
     }
@@ -283,13 +279,12 @@ impl Session {
     /// One attempt at a chunk, to the end.
     pub(crate) fn run(
         &self,
-        bin: &gst::Bin,
         distributor: &distributor::imp::Distributor,
         aggregator: &aggregator::imp::Aggregator,
         work: &Work,
-    ) -> Result<(Chunk, Delivered), Failure> {
+    ) -> Result<(), Failure> {
         aggregator.begin(self.id, work.chunk);
-        let live = self.primed(bin, work).map_err(|error| {
+        let live = self.primed(work).map_err(|error| {
             distributor
                 .failure(self.id)
                 .unwrap_or(Failure::Encoder(error))
@@ -324,8 +319,9 @@ impl Session {
         if let Some(failure) = distributor.failure(self.id) {
             return Err(failure);
         }
-        let delivered = aggregator.finish(chunk).map_err(Failure::Fault)?;
-        Ok((chunk, delivered))
+        let delivered = aggregator.verify(chunk).map_err(Failure::Fault)?;
+        distributor.delivered(self.id, chunk, delivered);
+        Ok(())
     }
 
     /// The encoder returned an error and nobody said why.

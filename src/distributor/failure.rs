@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Failures, and who gets to know of them.
+
+use super::imp::{CAT, Distributor};
+use crate::locking::lock;
+use crate::logic::frame::SessionId;
+use crate::logic::planner::BudgetTooSmall;
+use crate::session::Failure;
+use crate::session::encoder::EncoderError;
+use gst::subclass::prelude::*;
+
+impl Distributor {
+    /// Ends the stream with an error: upstream gets an error flow, everything that waits returns.
+    pub(crate) fn fail(&self, error: gst::ErrorMessage) {
+        if self.give_up(gst::FlowError::Error)
+            && let Some(bin) = self.bin()
+        {
+            gst::error!(CAT, imp = self, "{error}");
+            bin.imp().post_error_message(error);
+        }
+    }
+
+    /// Ends the stream with the error that an encoder posted.
+    pub(super) fn fail_as_posted(&self, id: SessionId, message: gst::Message) {
+        if self.give_up(gst::FlowError::Error)
+            && let Some(session) = self.session(id)
+        {
+            session.slot.post_kept(message);
+        }
+    }
+
+    /// The flow of all sessions is an error from now on. `false` if it was before.
+    pub(super) fn give_up(&self, flow: gst::FlowError) -> bool {
+        let mut guard = lock(&self.state);
+        let Some(state) = guard.as_mut().filter(|state| state.flow.is_ok()) else {
+            return false;
+        };
+        for slot in &state.slots {
+            let combined = state.combiner.update_pad_flow(&slot.session.src, Err(flow));
+            state.flow = combined.map(drop);
+        }
+        state.wake_all();
+        drop(guard);
+        self.room.notify_all();
+        true
+    }
+
+    /// Downstream takes no more: upstream gets the same. If upstream has ended, nobody else would say so.
+    pub(crate) fn downstream_refused(&self, flow: gst::FlowError) {
+        let ended = {
+            let state = lock(&self.state);
+            let stream = state.as_ref().and_then(|state| state.stream.as_ref());
+            stream.is_none_or(|stream| stream.ended)
+        };
+        let is_error = !matches!(flow, gst::FlowError::Eos | gst::FlowError::Flushing);
+        if self.give_up(flow)
+            && ended
+            && is_error
+            && let Some(bin) = self.bin()
+        {
+            gst::element_error!(
+                bin,
+                gst::StreamError::Failed,
+                ("Internal data stream error."),
+                ["downstream of vtparallelenc returned {flow:?} after the end of its input"]
+            );
+        }
+    }
+
+    /// Output was held back while no input came, and leaves early now.
+    pub(crate) fn warn_of_stall(&self, holds_back: Option<gst::ClockTime>) {
+        let Some(bin) = self.bin() else { return };
+        let time = holds_back.map_or_else(
+            || "as much time as the chunks being encoded".to_string(),
+            |time| format!("{:.0} seconds", time.nseconds() as f64 / 1e9 + 1.0),
+        );
+        gst::element_warning!(
+            bin,
+            gst::StreamError::Encode,
+            ("No video came for a second while encoded video was held back; it leaves early from now on, which \
+                 may cost parallelism. If another branch of the pipeline waits for it, let that branch's queue hold {time} \
+                 (max-size-time, with max-size-bytes=0 and max-size-buffers=0)")
+        );
+    }
+
+    /// What is known of why the session's attempt cannot go on; `None` if nothing is.
+    pub(crate) fn failure(&self, id: SessionId) -> Option<Failure> {
+        if let Some(fault) = self.aggregator().take_fault(id) {
+            return Some(Failure::Fault(fault));
+        }
+        let mut state = lock(&self.state);
+        let Some(state) = state.as_mut() else {
+            return Some(Failure::Aborted);
+        };
+        if state.stopped || state.flushing {
+            return Some(Failure::Aborted);
+        }
+        if state.flow.is_err() || self.aggregator().flow().is_err() {
+            return Some(Failure::Downstream);
+        }
+        let error = state.slots.get_mut(id.0)?.error.take()?;
+        Some(Failure::Posted(error))
+    }
+}
+
+/// Why a stream doesn't begin.
+pub(super) enum Refusal {
+    Ours(gst::ErrorMessage),
+    /// The encoder's own error message says it better than we could.
+    Encoders(gst::Message),
+}
+
+impl From<gst::ErrorMessage> for Refusal {
+    fn from(error: gst::ErrorMessage) -> Self {
+        Self::Ours(error)
+    }
+}
+
+impl From<EncoderError> for Refusal {
+    fn from(error: EncoderError) -> Self {
+        Self::Ours(encoder_error(&error))
+    }
+}
+
+pub(super) fn budget_error(error: BudgetTooSmall) -> gst::ErrorMessage {
+    gst::error_msg!(
+        gst::LibraryError::Settings,
+        ("The memory for raw video is too small: {error}; raise max-raw-bytes, or lower chunk-frames, \
+             min-chunk-frames or the overlap")
+    )
+}
+
+pub(crate) fn encoder_error(error: &EncoderError) -> gst::ErrorMessage {
+    match error {
+        EncoderError::CannotChoose { .. }
+        | EncoderError::Description { .. }
+        | EncoderError::NotAnEncoder { .. } => {
+            gst::error_msg!(gst::LibraryError::Settings, ("{error}"))
+        }
+        EncoderError::CannotStart { .. } => gst::error_msg!(gst::LibraryError::Init, ("{error}")),
+        EncoderError::CapsRefused { .. } => {
+            gst::error_msg!(gst::StreamError::Format, ("{error}"))
+        }
+    }
+}

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The sessions' tasks: which chunk, which frame, and what becomes of an attempt.
+
+use super::failure::encoder_error;
+use super::imp::{CAT, Distributor};
+use super::state::{State, Waiting};
+use crate::locking::{lock, wait};
+use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
+use crate::logic::reorder::Delivered;
+use crate::logic::roster::{AfterFailure, Attempt, MAX_ATTEMPTS};
+use crate::session::{Failure, Session, Step, Work};
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Distributor {
+    pub(super) fn src_pad(&self, id: SessionId) -> gst::Pad {
+        // PANIC: `pad_templates` above has it.
+        let template = self.obj().pad_template("src_%u").expect("src template");
+        gst::Pad::builder_from_template(&template)
+            .name(format!("src_{id}"))
+            .activatemode_function(move |pad, parent, mode, active| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || Err(gst::loggable_error!(CAT, "Panic while activating")),
+                    |this| this.src_activatemode(pad, id, mode, active),
+                )
+            })
+            .event_function(|_, parent, event| {
+                Self::catch_panic_pad_function(parent, || false, |this| this.src_event(event))
+            })
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |this| this.src_query(pad, query))
+            })
+            .build()
+    }
+
+    pub(super) fn src_activatemode(
+        &self,
+        pad: &gst::Pad,
+        id: SessionId,
+        mode: gst::PadMode,
+        active: bool,
+    ) -> Result<(), gst::LoggableError> {
+        if mode != gst::PadMode::Push {
+            return Err(gst::loggable_error!(CAT, "Only push mode is supported"));
+        }
+        if active {
+            self.start_task(pad, id);
+            return Ok(());
+        }
+        self.stop();
+        pad.stop_task()
+            .map_err(|error| gst::loggable_error!(CAT, "Task can't be stopped: {error}"))
+    }
+
+    pub(super) fn start_task(&self, pad: &gst::Pad, id: SessionId) {
+        if !pad.is_active() {
+            return;
+        }
+        let weak = self.downgrade();
+        let started = pad.start_task(move || {
+            if let Some(this) = weak.upgrade() {
+                this.run(id);
+            }
+        });
+        if started.is_err() {
+            gst::error!(CAT, imp = self, "The task of session {id} can't be started");
+        }
+    }
+
+    pub(super) fn session(&self, id: SessionId) -> Option<Arc<Session>> {
+        let state = lock(&self.state);
+        Some(state.as_ref()?.slots.get(id.0)?.session.clone())
+    }
+
+    /// One turn of a session's task: one attempt at one chunk.
+    pub(super) fn run(&self, id: SessionId) {
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        let Some((attempt, work)) = self.take_chunk(id) else {
+            let _ = session.src.pause_task();
+            return;
+        };
+        let chunk = attempt.chunk;
+        gst::debug!(
+            CAT,
+            imp = self,
+            "Session {id}: attempt {} at chunk {chunk}",
+            attempt.number
+        );
+        let result = session.run(self, self.aggregator(), &work);
+        self.aggregator().leave(id);
+        match result {
+            Ok(()) => gst::debug!(CAT, imp = self, "Session {id}: chunk {chunk} done"),
+            Err(Failure::Aborted | Failure::Downstream) => {
+                gst::debug!(CAT, imp = self, "Session {id}: chunk {chunk} aborted");
+            }
+            Err(failure) => self.attempt_failed(id, &failure),
+        }
+    }
+
+    /// Waits for a chunk. `None`: the stream is aborted.
+    pub(super) fn take_chunk(&self, id: SessionId) -> Option<(Attempt, Work)> {
+        let mut guard = lock(&self.state);
+        loop {
+            let state = guard.as_mut().filter(|state| !state.is_aborting())?;
+            let description = state.description.clone();
+            let taken = state.stream.as_mut().and_then(|stream| {
+                let attempt = stream.roster.take(id)?;
+                Some((attempt, stream.planner.first_fed(attempt.chunk)?))
+            });
+            let slot = &mut state.slots[id.0];
+            slot.waiting = Waiting::Chunk;
+            if let Some((attempt, first)) = taken {
+                slot.waiting = Waiting::Nothing;
+                slot.ended = false;
+                slot.error = None;
+                slot.since = Instant::now();
+                let work = Work {
+                    chunk: attempt.chunk,
+                    first,
+                    input: state.input(attempt.chunk)?,
+                    description: description?,
+                };
+                return Some((attempt, work));
+            }
+            let session = slot.session.clone();
+            guard = wait(&session.wake, guard);
+        }
+    }
+
+    /// Waits until it is known what the session does next with its chunk.
+    pub(crate) fn next_step(
+        &self,
+        id: SessionId,
+        chunk: ChunkId,
+        position: FrameNo,
+    ) -> Result<Step, Failure> {
+        self.wait_as(id, Waiting::Frame, |state| state.step(id, chunk, position))
+    }
+
+    /// Waits until the session's encoder has sent its EOS.
+    pub(crate) fn wait_for_eos(&self, id: SessionId) -> Result<(), Failure> {
+        self.wait_as(id, Waiting::Eos, |state| {
+            state.slots[id.0].ended.then_some(())
+        })
+    }
+
+    pub(super) fn wait_as<R>(
+        &self,
+        id: SessionId,
+        waiting: Waiting,
+        mut ready: impl FnMut(&mut State) -> Option<R>,
+    ) -> Result<R, Failure> {
+        let mut guard = lock(&self.state);
+        let result = loop {
+            let Some(state) = guard.as_mut().filter(|state| !state.is_aborting()) else {
+                break Err(Failure::Aborted);
+            };
+            if state.slots[id.0].error.is_some() {
+                drop(guard);
+                // A fault says more than the error that it led to.
+                return Err(self.failure(id).unwrap_or(Failure::Aborted));
+            }
+            if let Some(result) = ready(state) {
+                break Ok(result);
+            }
+            let slot = &mut state.slots[id.0];
+            slot.waiting = waiting;
+            let session = slot.session.clone();
+            guard = wait(&session.wake, guard);
+        };
+        if let Some(state) = guard.as_mut() {
+            state.slots[id.0].waiting = Waiting::Nothing;
+        }
+        result
+    }
+
+    /// The session's encoder has sent EOS.
+    pub(crate) fn encoder_ended(&self, id: SessionId) {
+        let mut state = lock(&self.state);
+        if let Some(slot) = state.as_mut().and_then(|state| state.slots.get_mut(id.0)) {
+            slot.ended = true;
+            slot.session.wake.notify_all();
+        }
+    }
+
+    /// The session's chunk is whole: its frames go, its packets may leave.
+    pub(crate) fn delivered(&self, id: SessionId, chunk: Chunk, delivered: Delivered) {
+        gst::debug!(CAT, imp = self, "Session {id}: {chunk}, {delivered:?}");
+        let mut guard = lock(&self.state);
+        let Some(state) = guard.as_mut() else { return };
+        state.count_attempt(id, chunk.fed.len());
+        state.tally.frames_skipped += delivered.skipped;
+        let free = state.delivered(id, chunk.id);
+        if let Some(stream) = &state.stream {
+            let needed = stream.planner.oldest_needed();
+            self.aggregator().forget_before(needed);
+        }
+        drop(guard);
+        drop(free);
+        self.room.notify_all();
+        self.aggregator().finish(chunk.id);
+    }
+
+    pub(super) fn attempt_failed(&self, id: SessionId, failure: &Failure) {
+        let mut guard = lock(&self.state);
+        let Some(state) = guard.as_mut() else { return };
+        state.count_attempt(id, 0);
+        let Some(stream) = &mut state.stream else {
+            return;
+        };
+        let aggregator = self.aggregator();
+        if aggregator.is_proven() {
+            stream.roster.prove();
+        }
+        let repeatable = stream
+            .roster
+            .chunk_of(id)
+            .is_some_and(|chunk| aggregator.is_repeatable(chunk));
+        let verdict = stream.roster.failed(id, repeatable);
+        if verdict == Some(AfterFailure::Again) {
+            state.tally.attempts_failed += 1;
+            state.wake(Waiting::Chunk);
+        }
+        drop(guard);
+        match verdict {
+            Some(AfterFailure::GiveUp(attempt)) => self.report_failure(id, attempt, failure),
+            _ => gst::warning!(CAT, imp = self, "Session {id}: trying again: {failure}"),
+        }
+    }
+
+    /// The last attempt at a chunk failed, or the first one of all.
+    pub(super) fn report_failure(&self, id: SessionId, attempt: Attempt, failure: &Failure) {
+        match failure {
+            Failure::Posted(message) => {
+                gst::error!(
+                    CAT,
+                    imp = self,
+                    "Session {id}, chunk {}: {failure}",
+                    attempt.chunk
+                );
+                self.fail_as_posted(id, message.clone());
+            }
+            Failure::Encoder(error) => self.fail(encoder_error(error)),
+            _ => self.fail(gst::error_msg!(
+                gst::StreamError::Encode,
+                ("Chunk {} could not be encoded: {failure}", attempt.chunk),
+                [
+                    "session {id}, attempt {} of at most {MAX_ATTEMPTS}",
+                    attempt.number
+                ]
+            )),
+        }
+    }
+
+    /// All packets of the chunks before `next` have left.
+    pub(crate) fn chunks_left(&self, next: ChunkId) {
+        if let Some(state) = &mut *lock(&self.state) {
+            if let Some(stream) = &mut state.stream {
+                stream.roster.left(next);
+            }
+            state.wake(Waiting::Chunk);
+        }
+    }
+}

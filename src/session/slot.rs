@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The bin that one session's encoders live in, one after the other.
+//!
+//! Its pads stay linked while encoders come and go inside it, so that the graph of the public bin never changes while
+//! that bin sorts its children for a state change. What encoders post comes by here first: an encoder's error is
+//! its session's affair as long as there may be another attempt.
+
+use crate::distributor::Distributor;
+use crate::logic::frame::SessionId;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use once_cell::sync::OnceCell;
+
+mod imp {
+    use super::*;
+
+    #[derive(Default)]
+    pub(crate) struct Slot {
+        owner: OnceCell<(glib::WeakRef<Distributor>, SessionId)>,
+    }
+
+    #[glib::object_subclass]
+    impl ObjectSubclass for Slot {
+        const NAME: &'static str = "GstVtParallelSlot";
+        type Type = super::Slot;
+        type ParentType = gst::Bin;
+    }
+
+    impl ObjectImpl for Slot {
+        fn constructed(&self) {
+            self.parent_constructed();
+            let slot = self.obj();
+            slot.set_bin_flags(gst::BinFlags::NO_RESYNC);
+            for (name, direction) in [
+                ("sink", gst::PadDirection::Sink),
+                ("src", gst::PadDirection::Src),
+            ] {
+                let pad = gst::GhostPad::builder(direction).name(name).build();
+                // PANIC: the element has no other pad.
+                slot.add_pad(&pad).expect("own pad");
+            }
+        }
+    }
+
+    impl GstObjectImpl for Slot {}
+    impl ElementImpl for Slot {}
+
+    impl BinImpl for Slot {
+        /// Runs in the thread that posts, with the encoder's locks held: remembers or hands on, no more.
+        fn handle_message(&self, message: gst::Message) {
+            let owner = self.owner.get();
+            let distributor = owner.and_then(|(distributor, _)| distributor.upgrade());
+            if let (Some((_, id)), Some(distributor)) = (owner, distributor) {
+                let distributor = distributor.imp();
+                match message.view() {
+                    gst::MessageView::Error(_) if distributor.encoder_failed(*id, &message) => {
+                        return;
+                    }
+                    gst::MessageView::Qos(qos) if distributor.is_chunked() => {
+                        if let (_, _, _, Some(private), _) = qos.get() {
+                            distributor.encoder_skipped(*id, private);
+                        }
+                        return;
+                    }
+                    // One session's state and latency are not the element's.
+                    gst::MessageView::StateChanged(_) | gst::MessageView::Latency(_)
+                        if distributor.is_chunked() =>
+                    {
+                        return;
+                    }
+                    _ => (),
+                }
+            }
+            self.parent_handle_message(message);
+        }
+    }
+
+    impl Slot {
+        pub(super) fn own(&self, distributor: &Distributor, id: SessionId) {
+            let _ = self.owner.set((distributor.downgrade(), id));
+        }
+    }
+}
+
+glib::wrapper! {
+    pub(crate) struct Slot(ObjectSubclass<imp::Slot>)
+        @extends gst::Bin, gst::Element, gst::Object, @implements gst::ChildProxy;
+}
+
+impl Slot {
+    pub(crate) fn new(distributor: &Distributor, id: SessionId) -> Self {
+        let slot: Self = glib::Object::builder()
+            .property("name", format!("session{id}"))
+            .build();
+        slot.imp().own(distributor, id);
+        slot
+    }
+
+    fn ghost(&self, name: &str) -> Option<gst::GhostPad> {
+        self.static_pad(name)?.downcast().ok()
+    }
+
+    /// Links the encoder between the slot's pads.
+    pub(super) fn connect(&self, encoder: &gst::Element) -> Option<()> {
+        for name in ["sink", "src"] {
+            let target = encoder.static_pad(name)?;
+            self.ghost(name)?.set_target(Some(&target)).ok()?;
+        }
+        Some(())
+    }
+
+    pub(super) fn disconnect(&self) {
+        for ghost in ["sink", "src"]
+            .into_iter()
+            .filter_map(|name| self.ghost(name))
+        {
+            let _ = ghost.set_target(None::<&gst::Pad>);
+        }
+    }
+
+    /// Posts an encoder's message that was kept back.
+    pub(crate) fn post_kept(&self, message: gst::Message) {
+        self.imp().parent_handle_message(message);
+    }
+}

@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! `scriptedenc`: a real GstVideoEncoder that does what a test tells it to.
+//!
+//! Its packets are text: `{frame} {kind} {nth} {refs}`, where *nth* counts frames since the last key frame, and *refs* is what
+//! this encoder has seen since then, as a hash. So a packet tells which frame it is, and it differs if its
+//! encoder was fed other frames before it, as those of a real encoder do.
+//!
+//! The frame number is read from the first 8 bytes of the picture. Nothing here sleeps: a frame waits at a [`Gate`]
+//! until the test opens it.
+
+use gst::glib;
+use gst::subclass::prelude::*;
+use gst_video::prelude::*;
+use gst_video::subclass::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
+
+/// Stops frames inside an encoder until the test lets them through.
+#[derive(Default)]
+pub struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    /// Frames that may pass.
+    permits: u64,
+    /// The gate is gone: all pass.
+    open: bool,
+    /// Frames that stand before it.
+    waiting: Vec<u64>,
+}
+
+static GATES: LazyLock<Mutex<BTreeMap<String, Arc<Gate>>>> = LazyLock::new(Default::default);
+
+impl Gate {
+    /// The gate of this name, for encoders with `gate=name`.
+    pub fn named(name: &str) -> Arc<Gate> {
+        GATES
+            .lock()
+            .unwrap()
+            .entry(name.to_string())
+            .or_default()
+            .clone()
+    }
+
+    pub fn let_pass(&self, frames: u64) {
+        self.state.lock().unwrap().permits += frames;
+        self.changed.notify_all();
+    }
+
+    pub fn open(&self) {
+        self.state.lock().unwrap().open = true;
+        self.changed.notify_all();
+    }
+
+    /// Blocks the test until `count` frames stand before the gate; returns them.
+    pub fn wait_for(&self, count: usize) -> Vec<u64> {
+        let state = self.state.lock().unwrap();
+        let state = self
+            .changed
+            .wait_while(state, |state| state.waiting.len() < count)
+            .unwrap();
+        state.waiting.clone()
+    }
+
+    fn pass(&self, frame: u64) {
+        let mut state = self.state.lock().unwrap();
+        state.waiting.push(frame);
+        self.changed.notify_all();
+        let mut state = self
+            .changed
+            .wait_while(state, |state| !state.open && state.permits == 0)
+            .unwrap();
+        state.permits = state.permits.saturating_sub(1);
+        state.waiting.retain(|&waiting| waiting != frame);
+    }
+}
+
+/// How often a failure that is told to happen `times` has happened, by script name.
+static FAILURES: LazyLock<Mutex<BTreeMap<String, u32>>> = LazyLock::new(Default::default);
+
+pub const CAPS: &str = "video/x-scripted";
+
+mod imp {
+    use super::*;
+    use glib::Properties;
+
+    #[derive(Debug, Clone, Default)]
+    pub struct Script {
+        /// Frames shown before each P frame but sent after it.
+        bframes: u32,
+        /// Frames held back before the first leaves.
+        look_ahead: u32,
+        /// Forced key frames are not made.
+        ignore_keys: bool,
+        /// Frames before a forced key frame refer to it.
+        open_gop: bool,
+        /// Announces no reordering by its DTS.
+        plain_dts: bool,
+        /// Every so many frames is skipped, and said to be.
+        skip_every: u64,
+        /// This frame is lost without a word.
+        lose: i64,
+        /// This frame is sent twice.
+        double: i64,
+        /// This frame is an error.
+        fail_at: i64,
+        /// How often it is, over all encoders with this `name_of_failure`; 0: always.
+        fail_times: u32,
+        name_of_failure: String,
+        gate: Option<String>,
+        /// Describes itself differently each time.
+        vary_caps: bool,
+        refuse_caps: bool,
+    }
+
+    #[derive(Default)]
+    struct State {
+        /// Frames that are in, in order: their number in the base class, their number, key.
+        pending: Vec<(u32, u64, bool)>,
+        seen_any: bool,
+        since_key: u64,
+        hash: u64,
+        count: u64,
+        times: Vec<gst::ClockTime>,
+        sent: usize,
+    }
+
+    #[derive(Properties, Default)]
+    #[properties(wrapper_type = super::ScriptedEnc)]
+    pub struct ScriptedEnc {
+        #[property(name = "bframes", get, set, type = u32, member = bframes)]
+        #[property(name = "look-ahead", get, set, type = u32, member = look_ahead)]
+        #[property(name = "ignore-keys", get, set, type = bool, member = ignore_keys)]
+        #[property(name = "open-gop", get, set, type = bool, member = open_gop)]
+        #[property(name = "plain-dts", get, set, type = bool, member = plain_dts)]
+        #[property(name = "skip-every", get, set, type = u64, member = skip_every)]
+        #[property(name = "lose", get, set, type = i64, member = lose, default = -1)]
+        #[property(name = "double", get, set, type = i64, member = double, default = -1)]
+        #[property(name = "fail-at", get, set, type = i64, member = fail_at, default = -1)]
+        #[property(name = "fail-times", get, set, type = u32, member = fail_times)]
+        #[property(name = "failure", get, set, type = String, member = name_of_failure)]
+        #[property(name = "gate", get, set, type = Option<String>, member = gate)]
+        #[property(name = "vary-caps", get, set, type = bool, member = vary_caps)]
+        #[property(name = "refuse-caps", get, set, type = bool, member = refuse_caps)]
+        script: Mutex<Script>,
+        state: Mutex<State>,
+    }
+
+    #[glib::object_subclass]
+    impl ObjectSubclass for ScriptedEnc {
+        const NAME: &'static str = "VtTestScriptedEnc";
+        type Type = super::ScriptedEnc;
+        type ParentType = gst_video::VideoEncoder;
+
+        fn new() -> Self {
+            Self {
+                script: Mutex::new(Script {
+                    lose: -1,
+                    double: -1,
+                    fail_at: -1,
+                    ..Script::default()
+                }),
+                state: Mutex::default(),
+            }
+        }
+    }
+
+    #[glib::derived_properties]
+    impl ObjectImpl for ScriptedEnc {}
+    impl GstObjectImpl for ScriptedEnc {}
+
+    impl ElementImpl for ScriptedEnc {
+        fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+            static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+                gst::subclass::ElementMetadata::new("Test", "Codec/Encoder/Video", "Test", "Test")
+            });
+            Some(&METADATA)
+        }
+
+        fn pad_templates() -> &'static [gst::PadTemplate] {
+            static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+                let always = gst::PadPresence::Always;
+                let raw = gst::Caps::new_empty_simple("video/x-raw");
+                let out = gst::Caps::new_empty_simple(CAPS);
+                vec![
+                    gst::PadTemplate::new("sink", gst::PadDirection::Sink, always, &raw).unwrap(),
+                    gst::PadTemplate::new("src", gst::PadDirection::Src, always, &out).unwrap(),
+                ]
+            });
+            &TEMPLATES
+        }
+    }
+
+    impl VideoEncoderImpl for ScriptedEnc {
+        fn start(&self) -> Result<(), gst::ErrorMessage> {
+            *self.state.lock().unwrap() = State::default();
+            // As every GStreamer encoder with B-frames does.
+            self.obj()
+                .set_min_pts(gst::ClockTime::from_seconds(3_600_000));
+            Ok(())
+        }
+
+        fn set_format(
+            &self,
+            state: &gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>,
+        ) -> Result<(), gst::LoggableError> {
+            static INSTANCES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+            let script = self.script.lock().unwrap().clone();
+            if script.refuse_caps {
+                return Err(gst::loggable_error!(gst::CAT_RUST, "refused by script"));
+            }
+            let mut caps = gst::Caps::new_empty_simple(CAPS);
+            if script.vary_caps {
+                let instance = INSTANCES.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                caps.make_mut().set("instance", instance);
+            }
+            let obj = self.obj();
+            let output = obj
+                .set_output_state(caps, Some(state))
+                .map_err(|_| gst::loggable_error!(gst::CAT_RUST, "no output state"))?;
+            obj.negotiate(output)
+                .map_err(|_| gst::loggable_error!(gst::CAT_RUST, "not negotiated"))
+        }
+
+        fn handle_frame(
+            &self,
+            frame: gst_video::VideoCodecFrame,
+        ) -> Result<gst::FlowSuccess, gst::FlowError> {
+            let script = self.script.lock().unwrap().clone();
+            let number = {
+                let input = frame.input_buffer().unwrap().map_readable().unwrap();
+                u64::from_le_bytes(input[..8].try_into().unwrap())
+            };
+            if let Some(gate) = &script.gate {
+                Gate::named(gate).pass(number);
+            }
+            if script.fail_at == number as i64 && self.fails(&script) {
+                gst::element_imp_error!(
+                    self,
+                    gst::StreamError::Encode,
+                    ["scripted failure at frame {number}"]
+                );
+                return Err(gst::FlowError::Error);
+            }
+            let forced = frame
+                .flags()
+                .contains(gst_video::VideoCodecFrameFlags::FORCE_KEYFRAME)
+                && !script.ignore_keys;
+            let system = frame.system_frame_number();
+            let pts = frame.pts().unwrap();
+            drop(frame);
+            {
+                let mut state = self.state.lock().unwrap();
+                let key = forced || !state.seen_any;
+                state.seen_any = true;
+                state.times.push(pts);
+                state.pending.push((system, number, key));
+            }
+            self.work(&script, false)
+        }
+
+        fn finish(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
+            let script = self.script.lock().unwrap().clone();
+            self.work(&script, true)
+        }
+    }
+
+    impl ScriptedEnc {
+        fn fails(&self, script: &Script) -> bool {
+            let mut failures = FAILURES.lock().unwrap();
+            let count = failures.entry(script.name_of_failure.clone()).or_default();
+            *count += 1;
+            script.fail_times == 0 || *count <= script.fail_times
+        }
+
+        /// Sends as many mini-GOPs as the script allows.
+        fn work(&self, script: &Script, drain: bool) -> Result<gst::FlowSuccess, gst::FlowError> {
+            loop {
+                let mut group = {
+                    let mut state = self.state.lock().unwrap();
+                    let pending = state.pending.len();
+                    let held = if drain { 0 } else { script.look_ahead as usize };
+                    let full = script.bframes as usize + 1;
+                    if pending == 0 {
+                        return Ok(gst::FlowSuccess::Ok);
+                    }
+                    // A key frame ends the group before it; it stands alone.
+                    let key = state.pending.iter().position(|&(_, _, key)| key);
+                    let size = match key {
+                        Some(0) => 1,
+                        Some(at) if script.open_gop && at < full => at + 1,
+                        Some(at) => at.min(full),
+                        None if drain => full.min(pending),
+                        None => full,
+                    };
+                    if pending < size + held {
+                        return Ok(gst::FlowSuccess::Ok);
+                    }
+                    state.pending.drain(..size).collect::<Vec<_>>()
+                };
+                group.rotate_right(1);
+                for (system, number, key) in group {
+                    self.send(script, system, number, key)?;
+                }
+            }
+        }
+
+        fn send(
+            &self,
+            script: &Script,
+            system: u32,
+            number: u64,
+            key: bool,
+        ) -> Result<gst::FlowSuccess, gst::FlowError> {
+            let obj = self.obj();
+            let mut frame = obj.frame(system as i32).unwrap();
+            let (text, dts) = {
+                let mut state = self.state.lock().unwrap();
+                state.since_key = if key { 0 } else { state.since_key + 1 };
+                state.hash = if key { 0 } else { state.hash };
+                state.hash = state.hash.wrapping_mul(31).wrapping_add(number + 1);
+                state.count += 1;
+                // As x264 makes it: the presentation times in order, delayed by the reordering.
+                let depth = usize::from(script.bframes > 0);
+                let sent = state.sent;
+                state.sent += 1;
+                let dts = match sent.checked_sub(depth) {
+                    Some(index) => state.times[index],
+                    None => {
+                        let delay = state
+                            .times
+                            .get(depth)
+                            .map_or(gst::ClockTime::ZERO, |time| *time - state.times[0]);
+                        state.times[sent] - delay
+                    }
+                };
+                let kind = if key { "key" } else { "delta" };
+                let text = format!("{number} {kind} {} {:x}", state.since_key, state.hash);
+                (text, dts)
+            };
+            if script.skip_every > 0 && number % script.skip_every == script.skip_every - 1 {
+                // No output: the base class says so in a QoS message.
+                return obj.finish_frame(frame);
+            }
+            if script.lose == number as i64 {
+                // Stays in the base class, which does not miss it.
+                return Ok(gst::FlowSuccess::Ok);
+            }
+            if script.double == number as i64 {
+                let mut extra = gst::Buffer::from_slice(text.clone().into_bytes());
+                let times = extra.get_mut().unwrap();
+                times.set_pts(frame.pts());
+                times.set_dts(frame.pts());
+                times.set_flags(gst::BufferFlags::DELTA_UNIT);
+                obj.src_pad().push(extra)?;
+            }
+            let mut flags = frame.flags();
+            flags.set(gst_video::VideoCodecFrameFlags::SYNC_POINT, key);
+            frame.set_flags(flags);
+            if !key {
+                frame.unset_flags(gst_video::VideoCodecFrameFlags::SYNC_POINT);
+            }
+            if !script.plain_dts {
+                frame.set_dts(dts);
+            }
+            frame.set_output_buffer(gst::Buffer::from_slice(text.into_bytes()));
+            obj.finish_frame(frame)
+        }
+    }
+}
+
+glib::wrapper! {
+    pub struct ScriptedEnc(ObjectSubclass<imp::ScriptedEnc>)
+        @extends gst_video::VideoEncoder, gst::Element, gst::Object;
+}
+
+pub fn register() {
+    gst::Element::register(
+        None,
+        "scriptedenc",
+        gst::Rank::NONE,
+        ScriptedEnc::static_type(),
+    )
+    .unwrap();
+}
