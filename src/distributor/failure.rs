@@ -11,30 +11,41 @@ use crate::session::encoder::EncoderError;
 use gst::subclass::prelude::*;
 
 impl Distributor {
-    /// Ends the stream with an error: upstream gets an error flow, everything that waits returns.
+    /// Ends the stream with an error. Said first: upstream, which gets an error flow, says that it got one.
     pub(crate) fn fail(&self, error: gst::ErrorMessage) {
-        if self.give_up(gst::FlowError::Error)
+        if self.begins_to_fail()
             && let Some(bin) = self.bin()
         {
             gst::error!(CAT, imp = self, "{error}");
             bin.imp().post_error_message(error);
         }
+        self.give_up(gst::FlowError::Error);
     }
 
     /// Ends the stream with the error that an encoder posted.
     pub(super) fn fail_as_posted(&self, id: SessionId, message: gst::Message) {
-        if self.give_up(gst::FlowError::Error)
+        if self.begins_to_fail()
             && let Some(session) = self.session(id)
         {
             session.slot.post_kept(message);
         }
+        self.give_up(gst::FlowError::Error);
     }
 
-    /// The flow of all sessions is an error from now on. `false` if it was before.
-    pub(super) fn give_up(&self, flow: gst::FlowError) -> bool {
+    /// The first failure of a stream is reported, those that follow from it are not.
+    fn begins_to_fail(&self) -> bool {
+        let mut state = lock(&self.state);
+        let Some(state) = state.as_mut().filter(|state| state.flow.is_ok()) else {
+            return false;
+        };
+        !std::mem::replace(&mut state.fails, true)
+    }
+
+    /// The flow of all sessions is an error from now on: whatever waits returns.
+    pub(super) fn give_up(&self, flow: gst::FlowError) {
         let mut guard = lock(&self.state);
         let Some(state) = guard.as_mut().filter(|state| state.flow.is_ok()) else {
-            return false;
+            return;
         };
         for slot in &state.slots {
             let combined = state.combiner.update_pad_flow(&slot.session.src, Err(flow));
@@ -43,7 +54,6 @@ impl Distributor {
         state.wake_all();
         drop(guard);
         self.room.notify_all();
-        true
     }
 
     /// Downstream takes no more: upstream gets the same. If upstream has ended, nobody else would say so.
@@ -54,18 +64,14 @@ impl Distributor {
             stream.is_none_or(|stream| stream.ended)
         };
         let is_error = !matches!(flow, gst::FlowError::Eos | gst::FlowError::Flushing);
-        if self.give_up(flow)
-            && ended
-            && is_error
-            && let Some(bin) = self.bin()
-        {
-            gst::element_error!(
-                bin,
+        if ended && is_error {
+            self.fail(gst::error_msg!(
                 gst::StreamError::Failed,
                 ("Internal data stream error."),
                 ["downstream of vtparallelenc returned {flow:?} after the end of its input"]
-            );
+            ));
         }
+        self.give_up(flow);
     }
 
     /// Output was held back while no input came, and leaves early now.

@@ -99,6 +99,8 @@ pub(super) struct State {
     pub(super) combiner: gst_base::UniqueFlowCombiner,
     /// What upstream gets from now on, where that is an error.
     pub(super) flow: Result<(), gst::FlowError>,
+    /// An error was or is being posted.
+    pub(super) fails: bool,
     pub(super) tally: Tally,
 }
 
@@ -152,6 +154,7 @@ impl State {
             flushing: false,
             combiner,
             flow: Ok(()),
+            fails: false,
         }
     }
 
@@ -173,6 +176,7 @@ impl State {
     pub(super) fn flush(&mut self) {
         self.flushing = false;
         self.flow = Ok(());
+        self.fails = false;
         self.combiner.reset();
         self.early.retain(|event| {
             !matches!(event.type_(), gst::EventType::Segment | gst::EventType::Eos)

@@ -59,7 +59,11 @@ impl fmt::Display for Fault {
             Fault::UnknownChunk(chunk) => write!(f, "a packet of chunk {chunk} came unasked"),
             Fault::Twice(frame) => write!(f, "frame {frame} was delivered twice"),
             Fault::Missing { first, count } => {
-                write!(f, "{count} frames were not delivered, the first is {first}")
+                write!(
+                    f,
+                    "{count} frames were not delivered, the first is {first}; if the encoder loses frames at \
+                     its end, set overlap-after to more than that"
+                )
             }
             Fault::StartNotKey(frame) => write!(
                 f,

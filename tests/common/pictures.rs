@@ -60,8 +60,9 @@ pub fn synthetic(frames: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Frames of a real clip, where the clips are there.
+/// Frames of a real clip, where the clips are there; not from its start, which fades in from black.
 pub fn clip(frames: usize) -> Option<Vec<Vec<u8>>> {
+    const FADE_IN: usize = 100;
     let file =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/media/big-buck-bunny-480p-30s.mp4");
     if !file.exists() {
@@ -70,8 +71,9 @@ pub fn clip(frames: usize) -> Option<Vec<Vec<u8>>> {
     }
     let pipeline = Pipeline::parse(&format!(
         "filesrc location={} ! qtdemux ! h264parse ! avdec_h264 ! videoscale ! videoconvert ! {I420},framerate=24/1 ! \
-         fakesink name=sink num-buffers={frames}",
-        file.display()
+         fakesink name=sink num-buffers={}",
+        file.display(),
+        FADE_IN + frames
     )
     .replace("framerate=25/1,", ""));
     let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
@@ -81,6 +83,8 @@ pub fn clip(frames: usize) -> Option<Vec<Vec<u8>>> {
         .unwrap()
         .packets
         .iter()
+        .skip(FADE_IN)
+        .take(frames)
         .map(|packet| packet.bytes.clone())
         .collect();
     for (number, picture) in pictures.iter_mut().enumerate() {

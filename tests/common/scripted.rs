@@ -121,7 +121,8 @@ mod imp {
     struct State {
         /// Frames that are in, in order: their number in the base class, their number, key.
         pending: Vec<(u32, u64, bool)>,
-        seen_any: bool,
+        /// A key frame is due: at the start, or because the one that was due was skipped.
+        key_due: bool,
         since_key: u64,
         hash: u64,
         count: u64,
@@ -197,7 +198,10 @@ mod imp {
 
     impl VideoEncoderImpl for ScriptedEnc {
         fn start(&self) -> Result<(), gst::ErrorMessage> {
-            *self.state.lock().unwrap() = State::default();
+            *self.state.lock().unwrap() = State {
+                key_due: true,
+                ..State::default()
+            };
             // As every GStreamer encoder with B-frames does.
             self.obj()
                 .set_min_pts(gst::ClockTime::from_seconds(3_600_000));
@@ -250,13 +254,17 @@ mod imp {
                 .flags()
                 .contains(gst_video::VideoCodecFrameFlags::FORCE_KEYFRAME)
                 && !script.ignore_keys;
+            if script.skip_every > 0 && number % script.skip_every == script.skip_every - 1 {
+                self.state.lock().unwrap().key_due |= forced;
+                // No output: the base class says so in a QoS message.
+                return self.obj().finish_frame(frame);
+            }
             let system = frame.system_frame_number();
             let pts = frame.pts().unwrap();
             drop(frame);
             {
                 let mut state = self.state.lock().unwrap();
-                let key = forced || !state.seen_any;
-                state.seen_any = true;
+                let key = std::mem::take(&mut state.key_due) || forced;
                 state.times.push(pts);
                 state.pending.push((system, number, key));
             }
@@ -342,10 +350,6 @@ mod imp {
                 let text = format!("{number} {kind} {} {:x}", state.since_key, state.hash);
                 (text, dts)
             };
-            if script.skip_every > 0 && number % script.skip_every == script.skip_every - 1 {
-                // No output: the base class says so in a QoS message.
-                return obj.finish_frame(frame);
-            }
             if script.lose == number as i64 {
                 // Stays in the base class, which does not miss it.
                 return Ok(gst::FlowSuccess::Ok);
