@@ -175,7 +175,7 @@ impl Aggregator {
         let _ = self.src.pause_task();
         {
             let mut state = lock(&self.state);
-            *state = state.flushed();
+            *state = state.flushed(self.src.current_caps());
         }
         self.src.push_event(event);
         self.start_task();
@@ -197,6 +197,12 @@ impl Aggregator {
         }
         let caps = self.src.peer_query_caps(None);
         lock(&self.snapshot).get_or_insert(caps).clone()
+    }
+
+    /// What downstream accepts, as it was when the encoders were chosen or as it is now.
+    pub(crate) fn snapshot_or_ask(&self) -> gst::Caps {
+        let taken = lock(&self.snapshot).clone();
+        taken.unwrap_or_else(|| self.src.peer_query_caps(None))
     }
 
     /// The longest time of video that chunks hold back.
@@ -382,8 +388,7 @@ impl Aggregator {
         }
         match query.view_mut() {
             gst::QueryViewMut::Caps(query) => {
-                let taken = lock(&self.snapshot).clone();
-                let caps = taken.unwrap_or_else(|| self.src.peer_query_caps(None));
+                let caps = self.snapshot_or_ask();
                 query.set_result(&match query.filter_owned() {
                     Some(filter) => {
                         filter.intersect_with_mode(&caps, gst::CapsIntersectMode::First)
@@ -541,19 +546,32 @@ impl Aggregator {
     }
 
     fn send(&self, items: Vec<Item>) -> Result<(), gst::FlowError> {
+        let mut unsent = Vec::new();
+        let mut result = Ok(());
         for item in items {
             match item {
                 Item::Event(event) => {
                     gst::log!(CAT, imp = self, "Sending {event:?}");
-                    self.src.push_event(event);
+                    // Caps come again from the encoder.
+                    let lasts = event.is_sticky() && event.type_() != gst::EventType::Caps;
+                    if !self.src.push_event(event.clone()) && lasts && self.is_flushing() {
+                        unsent.push(event);
+                    }
                 }
                 Item::Buffer(buffer) => {
                     gst::trace!(CAT, imp = self, "Sending {buffer:?}");
-                    self.src.push(buffer)?;
+                    result = self.src.push(buffer).map(drop);
                 }
             }
         }
-        Ok(())
+        if !unsent.is_empty() {
+            lock(&self.state).put_back(unsent);
+        }
+        result
+    }
+
+    fn is_flushing(&self) -> bool {
+        self.src.pad_flags().contains(gst::PadFlags::FLUSHING)
     }
 
     /// Downstream doesn't take any more: upstream and the sessions get to know.

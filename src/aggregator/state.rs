@@ -131,18 +131,30 @@ impl State {
         }
     }
 
-    /// The state after a flush: what is still true of the stream stays.
-    pub(super) fn flushed(&self) -> Self {
+    /// The state after a flush: what is still true of the stream stays, sent or not. `caps`: those that
+    /// downstream really has.
+    pub(super) fn flushed(&mut self, caps: Option<gst::Caps>) -> Self {
+        let stays = |event: &gst::Event| {
+            let ends = [gst::EventType::Segment, gst::EventType::Eos];
+            event.is_sticky() && !ends.contains(&event.type_())
+        };
+        let events = std::mem::take(&mut self.events).into_iter();
+        // An encoder that waits for its first chunk has told its caps already.
+        let feeds = std::mem::take(&mut self.feeds);
         Self {
+            events: events
+                .filter(|(_, event)| stays(event))
+                .map(|(_, event)| (FrameNo(0), event))
+                .collect(),
             sent: Sent {
-                caps: self.sent.caps.clone(),
-                tags: self.sent.tags.clone(),
+                caps,
                 frames: self.sent.frames,
                 ..Sent::default()
             },
             holds_back: self.holds_back,
             stopped: self.stopped,
-            ..Self::new(self.feeds.len())
+            feeds,
+            ..Self::new(0)
         }
     }
 
@@ -175,6 +187,13 @@ impl State {
 
     pub(super) fn event(&mut self, before: FrameNo, event: gst::Event) {
         self.events.push_back((before, event));
+    }
+
+    /// A flush kept these events from being sent; they go first after it.
+    pub(super) fn put_back(&mut self, events: Vec<gst::Event>) {
+        for event in events.into_iter().rev() {
+            self.events.push_front((FrameNo(0), event));
+        }
     }
 
     pub(super) fn begin(&mut self, session: SessionId, chunk: ChunkId) {

@@ -44,7 +44,7 @@ impl Distributor {
         let snapshot = self.aggregator().snapshot_caps();
         let description = match &job.encoder {
             Some(description) => description.clone(),
-            None => encoder::choose(&snapshot, &caps)?,
+            None => encoder::choose(&snapshot, &caps)?.name().to_string(),
         };
         let sequential = job.sequential.or_else(|| {
             let mut latency = gst::query::Latency::new();

@@ -6,6 +6,7 @@ use super::imp::Distributor;
 use super::state::{Mode, frame_bytes};
 use crate::locking::lock;
 use crate::logic::frame::FrameNo;
+use crate::session::encoder;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
@@ -18,13 +19,7 @@ impl Distributor {
         }
         match query.view_mut() {
             gst::QueryViewMut::Caps(query) => {
-                let asked = lock(&self.state)
-                    .as_ref()
-                    .and_then(|state| state.sink_caps.clone());
-                let caps = asked.unwrap_or_else(|| match straight {
-                    Some(straight) if straight.is_linked() => straight.peer_query_caps(None),
-                    _ => pad.pad_template_caps(),
-                });
+                let caps = self.sink_caps_answer(pad, straight);
                 query.set_result(&match query.filter_owned() {
                     Some(filter) => {
                         filter.intersect_with_mode(&caps, gst::CapsIntersectMode::First)
@@ -42,6 +37,29 @@ impl Distributor {
             // Frames are held until their chunk is done: they can't be handed back on request.
             gst::QueryViewMut::Drain(_) => false,
             _ => self.aggregator().src().peer_query(query),
+        }
+    }
+
+    /// What can be encoded: as the encoder said before it began, or says now, or as far as it is known which
+    /// encoder it will be.
+    fn sink_caps_answer(&self, pad: &gst::Pad, straight: Option<gst::Pad>) -> gst::Caps {
+        let (asked, known) = {
+            let state = lock(&self.state);
+            let state = state.as_ref();
+            (
+                state.and_then(|state| state.sink_caps.clone()),
+                state.and_then(|state| state.description.clone()),
+            )
+        };
+        let template = pad.pad_template_caps();
+        match (asked, known, straight) {
+            (Some(asked), ..) => asked,
+            (None, Some(_), Some(straight)) => straight.peer_query_caps(None),
+            _ => {
+                let downstream = self.aggregator().snapshot_or_ask();
+                let chosen = encoder::choose(&downstream, &template);
+                chosen.map_or(template, |factory| encoder::raw_caps(&factory))
+            }
         }
     }
 

@@ -31,7 +31,6 @@
  * #vtparallelenc:encoder builds elements as `gst-launch-1.0` does. It must not come from strangers.
  */
 use gst::prelude::*;
-use once_cell::sync::Lazy;
 
 pub(crate) mod imp;
 pub(crate) mod report;
@@ -44,14 +43,11 @@ glib::wrapper! {
 
 /// Raw video in any memory.
 pub(crate) fn raw_caps() -> gst::Caps {
-    static RAW: Lazy<gst::Caps> = Lazy::new(|| {
-        let mut caps = gst::Caps::new_empty_simple("video/x-raw");
-        let any = gst::Structure::new_empty("video/x-raw");
-        caps.make_mut()
-            .append_structure_full(any, Some(gst::CapsFeatures::new_any()));
-        caps
-    });
-    RAW.clone()
+    let mut caps = gst::Caps::new_empty_simple("video/x-raw");
+    let any = gst::Structure::new_empty("video/x-raw");
+    caps.make_mut()
+        .append_structure_full(any, Some(gst::CapsFeatures::new_any()));
+    caps
 }
 
 pub(crate) fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {

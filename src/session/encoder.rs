@@ -121,7 +121,10 @@ fn check(encoder: &gst::Element) -> Result<(), &'static str> {
 }
 
 /// The highest ranked installed encoder that makes what `downstream` accepts from `raw`.
-pub(crate) fn choose(downstream: &gst::Caps, raw: &gst::Caps) -> Result<String, EncoderError> {
+pub(crate) fn choose(
+    downstream: &gst::Caps,
+    raw: &gst::Caps,
+) -> Result<gst::ElementFactory, EncoderError> {
     let factories = gst::ElementFactory::factories_with_type(
         gst::ElementFactoryType::VIDEO_ENCODER,
         gst::Rank::MARGINAL,
@@ -131,11 +134,20 @@ pub(crate) fn choose(downstream: &gst::Caps, raw: &gst::Caps) -> Result<String, 
         .filter(|factory| !downstream.is_any() && factory.can_src_any_caps(downstream))
         .filter(|factory| factory.can_sink_any_caps(raw))
         .max_by_key(|factory| (factory.rank(), std::cmp::Reverse(factory.name())));
-    chosen
-        .map(|factory| factory.name().to_string())
-        .ok_or_else(|| EncoderError::CannotChoose {
-            downstream: downstream.clone(),
-        })
+    chosen.cloned().ok_or_else(|| EncoderError::CannotChoose {
+        downstream: downstream.clone(),
+    })
+}
+
+/// The raw video that encoders of a factory can take.
+pub(crate) fn raw_caps(factory: &gst::ElementFactory) -> gst::Caps {
+    let mut caps = gst::Caps::new_empty();
+    for template in factory.static_pad_templates() {
+        if template.direction() == gst::PadDirection::Sink {
+            caps.merge(template.caps());
+        }
+    }
+    caps
 }
 
 #[cfg(test)]
@@ -182,7 +194,7 @@ mod tests {
             .field("format", "I420")
             .build();
         let jpeg = gst::Caps::new_empty_simple("image/jpeg");
-        assert!(choose(&jpeg, &raw).unwrap().contains("jpeg"));
+        assert!(choose(&jpeg, &raw).unwrap().name().contains("jpeg"));
         let error = choose(&gst::Caps::new_any(), &raw).unwrap_err();
         assert!(error.to_string().contains("encoder=x264enc"));
     }

@@ -12,7 +12,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, Once};
 
 /// No pipeline here takes nearly as long: one that does hangs.
-const HANG: gst::ClockTime = gst::ClockTime::from_seconds(120);
+const HANG: gst::ClockTime = gst::ClockTime::from_seconds(60);
 
 pub fn init() {
     static INIT: Once = Once::new();

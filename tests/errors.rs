@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What can't be done is said, with what to do about it; it never hangs and never panics.
+
+mod common;
+
+use common::{End, constant, encode_times, scripted_pipeline};
+use gst::prelude::*;
+
+/// The error that a run with these properties ends with.
+fn error(properties: &str) -> End {
+    encode_times(
+        &format!("vtparallelenc name=enc {properties}"),
+        &constant(60),
+    )
+    .0
+}
+
+fn assert_says(properties: &str, parts: &[&str]) {
+    let text = error(properties).error();
+    for part in parts {
+        assert!(text.contains(part), "{properties}: {text}");
+    }
+}
+
+#[test]
+fn no_such_encoder() {
+    assert_says(
+        "encoder=nosuchenc",
+        &["nosuchenc", "set the property 'encoder'"],
+    );
+}
+
+#[test]
+fn a_description_that_does_not_parse() {
+    assert_says("encoder=\"jpegenc nosuchproperty=1\"", &["nosuchproperty"]);
+    assert_says("encoder=\"jpegenc ! ! \"", &["can't be made"]);
+}
+
+#[test]
+fn what_is_no_encoder() {
+    assert_says("encoder=identity", &["contains no encoder"]);
+    assert_says(
+        "encoder=\"vtparallelenc\"",
+        &["contains vtparallelenc itself"],
+    );
+    assert_says("encoder=\"jpegenc ! fakesink\"", &["a source or a sink"]);
+}
+
+#[test]
+fn an_encoder_that_cannot_be_chosen() {
+    // Downstream is a fakesink: it accepts anything.
+    assert_says(
+        "sessions=2",
+        &["No encoder can be chosen", "encoder=x264enc"],
+    );
+}
+
+#[test]
+fn an_encoder_that_is_chosen_by_downstream() {
+    let pipeline = common::Pipeline::parse(
+        "videotestsrc num-buffers=60 ! vtparallelenc name=enc sessions=2 chunk-frames=20 ! image/jpeg ! fakesink",
+    );
+    pipeline.run().expect_eos();
+    let encoder: String = pipeline.stats().get("encoder").unwrap();
+    assert!(encoder.contains("jpeg"), "{encoder}");
+}
+
+#[test]
+fn an_encoder_that_refuses_the_caps() {
+    for sessions in ["sessions=2", "sessions=1 chunk-frames=10"] {
+        assert_says(
+            &format!("encoder=\"scriptedenc refuse-caps=true\" {sessions}"),
+            &["refused the video", "videoconvert"],
+        );
+        // In a chain only the first frame shows it.
+        assert_says(
+            &format!("encoder=\"queue ! scriptedenc refuse-caps=true\" {sessions}"),
+            &["refused the video"],
+        );
+    }
+}
+
+#[test]
+fn too_little_memory_for_one_chunk() {
+    assert_says(
+        "encoder=scriptedenc sessions=2 chunk-frames=100 max-raw-bytes=10000",
+        &[
+            "needs 112 raw frames (28672 bytes)",
+            "max-raw-bytes is 10000",
+            "lower chunk-frames",
+        ],
+    );
+    assert_says(
+        "encoder=scriptedenc sessions=2 max-raw-bytes=1",
+        &["max-raw-bytes"],
+    );
+}
+
+#[test]
+fn an_encoder_that_never_works_ends_with_its_own_message() {
+    for sessions in [
+        "sessions=3 chunk-frames=10",
+        "sessions=1",
+        "allow-parallel=false",
+    ] {
+        let end = error(&format!("encoder=\"scriptedenc fail-at=0\" {sessions}"));
+        let End::Error { source, debug, .. } = end else {
+            panic!("no error")
+        };
+        assert_eq!(source, "encoder", "{debug}");
+        assert!(debug.contains("scripted failure at frame 0"), "{debug}");
+    }
+}
+
+#[test]
+fn a_chunk_that_always_fails_ends_with_the_encoders_message() {
+    let end = error("encoder=\"scriptedenc fail-at=25\" sessions=2 chunk-frames=10");
+    let text = end.error();
+    assert!(text.contains("scripted failure at frame 25"), "{text}");
+}
+
+#[test]
+fn a_chunk_that_fails_twice_is_nobodys_business() {
+    let (end, output, stats) = encode_times(
+        "vtparallelenc name=enc sessions=2 chunk-frames=10 \
+         encoder=\"scriptedenc fail-at=25 fail-times=2 failure=nobodys-business\"",
+        &constant(60),
+    );
+    end.expect_eos();
+    assert_eq!(output.packets.len(), 60);
+    assert_eq!(stats.unwrap().get::<u64>("attempts-failed").unwrap(), 2);
+}
+
+#[test]
+fn downstreams_error_reaches_upstream() {
+    for flow in [
+        gst::FlowError::Error,
+        gst::FlowError::NotNegotiated,
+        gst::FlowError::NotLinked,
+    ] {
+        let pipeline = scripted_pipeline(
+            "vtparallelenc name=enc encoder=scriptedenc sessions=2 chunk-frames=10 ! identity name=id",
+        );
+        let src = pipeline.element("id").static_pad("sink").unwrap();
+        src.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            info.flow_res = Err(flow);
+            gst::PadProbeReturn::Handled
+        });
+        let app = common::app_src(&pipeline);
+        for (number, &time) in constant(500).iter().enumerate() {
+            app.push_buffer(common::gray(number as u64, time)).unwrap();
+        }
+        // No EOS: it is upstream that stops, because it was told.
+        let text = pipeline.run().error();
+        assert!(
+            text.contains("Internal data stream error"),
+            "{flow:?}: {text}"
+        );
+    }
+}
+
+#[test]
+fn downstreams_error_after_the_last_frame_is_reported_too() {
+    let (end, ..) = encode_times(
+        "vtparallelenc name=enc encoder=scriptedenc sessions=2 chunk-frames=100 ! identity error-after=3",
+        &constant(60),
+    );
+    assert!(!end.error().is_empty());
+}
+
+#[test]
+fn caps_that_are_no_video() {
+    let pipeline = common::Pipeline::parse(
+        "appsrc name=src format=time caps=\"video/x-raw,format=(string)GRAY8\" ! \
+         vtparallelenc name=enc encoder=scriptedenc sessions=2 ! fakesink",
+    );
+    let src = common::app_src(&pipeline);
+    let time = constant(1)[0];
+    src.push_buffer(common::gray(0, time)).unwrap();
+    let text = pipeline.run().error();
+    assert!(
+        text.contains("not raw video") || text.contains("not-negotiated"),
+        "{text}"
+    );
+}
