@@ -90,6 +90,7 @@ fn stopping_leaves_nothing_behind() {
     const INNER: &str = "VT_TEST_LEAKS";
     if std::env::var_os(INNER).is_some() {
         stop_a_hundred_times();
+        // SAFETY: this process runs this test alone, and no GStreamer object is left.
         unsafe { gst::deinit() };
         return;
     }
@@ -203,7 +204,7 @@ fn settings_changed_at_ready_hold_from_then_on() {
     pipeline.run().expect_eos();
     let stats = pipeline.stats();
     assert_eq!(stats.get::<u64>("chunks-finished").unwrap(), 2);
-    assert_eq!(stats.get::<gst::ArrayRef>("sessions").unwrap().len(), 4);
+    assert_eq!(stats.get::<gst::ArrayRef<'_>>("sessions").unwrap().len(), 4);
 }
 
 fn push_to(pad: &gst::Pad, number: u64) -> Result<gst::FlowSuccess, gst::FlowError> {

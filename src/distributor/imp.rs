@@ -151,9 +151,9 @@ impl Distributor {
     }
 
     /// READY to PAUSED: a new stream, with sessions for what was set meanwhile.
-    pub(crate) fn start(&self, job: Job) -> Result<(), EncoderError> {
+    pub(crate) fn start(&self, job: &Job) -> Result<(), EncoderError> {
         let prepared = lock(&self.state).as_ref().map(|state| state.job.clone());
-        if prepared.as_ref() != Some(&job) {
+        if prepared.as_ref() != Some(job) {
             self.unprepare();
             self.prepare(job.clone())?;
         }
@@ -172,7 +172,7 @@ impl Distributor {
             *state = State::new(job.clone(), sessions);
             first
         };
-        self.place_first(first.as_ref(), &job)
+        self.place_first(first.as_ref(), job)
     }
 
     /// Where it is known which encoder it will be, it answers for itself from the beginning.

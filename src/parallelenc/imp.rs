@@ -180,7 +180,7 @@ impl ElementImpl for ParallelEnc {
                 gst::info!(CAT, imp = self, "{job:?}");
                 distributor.prepare(job)
             }
-            gst::StateChange::ReadyToPaused => distributor.start(job),
+            gst::StateChange::ReadyToPaused => distributor.start(&job),
             gst::StateChange::PausedToReady => {
                 // Before the pads are deactivated: that waits for those who wait here.
                 distributor.stop();

@@ -232,7 +232,7 @@ mod imp {
 
         fn handle_frame(
             &self,
-            frame: gst_video::VideoCodecFrame,
+            frame: gst_video::VideoCodecFrame<'_>,
         ) -> Result<gst::FlowSuccess, gst::FlowError> {
             let script = self.script.lock().unwrap().clone();
             let number = {
