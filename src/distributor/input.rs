@@ -87,35 +87,34 @@ impl Distributor {
         Ok(gst::FlowSuccess::Ok)
     }
 
-    /// Before the first frame: asks upstream how long the stream will be, and plans equal chunks.
+    /// Asks upstream how long the stream will be, to plan equal chunks. Some parsers know it only after some frames, so
+    /// this asks at fixed frames until it is known or too late for the first chunk.
     pub(super) fn plan_with_length(&self) {
-        let (caps, segment, known) = {
+        const ASK_AT: [FrameNo; 4] = [FrameNo(0), FrameNo(16), FrameNo(32), FrameNo(64)];
+        let (caps, segment, told) = {
             let state = lock(&self.state);
             let Some(state) = state.as_ref() else { return };
             let (Some(stream), Some(caps)) = (&state.stream, &state.caps) else {
                 return;
             };
-            if stream.planner.next_frame() != FrameNo(0) {
+            if stream.length_known || !ASK_AT.contains(&stream.planner.next_frame()) {
                 return;
             }
-            (
-                caps.clone(),
-                stream.segment.clone(),
-                state.job.source_frames,
-            )
+            let told = state.job.source_frames;
+            (caps.clone(), stream.segment.clone(), told)
         };
-        let frames = known.or_else(|| self.frames_to_come(&caps, &segment));
+        let frames = told.or_else(|| self.frames_to_come(&caps, &segment));
         gst::info!(CAT, imp = self, "Frames to come: {frames:?}");
         let mut guard = lock(&self.state);
         let Some(state) = guard.as_mut() else { return };
-        // The length can't make a plan that was possible without it impossible.
-        if let Ok(plan) = state.plan(&caps, frames) {
-            self.announce(&caps, plan.capacity_frames);
+        // The length can't make a plan impossible that was possible without it.
+        if let (Some(_), Ok(plan)) = (frames, state.plan(&caps, frames)) {
+            let capacity_frames = plan.capacity_frames;
             if let Some(stream) = &mut state.stream {
-                stream
-                    .budget
-                    .set_limits(state.job.max_raw_bytes, plan.capacity_frames);
-                stream.planner.replan(plan);
+                stream.length_known = true;
+            }
+            if state.replan(plan) {
+                self.announce(&caps, capacity_frames);
             }
         }
     }
@@ -253,12 +252,7 @@ impl Distributor {
             };
             state.cut(self.aggregator());
             state.caps = Some(caps);
-            if let Some(stream) = &mut state.stream {
-                stream
-                    .budget
-                    .set_limits(state.job.max_raw_bytes, plan.capacity_frames);
-                stream.planner.replan(plan);
-            }
+            state.replan(plan);
         }
         self.before_next_frame(event);
         true

@@ -74,6 +74,8 @@ pub(super) struct Stream {
     pub(super) force_key: bool,
     /// EOS has come in.
     pub(super) ended: bool,
+    /// The plan is made for the source's length.
+    pub(super) length_known: bool,
 }
 
 pub(super) struct State {
@@ -230,7 +232,22 @@ impl State {
             tags: Vec::new(),
             force_key: false,
             ended: false,
+            length_known: false,
         });
+    }
+
+    /// Goes on with another plan, if it isn't too late for it.
+    pub(super) fn replan(&mut self, plan: Plan) -> bool {
+        let limit_bytes = self.job.max_raw_bytes;
+        let Some(stream) = &mut self.stream else {
+            return false;
+        };
+        let capacity_frames = plan.capacity_frames;
+        let replanned = stream.planner.replan(plan);
+        if replanned {
+            stream.budget.set_limits(limit_bytes, capacity_frames);
+        }
+        replanned
     }
 
     /// Most bytes of raw frames that will be held.

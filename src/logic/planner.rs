@@ -341,14 +341,23 @@ impl Planner {
         })
     }
 
-    /// The stream goes on after a [`cut`](Self::cut) with another plan. Chunks that opened before keep theirs.
-    pub fn replan(&mut self, plan: Plan) {
+    /// Goes on with another plan: after a [`cut`](Self::cut), or because the source's length became known while the first
+    /// chunk is still open, which then gets the new length. `false` if it is too late for that: the old plan stays.
+    pub fn replan(&mut self, plan: Plan) -> bool {
         // The overlap is the one part of a plan that live chunks go on using.
         debug_assert_eq!(
             (plan.before, plan.after),
             (self.plan.before, self.plan.after)
         );
+        if let Some(open) = self.live.back_mut().filter(|live| live.own_end.is_none()) {
+            let target = FrameNo(open.start.0.saturating_add(plan.length.of(0)));
+            if self.section_chunks > 1 || target.0 < self.arrived {
+                return false;
+            }
+            open.target = target;
+        }
         self.plan = plan;
+        true
     }
 
     fn live(&self, chunk: ChunkId) -> Option<&Live> {
@@ -636,6 +645,34 @@ mod tests {
             Some(Next::Drain(_))
         ));
         assert!(!planner.is_starving());
+    }
+
+    #[test]
+    fn a_length_that_becomes_known_late_still_gives_equal_chunks() {
+        let known = Plan::make(&Request {
+            source_frames: Some(100),
+            ..request()
+        })
+        .unwrap();
+        let after = |frames: u64| {
+            let mut planner = Planner::new(Plan::make(&request()).unwrap());
+            for _ in 0..frames {
+                let _ = planner.frame();
+            }
+            let accepted = planner.replan(known.clone());
+            for _ in frames..100 {
+                let _ = planner.frame();
+            }
+            planner.cut();
+            let lengths: Vec<u64> = drained(&planner)
+                .iter()
+                .map(|chunk| chunk.own.len())
+                .collect();
+            (accepted, lengths)
+        };
+        assert_eq!(after(0), (true, vec![50, 50]));
+        assert_eq!(after(50), (true, vec![50, 50]));
+        assert_eq!(after(51), (false, vec![100]));
     }
 
     #[test]
