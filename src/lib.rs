@@ -21,6 +21,7 @@
 //! - `distributor`: raw frames in, chunks to sessions.
 //! - `session`: one live encoder in one slot; runs a chunk through a fresh encoder.
 //! - `aggregator`: packets in, one stream out.
+//! - `queries`: answers that several pads give.
 //! - [`logic`]: the brains of all of them: plain Rust that knows no GStreamer, no clock and no thread.
 //!
 //! # Locks
@@ -49,6 +50,7 @@ mod distributor;
 mod locking;
 pub mod logic;
 pub mod parallelenc;
+mod queries;
 mod session;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {

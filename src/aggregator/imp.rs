@@ -7,6 +7,7 @@ use crate::distributor::{self, Distributor};
 use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::reorder::{Delivered, Fault};
+use crate::queries::answer_caps;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use once_cell::sync::{Lazy, OnceCell};
@@ -389,12 +390,7 @@ impl Aggregator {
         match query.view_mut() {
             gst::QueryViewMut::Caps(query) => {
                 let caps = self.snapshot_or_ask();
-                query.set_result(&match query.filter_owned() {
-                    Some(filter) => {
-                        filter.intersect_with_mode(&caps, gst::CapsIntersectMode::First)
-                    }
-                    None => caps,
-                });
+                answer_caps(query, caps);
                 true
             }
             gst::QueryViewMut::AcceptCaps(_) => {
@@ -431,12 +427,7 @@ impl Aggregator {
                     let encoder = self.session_0().and_then(|sink| sink.peer());
                     encoder.map_or_else(gst::Caps::new_any, |encoder| encoder.query_caps(None))
                 });
-                query.set_result(&match query.filter_owned() {
-                    Some(filter) => {
-                        filter.intersect_with_mode(&caps, gst::CapsIntersectMode::First)
-                    }
-                    None => caps,
-                });
+                answer_caps(query, caps);
                 true
             }
             gst::QueryViewMut::AcceptCaps(_) => {

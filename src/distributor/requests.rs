@@ -6,6 +6,7 @@ use super::imp::Distributor;
 use super::state::{Mode, frame_bytes};
 use crate::locking::lock;
 use crate::logic::frame::FrameNo;
+use crate::queries::answer_caps;
 use crate::session::encoder;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -19,13 +20,7 @@ impl Distributor {
         }
         match query.view_mut() {
             gst::QueryViewMut::Caps(query) => {
-                let caps = self.sink_caps_answer(pad, straight);
-                query.set_result(&match query.filter_owned() {
-                    Some(filter) => {
-                        filter.intersect_with_mode(&caps, gst::CapsIntersectMode::First)
-                    }
-                    None => caps,
-                });
+                answer_caps(query, self.sink_caps_answer(pad, straight));
                 true
             }
             gst::QueryViewMut::AcceptCaps(_) => {
