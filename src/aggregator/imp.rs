@@ -2,7 +2,7 @@
 
 //! Pads and the task of the aggregator.
 
-use super::state::{FrameTimes, Item, State, Step};
+use super::state::{FrameTimes, Item, Stall, State, Step};
 use crate::distributor::{self, Distributor};
 use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
@@ -171,9 +171,13 @@ impl Aggregator {
         self.src.push_event(event);
     }
 
-    pub(crate) fn flush_stop(&self, event: gst::Event) {
-        // Waits for the task, which FLUSH_START has freed.
+    /// Waits for the task, which FLUSH_START has freed.
+    pub(crate) fn rest(&self) {
         let _ = self.src.pause_task();
+    }
+
+    /// The task rests.
+    pub(crate) fn flush_stop(&self, event: gst::Event) {
         {
             let mut state = lock(&self.state);
             *state = state.flushed(self.src.current_caps());
@@ -284,8 +288,9 @@ impl Aggregator {
         lock(&self.state).take_fault(session)
     }
 
-    pub(crate) fn is_repeatable(&self, chunk: ChunkId) -> bool {
-        lock(&self.state).reorder.is_repeatable(chunk)
+    /// Forgets what an attempt delivered, so that another can. `false` if some of it has left already.
+    pub(crate) fn retract(&self, chunk: ChunkId) -> bool {
+        lock(&self.state).reorder.retract(chunk)
     }
 
     /// No session delivers frames before this one any more.
@@ -517,7 +522,7 @@ impl Aggregator {
     }
 
     /// Waits on `wake`. Where frames are under way and the input stands still, only until it has stood still for
-    /// too long: then what is there leaves early, because the input may be waiting for it.
+    /// too long: the input may be waiting for what is held back here.
     fn wait_for_output<'a>(
         &'a self,
         mut state: std::sync::MutexGuard<'a, State>,
@@ -529,10 +534,13 @@ impl Aggregator {
         if !rest.is_zero() {
             return wait_timeout(&self.wake, state, rest);
         }
-        state.reorder.leave_early();
+        let stall = state.stalled();
         let holds_back = state.holds_back;
         drop(state);
-        self.with_distributor(|distributor| distributor.warn_of_stall(holds_back));
+        self.with_distributor(|distributor| match stall {
+            Stall::First => distributor.warn_of_stall(holds_back),
+            Stall::Again => distributor.release_withheld(),
+        });
         lock(&self.state)
     }
 
@@ -576,6 +584,5 @@ impl Aggregator {
             state.flow = Err(flow);
         }
         self.with_distributor(|distributor| distributor.downstream_refused(flow));
-        let _ = self.src.pause_task();
     }
 }

@@ -5,7 +5,7 @@
 use crate::logic::frame::{ChunkId, FrameNo, SessionId};
 use crate::logic::reorder::{Fault, Kind, Pop, Reorder};
 use crate::logic::timeline::{
-    FrameTable, THOUSAND_HOURS, Timeline, announced_depth, reorder_depth,
+    DEEPEST, FrameTable, LATEST, THOUSAND_HOURS, Timeline, announced_depth, reorder_depth,
 };
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -44,6 +44,16 @@ pub(super) struct Feed {
 pub(super) enum Item {
     Event(gst::Event),
     Buffer(gst::Buffer),
+}
+
+/// What is done about input that stands still.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stall {
+    /// Packets leave early from now on: say so.
+    First,
+    /// They do already: let the distributor give out what it withholds.
+    Again,
 }
 
 /// What the task does next.
@@ -95,6 +105,8 @@ pub(super) struct State {
     pub(super) end: Option<gst::Event>,
     /// When the last frame came in.
     pub(super) last_input: Instant,
+    /// Input stands still, and all that can be done about it was done.
+    gave_all: bool,
     /// The next frame waits at our door.
     pub(super) input_waits: bool,
     /// Longest time of video that is held back, as planned.
@@ -122,6 +134,7 @@ impl State {
             caps_may_change: true,
             end: None,
             last_input: Instant::now(),
+            gave_all: false,
             input_waits: false,
             holds_back: None,
             stopped: false,
@@ -153,19 +166,37 @@ impl State {
             },
             holds_back: self.holds_back,
             stopped: self.stopped,
+            proven: self.proven,
             feeds,
             ..Self::new(0)
         }
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.stopped || self.flushing || self.flow.is_err()
+        self.stopped || self.flushing
     }
 
-    /// Frames are under way, more may come, and that none comes isn't our doing.
+    /// Frames are under way, more may come, that none comes isn't our doing, and something can be done about it.
     pub(super) fn watches_input(&self) -> bool {
-        let under_way = !self.reorder.is_empty() && self.end.is_none();
-        under_way && !self.input_waits && !self.reorder.leaves_early()
+        let under_way = !self.reorder.is_empty() && self.end.is_none() && self.flow.is_ok();
+        under_way && !self.input_waits && !self.gave_all
+    }
+
+    /// The input has stood still for too long: what is held leaves early.
+    pub(super) fn stalled(&mut self) -> Stall {
+        if self.reorder.leaves_early() {
+            // All there is, even if that may give wrong DTS with an encoder that announces none.
+            self.reorder.leave_early(1);
+            self.gave_all = true;
+            return Stall::Again;
+        }
+        // An encoder that doesn't announce how far it reorders shows it in its first packets.
+        let announced = self.feeds.iter().filter_map(|feed| feed.announced).max();
+        let announced = announced.unwrap_or(0).max(self.depth);
+        let packets = if announced > 0 { 1 } else { DEEPEST + 1 };
+        self.reorder.leave_early(packets);
+        self.last_input = Instant::now();
+        Stall::First
     }
 
     pub(super) fn frames_sent(&self) -> u64 {
@@ -181,6 +212,7 @@ impl State {
     }
 
     pub(super) fn frame(&mut self, private: u64, times: FrameTimes) {
+        self.gave_all = false;
         self.frames.push(private, times);
         self.last_input = Instant::now();
     }
@@ -199,7 +231,6 @@ impl State {
     pub(super) fn begin(&mut self, session: SessionId, chunk: ChunkId) {
         // An encoder that was primed before its chunk was known has sent its caps and tags already.
         self.feeds[session.0].chunk = Some(chunk);
-        self.reorder.restart(chunk);
     }
 
     /// The attempt is over.
@@ -240,17 +271,19 @@ impl State {
         let frame = buffer
             .pts()
             .and_then(|pts| self.frames.find(pts.nseconds()));
-        let announced = *feed.announced.get_or_insert_with(|| {
-            let delay = buffer.pts().zip(buffer.dts());
-            let delay = delay.map_or(0, |(pts, dts)| {
-                pts.nseconds().saturating_sub(dts.nseconds())
-            });
-            let times = frame.into_iter().flat_map(|first| {
+        let announced = match (feed.announced, frame) {
+            (Some(announced), _) => announced,
+            (None, Some(first)) => {
+                let delay = buffer.pts().zip(buffer.dts());
+                let delay = delay.map_or(0, |(pts, dts)| {
+                    pts.nseconds().saturating_sub(dts.nseconds())
+                });
                 let frames = (first.0..).map(FrameNo);
-                frames.map_while(|frame| self.frames.private(frame))
-            });
-            announced_depth(delay, times)
-        });
+                let times = frames.map_while(|frame| self.frames.private(frame));
+                *feed.announced.insert(announced_depth(delay, times))
+            }
+            (None, None) => 0,
+        };
         let flags = buffer.flags();
         let kind = if flags.contains(gst::BufferFlags::DECODE_ONLY) {
             Kind::Invisible
@@ -281,6 +314,13 @@ impl State {
 
     /// Decides what leaves next.
     pub(super) fn next(&mut self) -> Step {
+        if self.flow.is_err() {
+            // Downstream takes no more packets, but it waits for the end.
+            return match self.end.take() {
+                Some(end) => Step::End(vec![Item::Event(end)]),
+                None => Step::Wait,
+            };
+        }
         match self.reorder.pop() {
             Pop::Packet {
                 chunk,
@@ -303,19 +343,20 @@ impl State {
 
     fn send(&mut self, chunk: ChunkId, frame: Option<FrameNo>, packet: Packet) -> Step {
         let mut items = Vec::new();
-        let opens_chunk = frame.is_some() && self.sent.chunk != Some(chunk);
-        if let Some(frame) = frame.filter(|_| opens_chunk) {
+        // Stream headers stand before the chunk's first frame.
+        let due = frame.or(self.reorder.oldest_held()).unwrap_or(FrameNo(0));
+        let opens_chunk = self.sent.chunk != Some(chunk);
+        if opens_chunk {
             let held = self.reorder.held(chunk).filter_map(|(frame, _)| frame);
-            let depth = reorder_depth(std::iter::once(frame).chain(held));
+            let depth = reorder_depth(frame.into_iter().chain(held));
             self.depth = self.depth.max(depth).max(packet.announced);
-            let needs_shift = self.depth > 0;
-            let shift = if needs_shift { THOUSAND_HOURS } else { 0 };
+            let shift = if self.depth > 0 { THOUSAND_HOURS } else { 0 };
             self.shift
                 .get_or_insert(gst::ClockTime::from_nseconds(shift));
             self.sent.chunk = Some(chunk);
         }
 
-        if self.caps_due(frame) {
+        if self.caps_due(due) {
             self.caps_may_change = true;
         }
         let caps = packet
@@ -330,14 +371,14 @@ impl State {
                 };
             }
             self.sent.caps = Some(is.clone());
+            self.sent.headers.clear();
         }
         self.caps_may_change = false;
-        let due = frame.or(self.reorder.oldest_held());
-        self.push_due_events(due.unwrap_or(FrameNo(0)), caps, &mut items);
+        self.push_due_events(due, caps, &mut items);
         self.push_new_tags(packet.tags, &mut items);
 
-        if let Some(frame) = frame.filter(|_| opens_chunk) {
-            self.begin_timeline(frame);
+        if opens_chunk {
+            self.begin_timeline(due);
         }
         if let Some(buffer) = self.stamped(frame, packet.buffer) {
             items.push(Item::Buffer(buffer));
@@ -346,10 +387,10 @@ impl State {
     }
 
     /// Raw caps stand before this frame, or before one that comes earlier.
-    fn caps_due(&self, frame: Option<FrameNo>) -> bool {
+    fn caps_due(&self, frame: FrameNo) -> bool {
         self.events
             .iter()
-            .take_while(|(before, _)| frame.is_some_and(|frame| *before <= frame))
+            .take_while(|(before, _)| *before <= frame)
             .any(|(_, event)| event.type_() == gst::EventType::Caps)
     }
 
@@ -367,7 +408,7 @@ impl State {
             },
             gst::ClockTime::nseconds,
         );
-        pts.saturating_add(self.shift().nseconds())
+        pts.saturating_add(self.shift().nseconds()).min(LATEST)
     }
 
     fn begin_timeline(&mut self, first: FrameNo) {

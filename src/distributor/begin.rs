@@ -9,7 +9,7 @@ use crate::locking::lock;
 use crate::logic::frame::SessionId;
 use crate::parallelenc::settings::{Job, Sequential};
 use crate::session::encoder;
-use crate::session::{Failure, Input, Session};
+use crate::session::{Input, Session};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use std::sync::Arc;
@@ -82,7 +82,8 @@ impl Distributor {
         );
         // What was placed for encoding beside others isn't what a plain encoder is.
         if job.sequential.is_none() || !session.is_placed() {
-            session.place(description, false)?;
+            let placed = session.place(description, false);
+            placed.map_err(|error| Refusal::of(self, session.id, &error))?;
         }
         self.aggregator().pass_through();
         let early = {
@@ -107,7 +108,8 @@ impl Distributor {
         caps: gst::Caps,
     ) -> Result<(), Refusal> {
         if !session.is_placed() {
-            session.place(description, true)?;
+            let placed = session.place(description, true);
+            placed.map_err(|error| Refusal::of(self, session.id, &error))?;
         }
         let sink_caps = session.src.peer_query_caps(None);
         let (early, input) = {
@@ -128,9 +130,6 @@ impl Distributor {
             self.serialized(event);
         }
         let primed = session.prime_placed(&input);
-        primed.map_err(|error| match self.failure(session.id) {
-            Some(Failure::Posted(message)) => Refusal::Encoders(message),
-            _ => error.into(),
-        })
+        primed.map_err(|error| Refusal::of(self, session.id, &error))
     }
 }

@@ -32,10 +32,13 @@ impl Distributor {
         self.give_up(gst::FlowError::Error);
     }
 
-    /// The first failure of a stream is reported, those that follow from it are not.
+    /// The first failure of a stream is reported; those that follow from it, or from a stop or a flush, are not.
     fn begins_to_fail(&self) -> bool {
         let mut state = lock(&self.state);
-        let Some(state) = state.as_mut().filter(|state| state.flow.is_ok()) else {
+        let Some(state) = state
+            .as_mut()
+            .filter(|state| !state.stopped && !state.flushing)
+        else {
             return false;
         };
         !std::mem::replace(&mut state.fails, true)
@@ -49,7 +52,8 @@ impl Distributor {
         };
         for slot in &state.slots {
             let combined = state.combiner.update_pad_flow(&slot.session.src, Err(flow));
-            state.flow = combined.map(drop);
+            // A session that is pushing may just have set its pad's flow back to OK.
+            state.flow = Err(combined.err().unwrap_or(flow));
         }
         state.wake_all();
         drop(guard);
@@ -63,15 +67,21 @@ impl Distributor {
             let stream = state.as_ref().and_then(|state| state.stream.as_ref());
             stream.is_none_or(|stream| stream.ended)
         };
-        let is_error = !matches!(flow, gst::FlowError::Eos | gst::FlowError::Flushing);
-        if ended && is_error {
+        if ended {
+            self.refused_after_end(flow);
+        }
+        self.give_up(flow);
+    }
+
+    /// Downstream took no more, and upstream, which has ended, will not ask again.
+    pub(super) fn refused_after_end(&self, flow: gst::FlowError) {
+        if !matches!(flow, gst::FlowError::Eos | gst::FlowError::Flushing) {
             self.fail(gst::error_msg!(
                 gst::StreamError::Failed,
                 ("Internal data stream error."),
-                ["downstream of vtparallelenc returned {flow:?} after the end of its input"]
+                ["downstream of vtparallelenc returned {flow:?} after the last frame came in"]
             ));
         }
-        self.give_up(flow);
     }
 
     /// Output was held back while no input came, and leaves early now.
@@ -88,6 +98,20 @@ impl Distributor {
                  may cost parallelism. If another branch of the pipeline waits for it, let that branch's queue hold {time} \
                  (max-size-time, with max-size-bytes=0 and max-size-buffers=0)")
         );
+    }
+
+    /// No input comes although all that could leave has left. Frames of which it isn't known yet to which chunk they
+    /// belong, or that wait for a trail, are given up to the chunk they are in: shorter chunks, but no deadlock.
+    pub(crate) fn release_withheld(&self) {
+        let mut state = lock(&self.state);
+        if let Some(state) = state.as_mut().filter(|state| state.withholds()) {
+            gst::warning!(
+                CAT,
+                imp = self,
+                "Input has stopped, the open chunk ends here"
+            );
+            state.cut(self.aggregator());
+        }
     }
 
     /// What is known of why the session's attempt cannot go on; `None` if nothing is.
@@ -120,6 +144,16 @@ pub(super) enum Refusal {
 impl From<gst::ErrorMessage> for Refusal {
     fn from(error: gst::ErrorMessage) -> Self {
         Self::Ours(error)
+    }
+}
+
+impl Refusal {
+    /// The encoder's own error where it posted one.
+    pub(super) fn of(distributor: &Distributor, id: SessionId, error: &EncoderError) -> Self {
+        match distributor.failure(id) {
+            Some(Failure::Posted(message)) => Self::Encoders(message),
+            _ => Self::Ours(encoder_error(error)),
+        }
     }
 }
 

@@ -200,9 +200,10 @@ impl Distributor {
         for session in self.sessions() {
             session.clear();
         }
-        if let Some(state) = &mut *lock(&self.state) {
-            state.stream = None;
-        }
+        let old = lock(&self.state)
+            .as_mut()
+            .and_then(|state| state.stream.take());
+        drop(old);
     }
 
     /// READY to NULL.
@@ -215,7 +216,8 @@ impl Distributor {
             }
             let _ = self.obj().remove_pad(&session.src);
         }
-        *lock(&self.state) = None;
+        let old = lock(&self.state).take();
+        drop(old);
         self.aggregator().remove_sessions();
     }
 

@@ -9,6 +9,7 @@ use crate::aggregator::FrameTimes;
 use crate::locking::{lock, wait};
 use crate::logic::budget::Admission;
 use crate::logic::frame::{FrameNo, SessionId};
+use crate::logic::timeline::LATEST;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
@@ -66,7 +67,12 @@ impl Distributor {
                 break Err(gst::FlowError::Flushing);
             }
             if let Err(flow) = state.flow {
+                state.flow_returned = true;
                 break Err(flow);
+            }
+            if state.stream.as_ref().is_some_and(|stream| stream.ended) {
+                // Only a flush begins anew.
+                break Err(gst::FlowError::Eos);
             }
             if state.admit(bytes) == Admission::Admitted {
                 break Ok(());
@@ -122,7 +128,8 @@ impl Distributor {
     /// How much video the aggregator has to expect to be held back.
     pub(super) fn announce(&self, caps: &gst::Caps, capacity_frames: u64) {
         let time = frame_duration(caps).map(|frame| {
-            gst::ClockTime::from_nseconds(frame.nseconds().saturating_mul(capacity_frames))
+            let held = frame.nseconds().saturating_mul(capacity_frames);
+            gst::ClockTime::from_nseconds(held.min(LATEST))
         });
         self.aggregator().holds_back(time);
     }
@@ -193,15 +200,21 @@ impl Distributor {
                 }
             }
             gst::EventView::Eos(_) => {
-                let mut state = lock(&self.state);
-                let Some(state) = state.as_mut() else {
-                    return false;
+                let unheard = {
+                    let mut state = lock(&self.state);
+                    let Some(state) = state.as_mut() else {
+                        return false;
+                    };
+                    state.cut(self.aggregator());
+                    if let Some(stream) = &mut state.stream {
+                        stream.ended = true;
+                    }
+                    state.flow.err().filter(|_| !state.flow_returned)
                 };
-                state.cut(self.aggregator());
-                if let Some(stream) = &mut state.stream {
-                    stream.ended = true;
-                }
                 self.aggregator().end(event);
+                if let Some(flow) = unheard {
+                    self.refused_after_end(flow);
+                }
             }
             _ if gst_video::ForceKeyUnitEvent::is(&event) => self.force_key_frame(),
             _ => self.before_next_frame(event),
@@ -292,9 +305,10 @@ impl Distributor {
             // Waits for the task, which FLUSH_START has freed.
             let _ = session.src.pause_task();
         }
-        if let Some(state) = &mut *lock(&self.state) {
-            state.flush();
-        }
+        // What the aggregator's task still has to say is of the old stream.
+        self.aggregator().rest();
+        let old = lock(&self.state).as_mut().and_then(|state| state.flush());
+        drop(old);
         self.aggregator().flush_stop(event);
         for session in &sessions {
             self.start_task(&session.src, session.id);

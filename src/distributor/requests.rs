@@ -5,7 +5,7 @@
 use super::imp::Distributor;
 use super::state::{Mode, frame_bytes};
 use crate::locking::lock;
-use crate::logic::frame::FrameNo;
+use crate::logic::frame::{FrameNo, SessionId};
 use crate::queries::answer_caps;
 use crate::session::encoder;
 use gst::prelude::*;
@@ -80,7 +80,10 @@ impl Distributor {
             )
         };
         // Once frames flow the encoder is its session's; what it said before holds for the others too.
-        let takes_video_meta = match straight.filter(|_| unused) {
+        let is_placed = self
+            .session(SessionId(0))
+            .is_some_and(|session| session.is_placed());
+        let takes_video_meta = match straight.filter(|_| unused && is_placed) {
             Some(straight) => {
                 straight.peer_query(query.query_mut());
                 while query.allocation_pools().next().is_some() {

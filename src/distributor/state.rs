@@ -103,6 +103,8 @@ pub(super) struct State {
     pub(super) flow: Result<(), gst::FlowError>,
     /// An error was or is being posted.
     pub(super) fails: bool,
+    /// Upstream was given the error flow, so that it knows.
+    pub(super) flow_returned: bool,
     pub(super) tally: Tally,
 }
 
@@ -121,7 +123,9 @@ pub(super) fn frame_bytes(caps: &gst::Caps) -> Option<u64> {
 /// Time that one frame is shown, where the caps say so.
 pub(super) fn frame_duration(caps: &gst::Caps) -> Option<gst::ClockTime> {
     let rate = caps.structure(0)?.get::<gst::Fraction>("framerate").ok()?;
-    let (numer, denom) = (u64::try_from(rate.numer()).ok()?, rate.denom() as u64);
+    // 0/1 is a variable rate.
+    let numer = u64::try_from(rate.numer()).ok().filter(|&n| n > 0)?;
+    let denom = u64::try_from(rate.denom()).ok()?;
     gst::ClockTime::SECOND.mul_div_round(denom, numer)
 }
 
@@ -157,6 +161,7 @@ impl State {
             combiner,
             flow: Ok(()),
             fails: false,
+            flow_returned: false,
         }
     }
 
@@ -174,18 +179,23 @@ impl State {
         }
     }
 
-    /// Forgets all frames; caps, tags and the plan hold for what comes after the flush.
-    pub(super) fn flush(&mut self) {
+    /// Forgets all frames; caps, tags and the plan hold for what comes after the flush. Returns what is to be dropped
+    /// when no lock is held.
+    #[must_use]
+    pub(super) fn flush(&mut self) -> Option<Stream> {
         self.flushing = false;
         self.flow = Ok(());
         self.fails = false;
+        self.flow_returned = false;
         self.combiner.reset();
         self.early.retain(|event| {
             !matches!(event.type_(), gst::EventType::Segment | gst::EventType::Eos)
         });
-        if let Some(stream) = self.stream.take() {
-            self.begin_stream(stream.planner.plan().clone());
+        let old = self.stream.take();
+        if let Some(old) = &old {
+            self.begin_stream(old.planner.plan().clone());
         }
+        old
     }
 
     /// Wakes the sessions that wait for this.
@@ -353,6 +363,12 @@ impl State {
             aggregator.close(closed.id, closed.own);
         }
         self.wake(Waiting::Frame);
+    }
+
+    /// Frames have come that no session is fed until more come.
+    pub(super) fn withholds(&self) -> bool {
+        let stream = self.stream.as_ref();
+        stream.is_some_and(|stream| !stream.ended && stream.planner.withholds())
     }
 
     pub(super) fn input(&self, chunk: ChunkId) -> Option<Input> {

@@ -107,6 +107,10 @@ impl Distributor {
     pub(super) fn take_chunk(&self, id: SessionId) -> Option<(Attempt, Work)> {
         let mut guard = lock(&self.state);
         loop {
+            // Downstream's refusal is known there first.
+            if self.aggregator().flow().is_err() {
+                return None;
+            }
             let state = guard.as_mut().filter(|state| !state.is_aborting())?;
             let description = state.description.clone();
             let taken = state.stream.as_mut().and_then(|stream| {
@@ -189,6 +193,12 @@ impl Distributor {
         }
     }
 
+    pub(crate) fn has_ended(&self, id: SessionId) -> bool {
+        let state = lock(&self.state);
+        let slot = state.as_ref().and_then(|state| state.slots.get(id.0));
+        slot.is_some_and(|slot| slot.ended)
+    }
+
     /// The session's chunk is whole: its frames go, its packets may leave.
     pub(crate) fn delivered(&self, id: SessionId, chunk: Chunk, delivered: Delivered) {
         gst::debug!(CAT, imp = self, "Session {id}: {chunk}, {delivered:?}");
@@ -221,7 +231,7 @@ impl Distributor {
         let repeatable = stream
             .roster
             .chunk_of(id)
-            .is_some_and(|chunk| aggregator.is_repeatable(chunk));
+            .is_some_and(|chunk| aggregator.retract(chunk));
         let verdict = stream.roster.failed(id, repeatable);
         if verdict == Some(AfterFailure::Again) {
             state.tally.attempts_failed += 1;

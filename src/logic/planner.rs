@@ -25,6 +25,14 @@ use std::fmt;
 /// x265: 250). Measured on x264: 240-frame chunks cost 2 % of the bits, 96-frame chunks 14 %.
 pub const LONGEST_AUTOMATIC_CHUNK: u64 = 250;
 
+/// Rounds of chunks that a source of known length gets if its chunks don't become too short by it. Chunks take unequal
+/// time, and what the sessions end apart is a part of the last round. Measured with x264enc, 720 frames and 2 sessions against one
+/// session: 0.53 to 0.60 of its time in two rounds, 0.52 in three.
+const BALANCED_ROUNDS: u64 = 3;
+
+/// For the sake of more rounds no chunk is made shorter than this, in frames: four seconds of film.
+const SHORTEST_BALANCED_CHUNK: u64 = 100;
+
 /// What a plan is made from.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -158,7 +166,9 @@ impl Plan {
         let Some(total) = request.source_frames.filter(|&total| total > 0) else {
             return Length::Fixed(longest);
         };
-        let rounds = total.div_ceil(sessions.saturating_mul(longest));
+        let needed = total.div_ceil(sessions.saturating_mul(longest));
+        let affordable = total / sessions.saturating_mul(SHORTEST_BALANCED_CHUNK);
+        let rounds = needed.max(affordable.min(BALANCED_ROUNDS));
         let chunks = sessions
             .saturating_mul(rounds)
             .min((total / min_frames).max(1));
@@ -401,6 +411,15 @@ impl Planner {
             .is_none_or(|oldest| !oldest.feed_end(self.arrived, self.plan.after).1)
     }
 
+    /// Something waits for frames that haven't come, beyond the open chunk's own: frames that may be a tail, or a chunk
+    /// that lacks its trail.
+    pub fn withholds(&self) -> bool {
+        self.live.iter().any(|live| match live.own_end {
+            None => self.arrived > live.target.0,
+            Some(_) => !live.feed_end(self.arrived, self.plan.after).1,
+        })
+    }
+
     /// The chunk was delivered. Let the frames go that are returned: no other chunk needs them.
     #[must_use]
     pub fn done(&mut self, chunk: ChunkId) -> Vec<FrameRange> {
@@ -511,8 +530,15 @@ mod tests {
             })
             .unwrap()
         };
-        assert_eq!(own_lengths(plan(720, 2), 720), [180; 4]);
-        assert_eq!(own_lengths(plan(720, 3), 720), [240; 3]);
+        // Three rounds, unless that makes the chunks too short or too long.
+        assert_eq!(own_lengths(plan(720, 2), 720), [120; 6]);
+        assert_eq!(own_lengths(plan(720, 3), 720), [120; 6]);
+        assert_eq!(own_lengths(plan(720, 4), 720), [180; 4]);
+        assert_eq!(
+            own_lengths(plan(718, 2), 718),
+            [120, 120, 120, 120, 119, 119]
+        );
+        assert_eq!(own_lengths(plan(2_000, 2), 2_000), [250; 8]);
         assert_eq!(own_lengths(plan(101, 2), 101), [51, 50]);
         // Too short for all sessions: fewer chunks, none shorter than the minimum.
         assert_eq!(own_lengths(plan(30, 8), 30), [15, 15]);
@@ -673,6 +699,18 @@ mod tests {
         assert_eq!(after(0), (true, vec![50, 50]));
         assert_eq!(after(50), (true, vec![50, 50]));
         assert_eq!(after(51), (false, vec![100]));
+    }
+
+    #[test]
+    fn a_cut_frees_what_is_withheld() {
+        let mut planner = Planner::new(fixed(4, 3, 0, 2));
+        for frames in 1..=6 {
+            let _ = planner.frame();
+            assert_eq!(planner.withholds(), frames > 4, "{frames}");
+        }
+        assert!(planner.cut().is_some());
+        assert!(!planner.withholds());
+        assert_eq!(drained(&planner)[0].own, FrameRange::new(0, 6));
     }
 
     #[test]

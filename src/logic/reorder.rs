@@ -188,8 +188,8 @@ pub struct Reorder<P> {
     chunks: BTreeMap<ChunkId, Store<P>>,
     /// The chunk whose packets leave next.
     next: ChunkId,
-    /// Packets of the next chunk leave as they come, without waiting for the whole chunk.
-    early: bool,
+    /// Packets of the next chunk leave as they come, without waiting for the whole chunk, once so many are there.
+    early: Option<usize>,
 }
 
 impl<P> Default for Reorder<P> {
@@ -197,7 +197,7 @@ impl<P> Default for Reorder<P> {
         Self {
             chunks: BTreeMap::new(),
             next: ChunkId(0),
-            early: false,
+            early: None,
         }
     }
 }
@@ -216,18 +216,15 @@ impl<P> Reorder<P> {
         }
     }
 
-    /// A new attempt begins: what an earlier one delivered is forgotten.
-    pub fn restart(&mut self, chunk: ChunkId) {
-        if let Some(store) = self.chunks.get_mut(&chunk) {
-            *store = Store::new(store.own);
-        }
-    }
-
-    /// Nothing of the chunk has left, so another attempt may deliver it anew.
-    pub fn is_repeatable(&self, chunk: ChunkId) -> bool {
-        self.chunks
-            .get(&chunk)
-            .is_some_and(|store| !store.has_left && !store.verified)
+    /// An attempt failed: forgets what it delivered, so that another can deliver it anew. `false` if some of it has
+    /// left, or all of it was verified.
+    pub fn retract(&mut self, chunk: ChunkId) -> bool {
+        let store = self.chunks.get_mut(&chunk);
+        let Some(store) = store.filter(|store| !store.has_left && !store.verified) else {
+            return false;
+        };
+        *store = Store::new(store.own);
+        true
     }
 
     /// A packet of an attempt at `chunk`; `frame` is the frame that its timestamp stands for.
@@ -300,18 +297,14 @@ impl<P> Reorder<P> {
         }
     }
 
-    /// Packets of the chunk that is next leave from now on as soon as they come.
-    pub fn leave_early(&mut self) {
-        self.early = true;
+    /// Packets of the chunk that is next leave from now on as soon as they come; the first of a chunk when
+    /// `packets` of it are there, which is at least 1.
+    pub fn leave_early(&mut self, packets: usize) {
+        self.early = Some(packets);
     }
 
     pub fn leaves_early(&self) -> bool {
-        self.early
-    }
-
-    /// The chunk that leaves next.
-    pub fn next_chunk(&self) -> ChunkId {
-        self.next
+        self.early.is_some()
     }
 
     /// The first frame that is still to leave, if a chunk is under way.
@@ -333,11 +326,10 @@ impl<P> Reorder<P> {
     pub fn pop(&mut self) -> Pop<P> {
         let chunk = self.next;
         let early = self.early;
-        let Some(store) = self
-            .chunks
-            .get_mut(&chunk)
-            .filter(|store| store.verified || early)
-        else {
+        let Some(store) = self.chunks.get_mut(&chunk).filter(|store| {
+            let enough = |packets| store.has_left || store.packets.len() >= packets;
+            store.verified || early.is_some_and(enough)
+        }) else {
             return Pop::Nothing;
         };
         if let Some((frame, payload)) = store.packets.pop_front() {
@@ -544,8 +536,7 @@ mod tests {
     fn a_second_attempt_starts_from_nothing() {
         let mut reorder = two();
         give_all(&mut reorder, C0, &[0, 1]);
-        assert!(reorder.is_repeatable(C0));
-        reorder.restart(C0);
+        assert!(reorder.retract(C0));
         give_all(&mut reorder, C0, &[0, 1, 2]);
         assert!(finish(&mut reorder, chunk(0, 0, 3)).is_ok());
         assert_eq!(drain(&mut reorder), [0, 1, 2]);
@@ -555,13 +546,25 @@ mod tests {
     fn what_left_early_cannot_be_repeated() {
         let mut reorder = two();
         give_all(&mut reorder, C0, &[0, 2]);
-        reorder.leave_early();
+        reorder.leave_early(1);
         assert_eq!(drain(&mut reorder), [0, 2]);
-        assert!(!reorder.is_repeatable(C0));
+        assert!(!reorder.retract(C0));
         let _ = give(&mut reorder, C0, Kind::Delta, 1);
         assert!(finish(&mut reorder, chunk(0, 0, 3)).is_ok());
         assert_eq!(drain(&mut reorder), [1]);
-        assert_eq!(reorder.next_chunk(), C1);
+        assert_eq!(reorder.next, C1);
+    }
+
+    #[test]
+    fn a_chunk_begins_to_leave_early_when_enough_of_it_is_there() {
+        let mut reorder = two();
+        reorder.leave_early(2);
+        give_all(&mut reorder, C0, &[0]);
+        assert_eq!(drain(&mut reorder), [] as [u64; 0]);
+        let _ = give(&mut reorder, C0, Kind::Delta, 2).unwrap();
+        assert_eq!(drain(&mut reorder), [0, 2]);
+        let _ = give(&mut reorder, C0, Kind::Delta, 1).unwrap();
+        assert_eq!(drain(&mut reorder), [1]);
     }
 
     proptest! {
@@ -586,7 +589,7 @@ mod tests {
                 start = own.end.0;
             }
             if early {
-                reorder.leave_early();
+                reorder.leave_early(1);
             }
             let mut out = Vec::new();
             for pick in picks {

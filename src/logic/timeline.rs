@@ -13,9 +13,12 @@ use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 /// (`gst_video_encoder_set_min_pts` in x264enc and its like).
 pub const THOUSAND_HOURS: u64 = 1_000 * 3_600 * 1_000_000_000;
 
+/// The latest time there is: the greatest number stands for no time at all.
+pub const LATEST: u64 = u64::MAX - 1;
+
 /// More reordering than this is taken for a wrong DTS of the encoder, not for B-frames (H.264 and H.265
 /// allow 16 reference frames).
-const DEEPEST: usize = 16;
+pub const DEEPEST: usize = 16;
 
 /// Gives each frame its private timestamp: 1000 h + running time, always increasing.
 #[derive(Debug, Default)]
@@ -35,7 +38,8 @@ impl PrivateClock {
         };
         let stamp = self
             .last
-            .map_or(wanted, |last| wanted.max(last.saturating_add(1)));
+            .map_or(wanted, |last| wanted.max(last.saturating_add(1)))
+            .min(LATEST);
         self.last = Some(stamp);
         self.end = stamp.saturating_add(duration.unwrap_or(1));
         stamp
@@ -206,7 +210,8 @@ impl Timeline {
         };
         let dts = self
             .last_dts
-            .map_or(dts, |last| dts.max(last.saturating_add(1)));
+            .map_or(dts, |last| dts.max(last.saturating_add(1)))
+            .min(LATEST);
         self.last_dts = Some(dts);
         dts
     }

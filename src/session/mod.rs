@@ -314,7 +314,10 @@ impl Session {
                 Step::Drain(chunk) => break chunk,
             }
         };
-        self.src.push_event(gst::event::Eos::new());
+        let drained = self.src.push_event(gst::event::Eos::new());
+        if !drained && !distributor.has_ended(self.id) {
+            return Err(refused(gst::FlowError::Error));
+        }
         distributor.wait_for_eos(self.id)?;
         if let Some(failure) = distributor.failure(self.id) {
             return Err(failure);
