@@ -5,6 +5,7 @@
 mod common;
 
 use common::{constant, encode, encode_times};
+use gst::prelude::*;
 
 /// Frames 0..n, each once, the packets in an order that a decoder can follow.
 fn assert_complete(properties: &str, frames: u64) {
@@ -90,4 +91,54 @@ fn a_known_length_gives_every_session_the_same() {
     let stats = stats.unwrap();
     assert_eq!(stats.get::<u64>("chunks-finished").unwrap(), 6);
     assert_eq!(stats.get::<u64>("frames-out").unwrap(), 720);
+}
+
+/// Runs frames with these times and caps.
+fn run_odd(caps: &str, times: &common::Times) -> (common::End, common::Output) {
+    let pipeline = common::scripted_pipeline(
+        "vtparallelenc name=enc encoder=\"scriptedenc bframes=1\" sessions=2 chunk-frames=10",
+    );
+    let output = common::record(&pipeline.element("sink").static_pad("sink").unwrap());
+    let src = common::app_src(&pipeline);
+    src.set_caps(Some(&caps.parse().unwrap()));
+    for (number, &time) in times.iter().enumerate() {
+        src.push_buffer(common::gray(number as u64, time)).unwrap();
+    }
+    src.end_of_stream().unwrap();
+    let end = pipeline.run();
+    let output = output.lock().unwrap().clone();
+    (end, output)
+}
+
+/// All of them come out.
+fn assert_odd(caps: &str, times: &common::Times) {
+    let (end, output) = run_odd(caps, times);
+    end.expect_eos();
+    let mut frames: Vec<_> = output.packets.iter().map(|packet| packet.frame()).collect();
+    frames.sort_unstable();
+    let all: Vec<_> = (0..times.len() as u64).collect();
+    assert_eq!(frames, all, "{caps}");
+}
+
+#[test]
+fn odd_frame_rates_and_times() {
+    for rate in ["0/1", "1/2147483647", "2147483647/1", "30000/1001"] {
+        assert_odd(&common::GRAY.replace("25/1", rate), &constant(45));
+    }
+    // Without durations, and an hour's gap.
+    let frame = gst::ClockTime::from_mseconds(40);
+    let gap = |n: u64| frame * n + gst::ClockTime::from_seconds(3600) * (n / 20);
+    assert_odd(common::GRAY, &(0..45).map(|n| (gap(n), None)).collect());
+}
+
+#[test]
+fn times_near_the_end_of_the_range_are_refused_or_encoded() {
+    // 1000 hours don't fit behind them any more.
+    let start = u64::MAX - 1_000_000_000;
+    let late = |n: u64| gst::ClockTime::from_nseconds(start + n * 40_000);
+    let (end, output) = run_odd(common::GRAY, &(0..45).map(|n| (late(n), None)).collect());
+    match end {
+        common::End::Eos => assert_eq!(output.packets.len(), 45),
+        common::End::Error { message, .. } => assert!(!message.contains("Panic"), "{message}"),
+    }
 }

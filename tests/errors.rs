@@ -184,3 +184,58 @@ fn caps_that_are_no_video() {
         "{text}"
     );
 }
+
+#[test]
+fn downstreams_end_is_the_end() {
+    // Whoever wants no more packets still gets the EOS that it waits for.
+    for chunk in [5, 100] {
+        let (end, ..) = encode_times(
+            &format!(
+                "vtparallelenc name=enc encoder=scriptedenc sessions=2 chunk-frames={chunk} ! identity eos-after=10"
+            ),
+            &constant(60),
+        );
+        end.expect_eos();
+    }
+}
+
+#[test]
+fn downstreams_error_between_the_last_frame_and_the_end() {
+    let pipeline = scripted_pipeline(
+        "vtparallelenc name=enc encoder=scriptedenc sessions=2 chunk-frames=10 ! identity name=id",
+    );
+    let (sender, refused) = std::sync::mpsc::channel();
+    let src = pipeline.element("id").static_pad("sink").unwrap();
+    let sender = std::sync::Mutex::new(sender);
+    src.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        info.flow_res = Err(gst::FlowError::NotNegotiated);
+        let _ = sender.lock().unwrap().send(());
+        gst::PadProbeReturn::Handled
+    });
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let app = common::app_src(&pipeline);
+    for (number, &time) in constant(40).iter().enumerate() {
+        app.push_buffer(common::gray(number as u64, time)).unwrap();
+    }
+    refused.recv().unwrap();
+    let _ = app.end_of_stream();
+    let text = pipeline.end().error();
+    assert!(text.contains("Internal data stream error"), "{text}");
+}
+
+#[test]
+fn a_stop_is_no_failure() {
+    for _ in 0..20 {
+        let pipeline = scripted_pipeline(
+            "vtparallelenc name=enc encoder=scriptedenc sessions=2 chunk-frames=10",
+        );
+        let app = common::app_src(&pipeline);
+        for (number, &time) in constant(60).iter().enumerate() {
+            app.push_buffer(common::gray(number as u64, time)).unwrap();
+        }
+        let bus = pipeline.bus().unwrap();
+        pipeline.set_state(gst::State::Playing).unwrap();
+        pipeline.set_state(gst::State::Ready).unwrap();
+        assert!(bus.pop_filtered(&[gst::MessageType::Error]).is_none());
+    }
+}

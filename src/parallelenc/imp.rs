@@ -159,8 +159,12 @@ impl ElementImpl for ParallelEnc {
             let always = gst::PadPresence::Always;
             [
                 gst::PadTemplate::new("sink", gst::PadDirection::Sink, always, &super::raw_caps()),
-                // What the encoder makes is known when it is chosen.
-                gst::PadTemplate::new("src", gst::PadDirection::Src, always, &gst::Caps::new_any()),
+                gst::PadTemplate::new(
+                    "src",
+                    gst::PadDirection::Src,
+                    always,
+                    &super::encoded_caps(),
+                ),
             ]
             .into_iter()
             .flatten()

@@ -50,6 +50,55 @@ pub(crate) fn raw_caps() -> gst::Caps {
     caps
 }
 
+/// What video encoders make. With a template that says no more than "anything", tools that link by template would
+/// take the element for whatever a muxer offers first, sound included.
+const ENCODED: &[&str] = &[
+    "video/x-h264",
+    "video/x-h265",
+    "video/x-h266",
+    "video/x-vp8",
+    "video/x-vp9",
+    "video/x-av1",
+    "video/mpeg",
+    "video/x-theora",
+    "video/x-h261",
+    "video/x-h263",
+    "video/x-divx",
+    "video/x-xvid",
+    "video/x-msmpeg",
+    "video/x-wmv",
+    "video/x-flash-video",
+    "video/x-pn-realvideo",
+    "video/x-svq",
+    "video/x-dirac",
+    "video/x-prores",
+    "video/x-dnxhd",
+    "video/x-cineform",
+    "video/x-dv",
+    "video/x-ffv",
+    "video/x-huffyuv",
+    "video/x-gst-av-ffvhuff",
+    "video/x-speedhq",
+    "video/x-rle",
+    "video/x-zmbv",
+    "video/x-amv",
+    "video/x-cinepak",
+    "image/jpeg",
+    "image/png",
+    "image/webp",
+    "image/tiff",
+    "image/jp2",
+    "image/x-j2c",
+    "image/x-jpc",
+    "image/x-jpc-striped",
+    "image/x-jxsc",
+];
+
+pub(crate) fn encoded_caps() -> gst::Caps {
+    let structures = ENCODED.iter().map(|name| gst::Structure::new_empty(*name));
+    gst::Caps::from_iter(structures)
+}
+
 pub(crate) fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     gst::Element::register(
         Some(plugin),
