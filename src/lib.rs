@@ -44,6 +44,10 @@
 //! | session task | the chunk's next frame | a frame, a chunk closed, EOS, the encoder's error, flush, stop, failure |
 //! | session task | the encoder's EOS | that EOS, the encoder's error, flush, stop, failure |
 //! | aggregator task | a chunk verified, EOS | a packet or chunk, EOS, flush, stop; a timeout where input has stopped |
+//!
+//! Input that stops while output is held may be waiting for that output, on the far side of a muxer. After a second, packets
+//! leave as they come; after another, the open chunk ends where it is. The second is the one thing that makes chunks depend on
+//! timing, and it happens only where the pipeline would stand still for ever.
 
 mod aggregator;
 mod distributor;

@@ -186,6 +186,7 @@ impl ElementImpl for ParallelEnc {
             }
             gst::StateChange::ReadyToPaused => distributor.start(&job),
             gst::StateChange::PausedToReady => {
+                gst::info!(CAT, imp = self, "{}", self.stats());
                 // Before the pads are deactivated: that waits for those who wait here.
                 distributor.stop();
                 Ok(())
