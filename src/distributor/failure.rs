@@ -8,6 +8,7 @@ use crate::logic::frame::SessionId;
 use crate::logic::planner::BudgetTooSmall;
 use crate::session::Failure;
 use crate::session::encoder::EncoderError;
+use glib::translate::IntoGlib;
 use gst::subclass::prelude::*;
 
 impl Distributor {
@@ -130,8 +131,26 @@ impl Distributor {
             return Some(Failure::Downstream);
         }
         let error = state.slots.get_mut(id.0)?.error.take()?;
-        Some(Failure::Posted(error))
+        Some(match (is_not_negotiated(&error), &state.caps) {
+            // An element in a chain, a queue for example, says no more than that its stream was refused.
+            (true, Some(caps)) => Failure::Encoder(EncoderError::CapsRefused {
+                encoder: state.description.clone().unwrap_or_default(),
+                caps: caps.clone(),
+            }),
+            _ => Failure::Posted(error),
+        })
     }
+}
+
+/// The error is a flow error, and its reason are caps that were refused.
+fn is_not_negotiated(message: &gst::Message) -> bool {
+    let gst::MessageView::Error(error) = message.view() else {
+        return false;
+    };
+    let flow = error
+        .details()
+        .and_then(|details| details.get::<i32>("flow-return").ok());
+    flow == Some(gst::FlowReturn::NotNegotiated.into_glib())
 }
 
 /// Why a stream doesn't begin.
