@@ -61,17 +61,20 @@ impl Distributor {
         self.room.notify_all();
     }
 
-    /// Downstream takes no more: upstream gets the same. If upstream has ended, nobody else would say so.
+    /// Downstream takes no more: upstream gets the same. If upstream has ended, nobody else would say so. (Whichever comes
+    /// second, EOS or the refusal, finds the other under the lock.)
     pub(crate) fn downstream_refused(&self, flow: gst::FlowError) {
-        let ended = {
+        self.give_up(flow);
+        let unheard = {
             let state = lock(&self.state);
-            let stream = state.as_ref().and_then(|state| state.stream.as_ref());
-            stream.is_none_or(|stream| stream.ended)
+            state.as_ref().is_some_and(|state| {
+                let stream = state.stream.as_ref();
+                !state.flow_returned && stream.is_none_or(|stream| stream.ended)
+            })
         };
-        if ended {
+        if unheard {
             self.refused_after_end(flow);
         }
-        self.give_up(flow);
     }
 
     /// Downstream took no more, and upstream, which has ended, will not ask again.

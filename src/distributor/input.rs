@@ -211,10 +211,11 @@ impl Distributor {
                     }
                     state.flow.err().filter(|_| !state.flow_returned)
                 };
-                self.aggregator().end(event);
+                // Said before the end can be.
                 if let Some(flow) = unheard {
                     self.refused_after_end(flow);
                 }
+                self.aggregator().end(event);
             }
             _ if gst_video::ForceKeyUnitEvent::is(&event) => self.force_key_frame(),
             _ => self.before_next_frame(event),
