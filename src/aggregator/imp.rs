@@ -197,10 +197,7 @@ impl Aggregator {
 
     /// What downstream accepts, the same for all sessions from the first call on.
     pub(crate) fn snapshot_caps(&self) -> gst::Caps {
-        if let Some(caps) = &*lock(&self.snapshot) {
-            return caps.clone();
-        }
-        let caps = self.src.peer_query_caps(None);
+        let caps = self.snapshot_or_ask();
         lock(&self.snapshot).get_or_insert(caps).clone()
     }
 

@@ -15,13 +15,8 @@ use gst::subclass::prelude::*;
 use std::sync::Arc;
 
 impl Distributor {
-    /// The first caps, or any of a sequential stream: decides how the stream is encoded.
+    /// The first caps: decides how the stream is encoded.
     pub(super) fn sink_caps(&self, caps: gst::Caps, event: gst::Event) -> bool {
-        if let Mode::Sequential(_) = self.mode() {
-            return self
-                .straight()
-                .is_some_and(|straight| straight.push_event(event));
-        }
         match self.begin(caps, event) {
             Ok(()) => return true,
             Err(Refusal::Ours(error)) => self.fail(error),

@@ -153,7 +153,7 @@ impl Distributor {
     pub(super) fn sink_event(&self, event: gst::Event) -> bool {
         gst::log!(CAT, imp = self, "{event:?}");
         match (self.mode(), event.view()) {
-            (Mode::Undecided | Mode::Sequential(_), gst::EventView::Caps(caps)) => {
+            (Mode::Undecided, gst::EventView::Caps(caps)) => {
                 self.sink_caps(caps.caps_owned(), event)
             }
             (Mode::Sequential(_), _) => self

@@ -376,8 +376,8 @@ impl State {
     }
 
     /// What a session feeds next, if that is known.
-    pub(super) fn step(&mut self, session: SessionId, chunk: ChunkId, at: FrameNo) -> Option<Step> {
-        let stream = self.stream.as_mut()?;
+    pub(super) fn step(&self, chunk: ChunkId, at: FrameNo) -> Option<Step> {
+        let stream = self.stream.as_ref()?;
         match stream.planner.next(chunk, at)? {
             Next::Wait => None,
             Next::Drain(chunk) => Some(Step::Drain(chunk)),
@@ -390,7 +390,6 @@ impl State {
                 })
             }
         }
-        .inspect(|_| self.slots[session.0].waiting = Waiting::Nothing)
     }
 
     /// The session's attempt ends.

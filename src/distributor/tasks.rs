@@ -144,7 +144,7 @@ impl Distributor {
         chunk: ChunkId,
         position: FrameNo,
     ) -> Result<Step, Failure> {
-        self.wait_as(id, Waiting::Frame, |state| state.step(id, chunk, position))
+        self.wait_as(id, Waiting::Frame, |state| state.step(chunk, position))
     }
 
     /// Waits until the session's encoder has sent its EOS.

@@ -67,10 +67,6 @@ impl Budget {
         self.held_bytes
     }
 
-    pub fn held_frames(&self) -> u64 {
-        self.held_frames
-    }
-
     pub fn peak_bytes(&self) -> u64 {
         self.peak_bytes
     }
@@ -99,7 +95,7 @@ mod tests {
         assert_eq!(budget.admit(10, false), Admission::Admitted);
         assert_eq!(budget.admit(10, true), Admission::Admitted);
         assert_eq!(budget.held_bytes(), 20);
-        assert_eq!(budget.held_frames(), 2);
+        assert_eq!(budget.held_frames, 2);
         budget.release(10);
         budget.release(10);
         assert_eq!(budget.held_bytes(), 0);

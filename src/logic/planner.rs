@@ -289,11 +289,6 @@ impl Planner {
         &self.plan
     }
 
-    /// Chunks that have opened so far.
-    pub fn planned(&self) -> u64 {
-        self.next_id.0
-    }
-
     /// The number that the next frame will get.
     pub fn next_frame(&self) -> FrameNo {
         FrameNo(self.arrived)
