@@ -219,7 +219,9 @@ impl Aggregator {
 
     /// The next frame has come in.
     pub(crate) fn frame(&self, private: u64, times: FrameTimes) {
-        lock(&self.state).frame(private, times);
+        if lock(&self.state).frame(private, times) {
+            self.wake.notify_all();
+        }
     }
 
     /// The next frame waits for room: that the input stands still is our doing.

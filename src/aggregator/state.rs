@@ -211,10 +211,12 @@ impl State {
         self.sent.caps.clone()
     }
 
-    pub(super) fn frame(&mut self, private: u64, times: FrameTimes) {
-        self.gave_all = false;
+    /// A frame came in. `true`: the input had stood still and is to be watched again.
+    #[must_use]
+    pub(super) fn frame(&mut self, private: u64, times: FrameTimes) -> bool {
         self.frames.push(private, times);
         self.last_input = Instant::now();
+        std::mem::take(&mut self.gave_all)
     }
 
     pub(super) fn event(&mut self, before: FrameNo, event: gst::Event) {
