@@ -507,12 +507,12 @@ impl Aggregator {
                 let _ = self.send(items);
                 let _ = self.src.pause_task();
             }
-            Step::CapsDiffer { chunk, was, is } => {
+            Step::CapsDiffer { chunk, differences } => {
                 let error = gst::error_msg!(
                     gst::StreamError::Encode,
-                    ("The encoder describes chunk {chunk} differently from those before it; it can't be used in \
-                         parallel, set allow-parallel=false"),
-                    ["caps were {was}, caps are {is}"]
+                    ("The encoder describes chunk {chunk} differently from those before it ({differences}), and the \
+                         format can't say so in band; set allow-parallel=false, or a format that can (for H.264 and H.265 \
+                         stream-format=byte-stream)")
                 );
                 self.with_distributor(|distributor| distributor.fail(error));
                 let _ = self.src.pause_task();

@@ -7,6 +7,7 @@ use crate::logic::reorder::{Fault, Kind, Pop, Reorder};
 use crate::logic::timeline::{
     DEEPEST, FrameTable, LATEST, THOUSAND_HOURS, Timeline, announced_depth, reorder_depth,
 };
+use crate::session::bitstream::{self, Described, Format};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -34,6 +35,10 @@ pub(super) struct Packet {
 pub(super) struct Feed {
     chunk: Option<ChunkId>,
     caps: Option<gst::Caps>,
+    /// What the caps declare.
+    format: Format,
+    /// The parameter sets of the attempt's first packet, which some encoders send just once.
+    sets: Option<Vec<Vec<u8>>>,
     tags: Vec<gst::Event>,
     announced: Option<usize>,
     fault: Option<Fault>,
@@ -67,11 +72,11 @@ pub(super) enum Step {
     Left(ChunkId),
     /// Nothing can leave.
     Wait,
-    /// A later chunk's encoder announces another stream than the one that was begun: fail.
+    /// A later chunk's encoder describes another stream than the one that was begun: fail.
     CapsDiffer {
         chunk: ChunkId,
-        was: gst::Caps,
-        is: gst::Caps,
+        /// What differs.
+        differences: String,
     },
 }
 
@@ -79,6 +84,8 @@ pub(super) enum Step {
 #[derive(Debug, Default)]
 struct Sent {
     caps: Option<gst::Caps>,
+    /// Those of the last packet's encoder, where only parameter sets differ that go in band.
+    encoder_caps: Option<gst::Caps>,
     tags: Vec<gst::TagList>,
     headers: Vec<gst::Buffer>,
     /// The chunk of the last packet.
@@ -241,7 +248,9 @@ impl State {
     }
 
     pub(super) fn caps(&mut self, session: SessionId, caps: gst::Caps) {
-        self.feeds[session.0].caps = Some(caps);
+        let feed = &mut self.feeds[session.0];
+        feed.format = Format::of(&caps);
+        feed.caps = Some(caps);
     }
 
     pub(super) fn tags(&mut self, session: SessionId, event: gst::Event) {
@@ -287,7 +296,7 @@ impl State {
             (None, None) => 0,
         };
         let flags = buffer.flags();
-        let kind = if flags.contains(gst::BufferFlags::DECODE_ONLY) {
+        let claimed = if flags.contains(gst::BufferFlags::DECODE_ONLY) {
             Kind::Invisible
         } else if flags.contains(gst::BufferFlags::HEADER) && buffer.pts().is_none() {
             Kind::Header
@@ -295,6 +304,11 @@ impl State {
             Kind::Delta
         } else {
             Kind::Key
+        };
+        let at_edge = frame.is_some_and(|frame| self.reorder.is_at_edge(chunk, frame));
+        let (buffer, kind) = match claimed {
+            Kind::Key => feed.examine(buffer, at_edge),
+            _ => (buffer, claimed),
         };
         let packet = Packet {
             buffer,
@@ -361,20 +375,15 @@ impl State {
         if self.caps_due(due) {
             self.caps_may_change = true;
         }
-        let caps = packet
-            .caps
-            .filter(|caps| self.sent.caps.as_ref() != Some(caps));
-        if let Some(is) = &caps {
-            if let Some(was) = self.sent.caps.clone().filter(|_| !self.caps_may_change) {
-                return Step::CapsDiffer {
-                    chunk,
-                    was,
-                    is: is.clone(),
-                };
+        let mut packet = packet;
+        let caps = match self.described(chunk, packet.caps.take()) {
+            Ok((caps, sets)) => {
+                let format = self.sent.encoder_caps.as_deref().map(Format::of);
+                packet.buffer = with_sets(packet.buffer, format.unwrap_or_default(), &sets);
+                caps
             }
-            self.sent.caps = Some(is.clone());
-            self.sent.headers.clear();
-        }
+            Err(differs) => return differs,
+        };
         self.caps_may_change = false;
         self.push_due_events(due, caps, &mut items);
         self.push_new_tags(packet.tags, &mut items);
@@ -386,6 +395,33 @@ impl State {
             items.push(Item::Buffer(buffer));
         }
         Step::Send(items)
+    }
+
+    /// What downstream is told before a packet of an encoder with these caps: the caps, if they are another stream's and
+    /// may be; and the parameter sets that go in band. An error where they may not.
+    fn described(
+        &mut self,
+        chunk: ChunkId,
+        caps: Option<gst::Caps>,
+    ) -> Result<(Option<gst::Caps>, Vec<Vec<u8>>), Step> {
+        let Some(is) = caps.filter(|caps| self.sent.encoder_caps.as_ref() != Some(caps)) else {
+            return Ok((None, Vec::new()));
+        };
+        self.sent.encoder_caps = Some(is.clone());
+        let described = match &self.sent.caps {
+            Some(was) if *was == is => Described::Same,
+            Some(was) if !self.caps_may_change => bitstream::compare(was, &is),
+            _ => {
+                self.sent.caps = Some(is.clone());
+                self.sent.headers.clear();
+                return Ok((Some(is), Vec::new()));
+            }
+        };
+        match described {
+            Described::Same => Ok((None, Vec::new())),
+            Described::InBand(sets) => Ok((None, sets)),
+            Described::Differently(differences) => Err(Step::CapsDiffer { chunk, differences }),
+        }
     }
 
     /// Raw caps stand before this frame, or before one that comes earlier.
@@ -509,6 +545,49 @@ impl State {
         }
         Some(buffer)
     }
+}
+
+impl Feed {
+    /// Looks into a packet that its encoder calls a key frame. At the edge of the chunk it has to be one, and to have the
+    /// parameter sets with it where the format carries them in band.
+    fn examine(&mut self, buffer: gst::Buffer, at_edge: bool) -> (gst::Buffer, Kind) {
+        let format = self.format;
+        if self.sets.is_none()
+            && let Ok(packet) = buffer.map_readable()
+        {
+            self.sets = Some(format.parameter_sets(&packet));
+        }
+        if !at_edge {
+            return (buffer, Kind::Key);
+        }
+        let is_key = match buffer.map_readable() {
+            Ok(packet) => format.is_random_access(&packet).unwrap_or(true),
+            Err(_) => true,
+        };
+        if !is_key {
+            return (buffer, Kind::Delta);
+        }
+        let sets = self.sets.as_deref().unwrap_or_default();
+        (with_sets(buffer, format, sets), Kind::Key)
+    }
+}
+
+/// The packet with the parameter sets, unless it has some.
+fn with_sets(buffer: gst::Buffer, format: Format, sets: &[Vec<u8>]) -> gst::Buffer {
+    if sets.is_empty() {
+        return buffer;
+    }
+    let whole = buffer.map_readable().ok().and_then(|packet| {
+        let lacks = format.parameter_sets(&packet).is_empty();
+        lacks.then(|| format.with_parameter_sets(&packet, sets))?
+    });
+    let Some(whole) = whole else { return buffer };
+    let mut whole = gst::Buffer::from_mut_slice(whole);
+    let parts =
+        gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
+    // PANIC: the buffer is new.
+    let copied = buffer.copy_into(whole.get_mut().expect("own buffer"), parts, ..);
+    if copied.is_ok() { whole } else { buffer }
 }
 
 fn same_bytes(a: &gst::BufferRef, b: &gst::BufferRef) -> bool {

@@ -227,6 +227,12 @@ impl<P> Reorder<P> {
         true
     }
 
+    /// A visible picture of `frame` would be the first of the chunk's own ones, or of its trail.
+    pub fn is_at_edge(&self, chunk: ChunkId, frame: FrameNo) -> bool {
+        let store = self.chunks.get(&chunk);
+        store.is_some_and(|store| store.phase_of(frame) > store.phase)
+    }
+
     /// A packet of an attempt at `chunk`; `frame` is the frame that its timestamp stands for.
     pub fn accept(
         &mut self,

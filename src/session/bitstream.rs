@@ -1,0 +1,575 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What an encoder really made: read from its packets and caps, not believed from their flags.
+//!
+//! H.264 and H.265 are told by their NAL units, VP8, VP9 and AV1 by their frame headers; for any other format the flag
+//! is all there is. Only the first bits are read, here: the parser crates that know these formats want to decode whole
+//! headers, and the one that knows all five (cros-codecs 0.0.6) panics on damaged ones. Reordering across a random access point (the leading pictures of an open GOP) is
+//! seen in the order of the packets, by [`crate::logic::reorder`].
+
+use gst::prelude::*;
+
+/// How NAL units follow each other in a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    StartCodes,
+    /// Each has its length before it, in so many bytes.
+    Lengths(usize),
+}
+
+/// An encoded format whose packets can be looked into, as its caps declare it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Format {
+    H264(Framed),
+    H265(Framed),
+    Vp8,
+    Vp9,
+    Av1,
+    /// Only its flags tell.
+    #[default]
+    Opaque,
+}
+
+/// NAL units in their framing, and whether parameter sets may stand among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Framed {
+    framing: Framing,
+    sets_in_band: bool,
+}
+
+/// What a NAL unit is for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Delimiter,
+    ParameterSet,
+    /// A slice of a picture at which decoding can begin.
+    RandomAccess,
+    /// A slice of another picture.
+    Slice,
+    Other,
+}
+
+/// What a NAL unit is in one of the formats.
+type UnitOf = fn(&[u8]) -> Unit;
+
+impl Unit {
+    /// nal_unit_type of ITU-T H.264, table 7-1.
+    fn of_h264(nal: &[u8]) -> Self {
+        match nal.first().map(|header| header & 31) {
+            Some(1..=4) => Self::Slice,
+            Some(5) => Self::RandomAccess,
+            Some(7 | 8 | 13) => Self::ParameterSet,
+            Some(9) => Self::Delimiter,
+            _ => Self::Other,
+        }
+    }
+
+    /// nal_unit_type of ITU-T H.265, table 7-1.
+    fn of_h265(nal: &[u8]) -> Self {
+        match nal.first().map(|header| header >> 1 & 63) {
+            // BLA, IDR and CRA. What a CRA's leading pictures do to it, their order shows.
+            Some(16..=21) => Self::RandomAccess,
+            Some(0..=31) => Self::Slice,
+            Some(32..=34) => Self::ParameterSet,
+            Some(35) => Self::Delimiter,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Framed {
+    fn of(structure: &gst::StructureRef, config: Option<&[u8]>, length_at: usize) -> Self {
+        let framing = match (structure.get::<&str>("stream-format"), config) {
+            (Ok("byte-stream"), _) | (Err(_), None) => Framing::StartCodes,
+            (_, config) => {
+                let byte = config.and_then(|config| config.get(length_at));
+                Framing::Lengths(byte.map_or(4, |byte| usize::from(byte & 3) + 1))
+            }
+        };
+        let sets_in_band = framing == Framing::StartCodes
+            || matches!(structure.get("stream-format"), Ok("avc3" | "hev1"));
+        Self {
+            framing,
+            sets_in_band,
+        }
+    }
+
+    /// Each NAL unit, without its start code or length.
+    fn units(self, packet: &[u8]) -> Vec<&[u8]> {
+        match self.framing {
+            Framing::StartCodes => by_start_codes(packet),
+            Framing::Lengths(bytes) => by_lengths(packet, bytes),
+        }
+    }
+
+    fn append(self, unit: &[u8], packet: &mut Vec<u8>) {
+        match self.framing {
+            Framing::StartCodes => packet.extend([0, 0, 0, 1]),
+            Framing::Lengths(bytes) => {
+                let length = (unit.len() as u64).to_be_bytes();
+                packet.extend(&length[length.len() - bytes..]);
+            }
+        }
+        packet.extend(unit);
+    }
+}
+
+fn by_start_codes(packet: &[u8]) -> Vec<&[u8]> {
+    const START_CODE: [u8; 3] = [0, 0, 1];
+    let mut codes = packet.windows(3).enumerate();
+    let mut starts: Vec<usize> = Vec::new();
+    while let Some((at, code)) = codes.next() {
+        if code == START_CODE {
+            starts.push(at + START_CODE.len());
+            codes.nth(1);
+        }
+    }
+    let ends = starts.iter().skip(1).map(|next| next - START_CODE.len());
+    let ends: Vec<usize> = ends.chain([packet.len()]).collect();
+    let units = starts
+        .iter()
+        .zip(ends)
+        .map(|(&start, end)| &packet[start..end]);
+    units.map(without_trailing_zeros).collect()
+}
+
+/// Zero bytes before the next start code are no part of the unit (it ends with a 1 bit).
+fn without_trailing_zeros(unit: &[u8]) -> &[u8] {
+    let end = unit.iter().rposition(|&byte| byte != 0);
+    &unit[..end.map_or(0, |last| last + 1)]
+}
+
+fn by_lengths(mut packet: &[u8], bytes: usize) -> Vec<&[u8]> {
+    let mut units = Vec::new();
+    while let Some((length, rest)) = packet.split_at_checked(bytes) {
+        let length = length
+            .iter()
+            .fold(0, |sum, &byte| sum << 8 | usize::from(byte));
+        let Some((unit, rest)) = rest.split_at_checked(length) else {
+            break;
+        };
+        units.push(unit);
+        packet = rest;
+    }
+    units
+}
+
+impl Format {
+    pub(crate) fn of(caps: &gst::CapsRef) -> Self {
+        let Some(structure) = caps.structure(0) else {
+            return Self::Opaque;
+        };
+        let config = structure.get::<gst::Buffer>("codec_data").ok();
+        let config = config.and_then(|config| config.into_mapped_buffer_readable().ok());
+        let config = config.as_deref();
+        match structure.name().as_str() {
+            "video/x-h264" => Self::H264(Framed::of(structure, config, 4)),
+            "video/x-h265" => Self::H265(Framed::of(structure, config, 21)),
+            "video/x-vp8" => Self::Vp8,
+            "video/x-vp9" => Self::Vp9,
+            "video/x-av1" if !matches!(structure.get("stream-format"), Ok("annexb")) => Self::Av1,
+            _ => Self::Opaque,
+        }
+    }
+
+    fn framed(self) -> Option<(Framed, UnitOf)> {
+        match self {
+            Self::H264(framed) => Some((framed, Unit::of_h264)),
+            Self::H265(framed) => Some((framed, Unit::of_h265)),
+            _ => None,
+        }
+    }
+
+    /// Whether decoding can begin with this packet; `None` where that can't be told from it.
+    pub(crate) fn is_random_access(self, packet: &[u8]) -> Option<bool> {
+        if let Some((framed, unit_of)) = self.framed() {
+            let mut units = framed.units(packet).into_iter().map(unit_of);
+            let slice = units.find(|unit| matches!(unit, Unit::RandomAccess | Unit::Slice));
+            return slice.map(|unit| unit == Unit::RandomAccess);
+        }
+        match self {
+            // RFC 6386, 9.1: the frame tag's first bit is 0, and a start code follows the tag.
+            Self::Vp8 => {
+                let is_key = packet.first()? & 1 == 0;
+                Some(is_key && packet.get(3..6) == Some(&[0x9d, 0x01, 0x2a]))
+            }
+            Self::Vp9 => vp9_key_frame(packet),
+            Self::Av1 => av1_key_frame(packet),
+            _ => None,
+        }
+    }
+
+    /// The parameter sets that stand in the packet.
+    pub(crate) fn parameter_sets(self, packet: &[u8]) -> Vec<Vec<u8>> {
+        let Some((framed, unit_of)) = self.framed() else {
+            return Vec::new();
+        };
+        let units = framed.units(packet).into_iter();
+        units
+            .filter(|unit| unit_of(unit) == Unit::ParameterSet)
+            .map(<[u8]>::to_vec)
+            .collect()
+    }
+
+    /// The packet with parameter sets before its picture; `None` where the format keeps them elsewhere.
+    pub(crate) fn with_parameter_sets(self, packet: &[u8], sets: &[Vec<u8>]) -> Option<Vec<u8>> {
+        let (framed, unit_of) = self.framed().filter(|(framed, _)| framed.sets_in_band)?;
+        let units = framed.units(packet).into_iter();
+        // An access unit delimiter is always first.
+        let delimiters = units.take_while(|unit| unit_of(unit) == Unit::Delimiter);
+        let at = delimiters.last().map_or(0, |unit| end_within(packet, unit));
+        let mut whole = packet[..at].to_vec();
+        for set in sets {
+            framed.append(set, &mut whole);
+        }
+        whole.extend(&packet[at..]);
+        Some(whole)
+    }
+
+    /// The parameter sets of an `avcC` or `hvcC` record.
+    fn configured_sets(self, config: &[u8]) -> Vec<Vec<u8>> {
+        let mut record = Record {
+            rest: config,
+            sets: Vec::new(),
+        };
+        let _ = match self {
+            Self::H264(_) => record.read_avc(),
+            Self::H265(_) => record.read_hevc(),
+            _ => None,
+        };
+        record.sets
+    }
+}
+
+/// Where a part of a packet ends in it.
+fn end_within(packet: &[u8], part: &[u8]) -> usize {
+    part.as_ptr_range().end as usize - packet.as_ptr() as usize
+}
+
+/// A decoder configuration record (ISO/IEC 14496-15) that is being read. `None` where it ends too soon.
+struct Record<'a> {
+    rest: &'a [u8],
+    sets: Vec<Vec<u8>>,
+}
+
+impl Record<'_> {
+    fn skip(&mut self, bytes: usize) -> Option<()> {
+        self.rest = self.rest.get(bytes..)?;
+        Some(())
+    }
+
+    fn number(&mut self, bytes: usize) -> Option<usize> {
+        let (number, rest) = self.rest.split_at_checked(bytes)?;
+        self.rest = rest;
+        Some(
+            number
+                .iter()
+                .fold(0, |sum, &byte| sum << 8 | usize::from(byte)),
+        )
+    }
+
+    fn units(&mut self, count: usize) -> Option<()> {
+        for _ in 0..count {
+            let length = self.number(2)?;
+            let (unit, rest) = self.rest.split_at_checked(length)?;
+            self.sets.push(unit.to_vec());
+            self.rest = rest;
+        }
+        Some(())
+    }
+
+    fn read_avc(&mut self) -> Option<()> {
+        self.skip(5)?;
+        let sps = self.number(1)? & 31;
+        self.units(sps)?;
+        let pps = self.number(1)?;
+        self.units(pps)
+    }
+
+    fn read_hevc(&mut self) -> Option<()> {
+        self.skip(22)?;
+        for _ in 0..self.number(1)? {
+            self.skip(1)?;
+            let count = self.number(2)?;
+            self.units(count)?;
+        }
+        Some(())
+    }
+}
+
+/// Whether the first picture of the packet is a key frame (VP9 bitstream specification, 6.2).
+fn vp9_key_frame(packet: &[u8]) -> Option<bool> {
+    let mut bits = packet
+        .iter()
+        .take(2)
+        .flat_map(|&byte| (0..8).rev().map(move |bit| byte >> bit & 1));
+    let frame_marker = (bits.next()?, bits.next()?);
+    let profile = (bits.next()?, bits.next()?);
+    if profile == (1, 1) {
+        bits.next()?;
+    }
+    let show_existing_frame = bits.next()? == 1;
+    let is_key = bits.next()? == 0;
+    Some(frame_marker == (1, 0) && !show_existing_frame && is_key)
+}
+
+/// Whether the first picture of a temporal unit is a key frame that comes with its sequence header (AV1 bitstream
+/// specification, 5.3 to 5.9).
+fn av1_key_frame(mut packet: &[u8]) -> Option<bool> {
+    const SEQUENCE_HEADER: u8 = 1;
+    const FRAME_HEADER: u8 = 3;
+    const FRAME: u8 = 6;
+    let mut has_header = false;
+    // Every picture of a still image is a key frame, and doesn't say so.
+    let mut is_still = false;
+    while let Some((&header, mut rest)) = packet.split_first() {
+        let (kind, has_extension, has_size) = (header >> 3 & 15, header & 4 != 0, header & 2 != 0);
+        rest = rest.get(usize::from(has_extension)..)?;
+        let size = if has_size {
+            leb128(&mut rest)?
+        } else {
+            rest.len()
+        };
+        let (content, next) = rest.split_at_checked(size)?;
+        match kind {
+            SEQUENCE_HEADER => {
+                has_header = true;
+                is_still = content.first()? & 0b000_01000 != 0;
+            }
+            FRAME_HEADER | FRAME => {
+                // show_existing_frame, frame_type: 0, 0 is a key frame.
+                let is_key = is_still || content.first()? >> 5 == 0;
+                return Some(is_key && has_header);
+            }
+            _ => (),
+        }
+        packet = next;
+    }
+    None
+}
+
+fn leb128(rest: &mut &[u8]) -> Option<usize> {
+    let mut value = 0;
+    for at in 0..8 {
+        let (&byte, after) = rest.split_first()?;
+        *rest = after;
+        value |= usize::from(byte & 127) << (7 * at);
+        if byte & 128 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// How the caps of one chunk stand to those that were sent before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Described {
+    /// As before: nothing is to be sent.
+    Same,
+    /// Only parameter sets differ, and they go in band: these before the chunk's first picture, unless they are there.
+    InBand(Vec<Vec<u8>>),
+    /// It is another stream. Says what differs.
+    Differently(String),
+}
+
+/// Fields that say no more than the parameter sets do.
+const FROM_PARAMETER_SETS: &[&str] = &["codec_data", "level", "tier", "profile"];
+
+pub(crate) fn compare(was: &gst::CapsRef, is: &gst::CapsRef) -> Described {
+    if was == is {
+        return Described::Same;
+    }
+    let (Some(old), Some(new)) = (was.structure(0), is.structure(0)) else {
+        return Described::Differently(format!("{was} became {is}"));
+    };
+    let differing = differing_fields(old, new);
+    let in_sets = |field: &String| FROM_PARAMETER_SETS.contains(&field.as_str());
+    let format = Format::of(is);
+    let in_band = format
+        .framed()
+        .is_some_and(|(framed, _)| framed.sets_in_band);
+    if old.name() == new.name() && in_band && differing.iter().all(in_sets) {
+        let config = new.get::<gst::Buffer>("codec_data").ok();
+        let config = config.and_then(|config| config.into_mapped_buffer_readable().ok());
+        let sets = config.map(|config| format.configured_sets(&config));
+        return Described::InBand(sets.unwrap_or_default());
+    }
+    let value = |structure: &gst::StructureRef, field: &str| {
+        let value = structure.value(field).ok();
+        let text = value.and_then(|value| value.serialize().ok());
+        text.map_or("nothing".to_string(), Into::into)
+    };
+    let fields = differing.iter().map(|field| {
+        format!(
+            "{field} was {}, is {}",
+            value(old, field),
+            value(new, field)
+        )
+    });
+    let mut differences: Vec<String> = fields.collect();
+    if old.name() != new.name() {
+        differences.insert(0, format!("{} became {}", old.name(), new.name()));
+    }
+    Described::Differently(differences.join("; "))
+}
+
+fn differing_fields(old: &gst::StructureRef, new: &gst::StructureRef) -> Vec<String> {
+    let fields: std::collections::BTreeSet<_> = old.fields().chain(new.fields()).collect();
+    let same = |field: &str| match (old.value(field), new.value(field)) {
+        (Ok(old), Ok(new)) => old.compare(new) == Some(std::cmp::Ordering::Equal),
+        _ => false,
+    };
+    let differing = fields.into_iter().filter(|field| !same(field));
+    differing.map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn h264(stream_format: &str) -> gst::Caps {
+        gst::init().unwrap();
+        gst::Caps::builder("video/x-h264")
+            .field("stream-format", stream_format)
+            .build()
+    }
+
+    fn with_config(caps: &gst::Caps, config: &[u8]) -> gst::Caps {
+        let mut caps = caps.clone();
+        caps.make_mut()
+            .set("codec_data", gst::Buffer::from_slice(config.to_vec()));
+        caps
+    }
+
+    const SPS: &[u8] = &[0x67, 1, 2];
+    const PPS: &[u8] = &[0x68, 3];
+
+    /// An `avcC` record with 4 bytes of length, and these sets.
+    fn avcc(sps: &[u8], pps: &[u8]) -> Vec<u8> {
+        let mut record = vec![1, 0x64, 0, 30, 0xff, 0xe1, 0, sps.len() as u8];
+        record.extend(sps);
+        record.extend([1, 0, pps.len() as u8]);
+        record.extend(pps);
+        record
+    }
+
+    #[test]
+    fn an_h264_picture_is_a_random_access_point_if_it_is_an_idr() {
+        let format = Format::of(&h264("byte-stream"));
+        let idr = [0, 0, 0, 1, 0x09, 0x10, 0, 0, 1, 0x06, 5, 0, 0, 1, 0x65, 9];
+        let recovery_point = [0, 0, 0, 1, 0x06, 6, 1, 0, 0, 1, 0x41, 9];
+        assert_eq!(format.is_random_access(&idr), Some(true));
+        assert_eq!(format.is_random_access(&recovery_point), Some(false));
+        assert_eq!(format.is_random_access(b"no start code"), None);
+        let avc = Format::of(&with_config(&h264("avc"), &avcc(SPS, PPS)));
+        assert_eq!(avc.is_random_access(&[0, 0, 0, 2, 0x65, 9]), Some(true));
+        assert_eq!(avc.is_random_access(&[0, 0, 0, 2, 0x41, 9]), Some(false));
+        assert_eq!(avc.is_random_access(&[0, 0, 0, 200, 0x65]), None);
+    }
+
+    #[test]
+    fn an_h265_picture_is_a_random_access_point_if_it_is_an_irap() {
+        gst::init().unwrap();
+        let caps = gst::Caps::builder("video/x-h265")
+            .field("stream-format", "byte-stream")
+            .build();
+        let format = Format::of(&caps);
+        for (kind, expected) in [(19, true), (20, true), (21, true), (1, false), (8, false)] {
+            let packet = [0, 0, 1, 35 << 1, 1, 0x50, 0, 0, 1, kind << 1, 1, 9];
+            assert_eq!(format.is_random_access(&packet), Some(expected), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_vp8_or_vp9_picture_is_a_random_access_point_if_it_is_a_key_frame() {
+        let vp8 = |packet: &[u8]| Format::Vp8.is_random_access(packet);
+        assert_eq!(vp8(&[0x50, 1, 0, 0x9d, 0x01, 0x2a, 0, 0]), Some(true));
+        assert_eq!(vp8(&[0x51, 1, 0, 0x9d, 0x01, 0x2a, 0, 0]), Some(false));
+        assert_eq!(vp8(&[]), None);
+        let vp9 = |packet: &[u8]| Format::Vp9.is_random_access(packet);
+        assert_eq!(vp9(&[0b1000_0010, 0x49]), Some(true));
+        assert_eq!(vp9(&[0b1000_0110, 0x49]), Some(false));
+        assert_eq!(vp9(&[0b1000_1000, 0x49]), Some(false));
+        assert_eq!(vp9(&[0b1011_0001, 0x49]), Some(true));
+        assert_eq!(vp9(&[]), None);
+    }
+
+    #[test]
+    fn an_av1_picture_is_a_random_access_point_if_it_is_a_key_frame_with_its_header() {
+        let delimiter = [0x12, 0];
+        let header = [0x0a, 2, 0, 0];
+        let key = [0x32, 2, 0b0001_0000, 0];
+        let inter = [0x32, 2, 0b0011_0000, 0];
+        let format = Format::Av1;
+        let whole = |parts: &[&[u8]]| format.is_random_access(&parts.concat());
+        assert_eq!(whole(&[&delimiter, &header, &key]), Some(true));
+        assert_eq!(whole(&[&delimiter, &key]), Some(false));
+        assert_eq!(whole(&[&delimiter, &header, &inter]), Some(false));
+        assert_eq!(whole(&[&delimiter]), None);
+        assert_eq!(whole(&[&delimiter, &[0x32, 200, 0]]), None);
+    }
+
+    #[test]
+    fn parameter_sets_go_after_the_delimiter() {
+        let format = Format::of(&h264("byte-stream"));
+        let sets = [SPS.to_vec(), PPS.to_vec()];
+        let packet = [0, 0, 0, 1, 0x09, 0x10, 0, 0, 1, 0x65, 9, 9];
+        let whole = format.with_parameter_sets(&packet, &sets).unwrap();
+        assert_eq!(format.parameter_sets(&whole), sets);
+        assert_eq!(whole[..6], packet[..6]);
+        assert!(whole.ends_with(&packet[6..]));
+        let whole = format.with_parameter_sets(&packet[6..], &sets).unwrap();
+        assert_eq!(whole[..7], [0, 0, 0, 1, 0x67, 1, 2]);
+        let avc = Format::of(&with_config(&h264("avc"), &avcc(SPS, PPS)));
+        assert_eq!(avc.with_parameter_sets(&packet, &sets), None);
+    }
+
+    #[test]
+    fn other_parameter_sets_go_in_band_where_the_format_allows_it() {
+        let old = with_config(&h264("avc3"), &avcc(SPS, PPS));
+        let new = with_config(&h264("avc3"), &avcc(&[0x67, 7], PPS));
+        assert_eq!(compare(&old, &old), Described::Same);
+        let sets = vec![vec![0x67, 7], PPS.to_vec()];
+        assert_eq!(compare(&old, &new), Described::InBand(sets));
+        let old = with_config(&h264("avc"), &avcc(SPS, PPS));
+        let new = with_config(&h264("avc"), &avcc(&[0x67, 7], PPS));
+        let Described::Differently(what) = compare(&old, &new) else {
+            panic!("avc can't carry them");
+        };
+        assert!(what.starts_with("codec_data was "), "{what}");
+        let mut level = h264("byte-stream");
+        level.make_mut().set("level", "4");
+        assert_eq!(
+            compare(&h264("byte-stream"), &level),
+            Described::InBand(vec![])
+        );
+        let mut size = h264("byte-stream");
+        size.make_mut().set("width", 320);
+        let Described::Differently(what) = compare(&h264("byte-stream"), &size) else {
+            panic!("another size is another stream");
+        };
+        assert!(what.contains("width was nothing, is 320"), "{what}");
+    }
+
+    #[test]
+    fn garbage_is_no_random_access_point_and_no_panic() {
+        gst::init().unwrap();
+        let mut garbage = vec![0u8; 400];
+        for seed in 0..2000_u32 {
+            let mut state = seed.wrapping_mul(2_654_435_761).max(1);
+            for byte in &mut garbage {
+                state ^= state << 13;
+                state ^= state >> 17;
+                state ^= state << 5;
+                *byte = (state >> 24) as u8;
+            }
+            for name in ["h264", "h265", "vp8", "vp9", "av1"] {
+                let caps = gst::Caps::new_empty_simple(format!("video/x-{name}"));
+                let format = Format::of(&caps);
+                let _ = format.is_random_access(&garbage);
+                let _ = format.configured_sets(&garbage);
+                let _ = format.with_parameter_sets(&garbage, &[vec![1]]);
+            }
+        }
+    }
+}
