@@ -305,9 +305,9 @@ impl State {
         } else {
             Kind::Key
         };
-        let at_edge = frame.is_some_and(|frame| self.reorder.is_at_edge(chunk, frame));
+        let is_first = frame.is_some_and(|frame| self.reorder.is_first(chunk, frame));
         let (buffer, kind) = match claimed {
-            Kind::Key => feed.examine(buffer, at_edge),
+            Kind::Key => feed.examine(buffer, is_first),
             _ => (buffer, claimed),
         };
         let packet = Packet {
@@ -548,16 +548,16 @@ impl State {
 }
 
 impl Feed {
-    /// Looks into a packet that its encoder calls a key frame. At the edge of the chunk it has to be one, and to have the
+    /// Looks into a packet that its encoder calls a key frame. As the first of its chunk it has to be one, and to have the
     /// parameter sets with it where the format carries them in band.
-    fn examine(&mut self, buffer: gst::Buffer, at_edge: bool) -> (gst::Buffer, Kind) {
+    fn examine(&mut self, buffer: gst::Buffer, is_first: bool) -> (gst::Buffer, Kind) {
         let format = self.format;
         if self.sets.is_none()
             && let Ok(packet) = buffer.map_readable()
         {
             self.sets = Some(format.parameter_sets(&packet));
         }
-        if !at_edge {
+        if !is_first {
             return (buffer, Kind::Key);
         }
         let is_key = match buffer.map_readable() {

@@ -104,6 +104,18 @@ impl Distributor {
         );
     }
 
+    /// Forced key frames don't part the encoder's chunks from their overlap.
+    pub(super) fn warn_of_dropped_overlap(&self, encoder: &str, failure: &Failure) {
+        let Some(bin) = self.bin() else { return };
+        gst::element_warning!(
+            bin,
+            gst::StreamError::Encode,
+            ("The encoder '{encoder}' does not begin a closed GOP where a key frame is forced; its chunks get no overlap. \
+                 Set overlap-before=0 and overlap-after=0 to have it so from the beginning"),
+            ["{failure}"]
+        );
+    }
+
     /// No input comes although all that could leave has left. Frames of which it isn't known yet to which chunk they
     /// belong, or that wait for a trail, are given up to the chunk they are in: shorter chunks, but no deadlock.
     pub(crate) fn release_withheld(&self) {

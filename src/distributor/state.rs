@@ -6,6 +6,7 @@ use crate::aggregator::{self, FrameTimes};
 use crate::logic::budget::{Admission, Budget};
 use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::planner::{BudgetTooSmall, Next, Plan, Planner, Request, Verdict};
+use crate::logic::reorder::Delivered;
 use crate::logic::roster::Roster;
 use crate::logic::tally::Tally;
 use crate::logic::timeline::{FrameTable, PrivateClock};
@@ -43,6 +44,8 @@ pub(super) struct Slot {
     pub(super) ended: bool,
     /// The first ERROR message of the attempt's encoder.
     pub(super) error: Option<gst::Message>,
+    /// The attempt's chunk lost its overlap: the attempt ends.
+    pub(super) replanned: bool,
     /// When the attempt began.
     pub(super) since: Instant,
 }
@@ -67,6 +70,8 @@ pub(super) struct Stream {
     frames: FrameTable<Option<Held>>,
     /// What the encoder of each live chunk is told.
     inputs: BTreeMap<ChunkId, Input>,
+    /// Chunks that are whole but may still lose their overlap.
+    on_trial: BTreeMap<ChunkId, Delivered>,
     pub(super) segment: gst::FormattedSegment<gst::ClockTime>,
     /// TAG events since the last frame.
     tags: Vec<gst::Event>,
@@ -106,6 +111,8 @@ pub(super) struct State {
     /// Upstream was given the error flow, so that it knows.
     pub(super) flow_returned: bool,
     pub(super) tally: Tally,
+    /// It was found, and said, that the encoder can't be cut with an overlap.
+    pub(super) overlap_dropped: bool,
 }
 
 /// Size of one raw frame, or an error where the caps aren't raw video.
@@ -146,6 +153,7 @@ impl State {
                     waiting: Waiting::Nothing,
                     ended: false,
                     error: None,
+                    replanned: false,
                     since: Instant::now(),
                 })
                 .collect(),
@@ -162,6 +170,7 @@ impl State {
             flow: Ok(()),
             fails: false,
             flow_returned: false,
+            overlap_dropped: false,
         }
     }
 
@@ -193,7 +202,7 @@ impl State {
         });
         let old = self.stream.take();
         if let Some(old) = &old {
-            self.begin_stream(old.planner.plan().clone());
+            self.begin_stream(*old.planner.plan());
         }
         old
     }
@@ -238,6 +247,7 @@ impl State {
             clock: PrivateClock::default(),
             frames: FrameTable::default(),
             inputs: BTreeMap::new(),
+            on_trial: BTreeMap::new(),
             segment: gst::FormattedSegment::new(),
             tags: Vec::new(),
             force_key: false,
@@ -399,23 +409,74 @@ impl State {
         self.tally.attempt(session, frames, busy);
     }
 
-    /// The chunk was verified: its frames go, unless another chunk needs them.
-    pub(super) fn delivered(&mut self, session: SessionId, chunk: ChunkId) -> Vec<gst::Buffer> {
-        self.tally.chunks_finished += 1;
+    /// The session's chunk was verified. Returns all chunks that may leave now.
+    pub(super) fn delivered(
+        &mut self,
+        session: SessionId,
+        chunk: ChunkId,
+        delivered: Delivered,
+    ) -> Vec<(ChunkId, Vec<gst::Buffer>)> {
         let Some(stream) = &mut self.stream else {
             return Vec::new();
         };
         stream.roster.succeeded(session);
-        stream.inputs.remove(&chunk);
+        stream.on_trial.insert(chunk, delivered);
         let mut free = Vec::new();
-        let ranges = stream.planner.done(chunk);
+        // In order: each may be what the next ones wait for.
+        let waiting: Vec<_> = stream.on_trial.keys().copied().collect();
+        for chunk in waiting {
+            if stream.planner.is_on_trial(chunk) {
+                continue;
+            }
+            let delivered = stream.on_trial.remove(&chunk);
+            self.tally.frames_skipped += delivered.map_or(0, |delivered| delivered.skipped);
+            self.tally.chunks_finished += 1;
+            free.push((chunk, stream.release(chunk)));
+        }
+        free
+    }
+
+    /// An attempt's chunk loses its overlap where that explains its fault, and others with it. `false`: it explains nothing.
+    pub(super) fn drop_overlap(
+        &mut self,
+        session: SessionId,
+        aggregator: &aggregator::imp::Aggregator,
+    ) -> bool {
+        let Some(stream) = &mut self.stream else {
+            return false;
+        };
+        let chunk = stream.roster.chunk_of(session);
+        let Some(losing) = chunk.and_then(|chunk| stream.planner.drop_overlap(chunk)) else {
+            return false;
+        };
+        for chunk in losing {
+            if stream.on_trial.remove(&chunk).is_some() {
+                aggregator.retract(chunk);
+                stream.roster.offer(chunk);
+            }
+            for slot in &mut self.slots {
+                let runs = stream.roster.chunk_of(slot.session.id) == Some(chunk);
+                slot.replanned |= runs;
+            }
+        }
+        self.wake_all();
+        true
+    }
+}
+
+impl Stream {
+    /// Lets a chunk's frames go, unless another chunk needs them.
+    fn release(&mut self, chunk: ChunkId) -> Vec<gst::Buffer> {
+        self.inputs.remove(&chunk);
+        let mut free = Vec::new();
+        let ranges = self.planner.done(chunk);
         for frame in ranges.iter().flat_map(FrameRange::iter) {
-            if let Some(held) = stream.frames.get_mut(frame).and_then(Option::take) {
-                stream.budget.release(held.bytes);
+            if let Some(held) = self.frames.get_mut(frame).and_then(Option::take) {
+                self.budget.release(held.bytes);
                 free.push(held.buffer);
             }
         }
-        stream.frames.forget_before(stream.planner.oldest_needed());
+        self.frames.forget_before(self.planner.oldest_needed());
         free
     }
 }

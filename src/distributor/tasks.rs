@@ -123,6 +123,7 @@ impl Distributor {
                 slot.waiting = Waiting::Nothing;
                 slot.ended = false;
                 slot.error = None;
+                slot.replanned = false;
                 slot.since = Instant::now();
                 let work = Work {
                     chunk: attempt.chunk,
@@ -165,6 +166,9 @@ impl Distributor {
             let Some(state) = guard.as_mut().filter(|state| !state.is_aborting()) else {
                 break Err(Failure::Aborted);
             };
+            if state.slots[id.0].replanned {
+                break Err(Failure::Replanned);
+            }
             if state.slots[id.0].error.is_some() {
                 drop(guard);
                 // A fault says more than the error that it led to.
@@ -200,31 +204,43 @@ impl Distributor {
     }
 
     /// The session's chunk is whole: its frames go, its packets may leave.
-    pub(crate) fn delivered(&self, id: SessionId, chunk: Chunk, delivered: Delivered) {
+    pub(crate) fn delivered(
+        &self,
+        id: SessionId,
+        chunk: Chunk,
+        delivered: Delivered,
+    ) -> Result<(), Failure> {
         gst::debug!(CAT, imp = self, "Session {id}: {chunk}, {delivered:?}");
         let mut guard = lock(&self.state);
-        let Some(state) = guard.as_mut() else { return };
+        let Some(state) = guard.as_mut() else {
+            return Err(Failure::Aborted);
+        };
+        if state.slots[id.0].replanned {
+            return Err(Failure::Replanned);
+        }
         state.count_attempt(id, chunk.fed.len());
-        state.tally.frames_skipped += delivered.skipped;
-        let free = state.delivered(id, chunk.id);
+        let free = state.delivered(id, chunk.id, delivered);
         if let Some(stream) = &state.stream {
             let needed = stream.planner.oldest_needed();
             self.aggregator().forget_before(needed);
         }
         drop(guard);
-        drop(free);
         self.room.notify_all();
-        self.aggregator().finish(chunk.id);
+        for (chunk, frames) in free {
+            drop(frames);
+            self.aggregator().finish(chunk);
+        }
+        Ok(())
     }
 
     pub(super) fn attempt_failed(&self, id: SessionId, failure: &Failure) {
         let mut guard = lock(&self.state);
         let Some(state) = guard.as_mut() else { return };
         state.count_attempt(id, 0);
+        let aggregator = self.aggregator();
         let Some(stream) = &mut state.stream else {
             return;
         };
-        let aggregator = self.aggregator();
         if aggregator.is_proven() {
             stream.roster.prove();
         }
@@ -232,6 +248,26 @@ impl Distributor {
             .roster
             .chunk_of(id)
             .is_some_and(|chunk| aggregator.retract(chunk));
+        let of_overlap = match failure {
+            Failure::Replanned => true,
+            Failure::Fault(fault) => fault.is_of_overlap() && state.drop_overlap(id, aggregator),
+            _ => false,
+        };
+        let Some(stream) = &mut state.stream else {
+            return;
+        };
+        if repeatable && (of_overlap || state.slots[id.0].replanned) {
+            stream.roster.give_back(id);
+            let says = !std::mem::replace(&mut state.overlap_dropped, true);
+            let encoder = state.description.clone().unwrap_or_default();
+            state.wake(Waiting::Chunk);
+            drop(guard);
+            gst::debug!(CAT, imp = self, "Session {id}: {failure}");
+            if says {
+                self.warn_of_dropped_overlap(&encoder, failure);
+            }
+            return;
+        }
         let verdict = stream.roster.failed(id, repeatable);
         if verdict == Some(AfterFailure::Again) {
             state.tally.attempts_failed += 1;

@@ -33,6 +33,10 @@ const BALANCED_ROUNDS: u64 = 3;
 /// For the sake of more rounds no chunk is made shorter than this, in frames: four seconds of film.
 const SHORTEST_BALANCED_CHUNK: u64 = 100;
 
+/// The chunks on which an encoder shows whether it can be cut with an overlap: the first with a trail, the second with a
+/// lead. Later chunks wait for them, so that which chunks have an overlap never depends on which was faster.
+const TRIALS: [ChunkId; 2] = [ChunkId(0), ChunkId(1)];
+
 /// What a plan is made from.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -82,7 +86,7 @@ impl Length {
 }
 
 /// The settled lengths.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     pub length: Length,
     /// At least 1, never more than the chunk length.
@@ -233,26 +237,40 @@ struct Live {
     own_end: Option<FrameNo>,
     /// End of the section, once that is known: no trail goes beyond it.
     barrier: Option<FrameNo>,
+    /// Frames that follow its own ones as its trail.
+    after: u64,
+    /// Its lead and trail are fed; otherwise they are only held.
+    overlaps: bool,
 }
 
 impl Live {
+    /// The first frame that is fed.
+    fn feed_start(&self) -> FrameNo {
+        if self.overlaps {
+            self.lead_start
+        } else {
+            self.start
+        }
+    }
+
     /// End of the frames that may be fed now, and whether it is final.
-    fn feed_end(&self, arrived: u64, after: u64) -> (FrameNo, bool) {
+    fn feed_end(&self, arrived: u64) -> (FrameNo, bool) {
         let arrived = FrameNo(arrived);
         let Some(own_end) = self.own_end else {
             return (arrived.min(self.target), false);
         };
+        let after = if self.overlaps { self.after } else { 0 };
         let wanted = FrameNo(own_end.0.saturating_add(after));
         let wanted = self.barrier.map_or(wanted, |barrier| wanted.min(barrier));
         (arrived.min(wanted), arrived >= wanted)
     }
 
     /// Every frame that this chunk needs or may come to need.
-    fn needs(&self, after: u64) -> FrameRange {
+    fn needs(&self) -> FrameRange {
         let end = match (self.own_end, self.barrier) {
             (None, _) => u64::MAX,
-            (Some(end), None) => end.0.saturating_add(after),
-            (Some(end), Some(barrier)) => end.0.saturating_add(after).min(barrier.0),
+            (Some(end), None) => end.0.saturating_add(self.after),
+            (Some(end), Some(barrier)) => end.0.saturating_add(self.after).min(barrier.0),
         };
         FrameRange::new(self.lead_start.0, end)
     }
@@ -323,6 +341,8 @@ impl Planner {
             target: FrameNo(start.0.saturating_add(length)),
             own_end: None,
             barrier: None,
+            after: self.plan.after,
+            overlaps: self.plan.before > 0 || self.plan.after > 0,
         });
         self.next_id = id.next();
         self.section_chunks += 1;
@@ -349,11 +369,6 @@ impl Planner {
     /// Goes on with another plan: after a [`cut`](Self::cut), or because the source's length became known while the first
     /// chunk is still open, which then gets the new length. `false` if it is too late for that: the old plan stays.
     pub fn replan(&mut self, plan: Plan) -> bool {
-        // The overlap is the one part of a plan that live chunks go on using.
-        debug_assert_eq!(
-            (plan.before, plan.after),
-            (self.plan.before, self.plan.after)
-        );
         if let Some(open) = self.live.back_mut().filter(|live| live.own_end.is_none()) {
             let target = FrameNo(open.start.0.saturating_add(plan.length.of(0)));
             if self.section_chunks > 1 || target.0 < self.arrived {
@@ -361,7 +376,13 @@ impl Planner {
             }
             open.target = target;
         }
-        self.plan = plan;
+        // The overlap may have been dropped meanwhile.
+        let (before, after) = (self.plan.before, self.plan.after);
+        self.plan = Plan {
+            before,
+            after,
+            ..plan
+        };
         true
     }
 
@@ -371,17 +392,47 @@ impl Planner {
 
     /// The first frame that a new attempt at the chunk is fed.
     pub fn first_fed(&self, chunk: ChunkId) -> Option<FrameNo> {
-        self.live(chunk).map(|live| live.lead_start)
+        self.live(chunk).map(Live::feed_start)
+    }
+
+    /// An attempt at the chunk showed that forced key frames don't part it from its overlap. It loses that, and with one
+    /// of the first two chunks, on which the encoder shows itself, all later ones do. Begin these live chunks anew. `None`: the
+    /// chunk had no overlap, so it can't be that.
+    pub fn drop_overlap(&mut self, chunk: ChunkId) -> Option<Vec<ChunkId>> {
+        self.live(chunk).filter(|live| live.overlaps)?;
+        let is_trial = TRIALS.contains(&chunk);
+        if is_trial {
+            (self.plan.before, self.plan.after) = (0, 0);
+        }
+        let loses =
+            |live: &&mut Live| live.overlaps && (live.id == chunk || is_trial && live.id > chunk);
+        let losing = self.live.iter_mut().filter(loses);
+        Some(
+            losing
+                .map(|live| {
+                    live.overlaps = false;
+                    live.id
+                })
+                .collect(),
+        )
+    }
+
+    /// What the encoder shows on an older chunk may still take the overlap from this one: nothing of it may leave, and its
+    /// frames have to stay.
+    pub fn is_on_trial(&self, chunk: ChunkId) -> bool {
+        let overlaps = self.live(chunk).is_some_and(|live| live.overlaps);
+        let open = |trial: &ChunkId| *trial < chunk && self.live(*trial).is_some();
+        overlaps && TRIALS.iter().any(open)
     }
 
     /// What the session does that has fed the chunk's frames up to, not including, `position`.
     pub fn next(&self, chunk: ChunkId, position: FrameNo) -> Option<Next> {
         let live = self.live(chunk)?;
-        let (end, is_final) = live.feed_end(self.arrived, self.plan.after);
+        let (end, is_final) = live.feed_end(self.arrived);
         if position < end {
             // A fresh encoder begins with a key frame: only where something was fed before the first
             // own frame does it have to be asked for.
-            let after_lead = position == live.start && live.lead_start < live.start;
+            let after_lead = position == live.start && live.feed_start() < live.start;
             let at_trail = live.own_end == Some(position);
             return Some(Next::Feed {
                 frame: position,
@@ -392,7 +443,7 @@ impl Planner {
             Some(own_end) if is_final => Some(Next::Drain(Chunk {
                 id: chunk,
                 own: FrameRange::new(live.start.0, own_end.0),
-                fed: FrameRange::new(live.lead_start.0, end.0),
+                fed: FrameRange::new(live.feed_start().0, end.0),
             })),
             _ => Some(Next::Wait),
         }
@@ -403,7 +454,7 @@ impl Planner {
     pub fn is_starving(&self) -> bool {
         self.live
             .front()
-            .is_none_or(|oldest| !oldest.feed_end(self.arrived, self.plan.after).1)
+            .is_none_or(|oldest| !oldest.feed_end(self.arrived).1)
     }
 
     /// Something waits for frames that haven't come, beyond the open chunk's own: frames that may be a tail, or a chunk
@@ -411,7 +462,7 @@ impl Planner {
     pub fn withholds(&self) -> bool {
         self.live.iter().any(|live| match live.own_end {
             None => self.arrived > live.target.0,
-            Some(_) => !live.feed_end(self.arrived, self.plan.after).1,
+            Some(_) => !live.feed_end(self.arrived).1,
         })
     }
 
@@ -424,9 +475,9 @@ impl Planner {
         let Some(done) = self.live.remove(index) else {
             return Vec::new();
         };
-        let fed = done.needs(self.plan.after);
+        let fed = done.needs();
         let mut free = vec![FrameRange::new(fed.start.0, fed.end.0.min(self.arrived))];
-        for needs in self.live.iter().map(|live| live.needs(self.plan.after)) {
+        for needs in self.live.iter().map(|live| live.needs()) {
             free = free
                 .into_iter()
                 .flat_map(|range| {
@@ -547,8 +598,8 @@ mod tests {
             ..request()
         })
         .unwrap();
-        assert_eq!(own_lengths(plan.clone(), 130), [50, 50, 30]);
-        assert_eq!(own_lengths(plan.clone(), 105), [50, 55]);
+        assert_eq!(own_lengths(plan, 130), [50, 50, 30]);
+        assert_eq!(own_lengths(plan, 105), [50, 55]);
         assert_eq!(own_lengths(plan, 70), [50, 20]);
     }
 
@@ -680,7 +731,7 @@ mod tests {
             for _ in 0..frames {
                 let _ = planner.frame();
             }
-            let accepted = planner.replan(known.clone());
+            let accepted = planner.replan(known);
             for _ in frames..100 {
                 let _ = planner.frame();
             }

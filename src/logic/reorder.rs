@@ -45,7 +45,6 @@ pub enum Fault {
     Twice(FrameNo),
     Missing { first: FrameNo, count: u64 },
     StartNotKey(FrameNo),
-    EndNotKey(FrameNo),
     LeadAfterOwn(FrameNo),
     OwnAfterTrail(FrameNo),
 }
@@ -70,16 +69,21 @@ impl fmt::Display for Fault {
                 "the chunk begins with frame {frame}, which is no key frame of its first frame; if the \
                  encoder ignores force-key-unit events, set overlap-before=0"
             ),
-            Fault::EndNotKey(frame) => write!(
-                f,
-                "frame {frame} after the chunk's end is no key frame; if the encoder ignores \
-                 force-key-unit events, set overlap-after=0"
-            ),
             Fault::LeadAfterOwn(frame) | Fault::OwnAfterTrail(frame) => write!(
                 f,
                 "frame {frame} refers across a forced key frame; set the encoder to closed GOPs"
             ),
         }
+    }
+}
+
+impl Fault {
+    /// It can only be because something was fed before or after the chunk's own frames.
+    pub fn is_of_overlap(&self) -> bool {
+        matches!(
+            self,
+            Fault::StartNotKey(_) | Fault::LeadAfterOwn(_) | Fault::OwnAfterTrail(_)
+        )
     }
 }
 
@@ -161,14 +165,11 @@ impl<P> Store<P> {
             });
         }
         if phase > self.phase {
-            let is_key = kind == Kind::Key;
-            match phase {
-                Phase::Own if !is_key || !self.opens_with(frame) => {
-                    return Err(Fault::StartNotKey(frame));
-                }
-                Phase::Trail if !is_key => return Err(Fault::EndNotKey(frame)),
-                _ => self.phase = phase,
+            let opens = kind == Kind::Key && self.opens_with(frame);
+            if phase == Phase::Own && !opens {
+                return Err(Fault::StartNotKey(frame));
             }
+            self.phase = phase;
         }
         Ok(phase)
     }
@@ -227,10 +228,10 @@ impl<P> Reorder<P> {
         true
     }
 
-    /// A visible picture of `frame` would be the first of the chunk's own ones, or of its trail.
-    pub fn is_at_edge(&self, chunk: ChunkId, frame: FrameNo) -> bool {
+    /// A visible picture of `frame` would be the first of the chunk's own ones.
+    pub fn is_first(&self, chunk: ChunkId, frame: FrameNo) -> bool {
         let store = self.chunks.get(&chunk);
-        store.is_some_and(|store| store.phase_of(frame) > store.phase)
+        store.is_some_and(|store| store.phase == Phase::Lead && store.phase_of(frame) == Phase::Own)
     }
 
     /// A packet of an attempt at `chunk`; `frame` is the frame that its timestamp stands for.
@@ -472,10 +473,11 @@ mod tests {
             give(&mut reorder, C1, Kind::Delta, 3),
             Err(Fault::StartNotKey(FrameNo(3)))
         );
+        // After the own frames it doesn't matter: none of them can refer to what comes after all of them.
         give_all(&mut reorder, C0, &[0, 1, 2]);
         assert_eq!(
             give(&mut reorder, C0, Kind::Delta, 3),
-            Err(Fault::EndNotKey(FrameNo(3)))
+            Ok(Accepted::Trimmed)
         );
     }
 

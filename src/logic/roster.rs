@@ -103,6 +103,14 @@ impl Roster {
         self.proven = true;
     }
 
+    /// The session gives its chunk back, to be begun anew: through no fault of its own, so it is the same attempt.
+    pub fn give_back(&mut self, session: SessionId) {
+        let slot = std::mem::replace(&mut self.slots[session.0], Slot::Idle);
+        if let Slot::Running(attempt) = slot {
+            self.waiting.insert(attempt.chunk, attempt.number);
+        }
+    }
+
     /// The session could not deliver its chunk. `repeatable`: nothing of it has left yet.
     pub fn failed(&mut self, session: SessionId, repeatable: bool) -> Option<AfterFailure> {
         let Slot::Running(attempt) = std::mem::replace(&mut self.slots[session.0], Slot::Idle)

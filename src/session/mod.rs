@@ -65,6 +65,8 @@ pub(crate) enum Step {
 pub(crate) enum Failure {
     /// A flush, a stop or another session's failure: nobody's fault, nothing to report.
     Aborted,
+    /// The chunk's overlap was dropped meanwhile: it begins anew.
+    Replanned,
     /// Downstream takes no more, which upstream learns from the aggregator.
     Downstream,
     Encoder(EncoderError),
@@ -81,6 +83,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Aborted => f.write_str("it was aborted"),
+            Self::Replanned => f.write_str("its overlap was dropped"),
             Self::Downstream => f.write_str("downstream takes no more"),
             Self::Encoder(error) => error.fmt(f),
             Self::Posted(message) => match message.view() {
@@ -324,8 +327,7 @@ impl Session {
             return Err(failure);
         }
         let delivered = aggregator.verify(chunk).map_err(Failure::Fault)?;
-        distributor.delivered(self.id, chunk, delivered);
-        Ok(())
+        distributor.delivered(self.id, chunk, delivered)
     }
 
     /// The encoder returned an error and nobody said why.

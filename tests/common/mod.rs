@@ -103,6 +103,21 @@ impl Pipeline {
         }
     }
 
+    /// The texts of all warnings from now on.
+    pub fn warnings(&self) -> Arc<Mutex<Vec<String>>> {
+        let warnings = Arc::new(Mutex::new(Vec::new()));
+        let kept = warnings.clone();
+        self.bus().unwrap().set_sync_handler(move |_, message| {
+            if let gst::MessageView::Warning(warning) = message.view() {
+                kept.lock()
+                    .unwrap()
+                    .push(warning.error().message().to_string());
+            }
+            gst::BusSyncReply::Pass
+        });
+        warnings
+    }
+
     pub fn stats(&self) -> gst::Structure {
         self.element("enc").property("stats")
     }
