@@ -61,6 +61,9 @@ fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     parallelenc::register(plugin)
 }
 
+/// As `plugin_define!` says it.
+pub(crate) const PLUGIN_NAME: &str = "vtparallelenc";
+
 gst::plugin_define!(
     vtparallelenc,
     env!("CARGO_PKG_DESCRIPTION"),

@@ -108,12 +108,13 @@ fn assert_real_encoder_is_identical(pictures: &[Vec<u8>], encoder: &str, rest: &
         );
         pictures::encode(pictures, &ours)
     };
-    let one = run(1, "");
+    let none = "overlap-before=0 overlap-after=0";
+    let one = run(1, none);
     one.assert_timestamps();
     for sessions in SESSIONS {
         assert_same(
             &one,
-            &run(sessions, ""),
+            &run(sessions, none),
             &format!("{encoder}, {sessions} sessions"),
         );
     }

@@ -2,7 +2,7 @@
 
 //! Pads and the task of the aggregator.
 
-use super::state::{FrameTimes, Item, Stall, State, Step};
+use super::state::{Feed, FrameTimes, Item, Stall, State, Step};
 use crate::distributor::{self, Distributor};
 use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
@@ -129,25 +129,26 @@ impl Aggregator {
         &self.src
     }
 
-    /// Makes one sink pad for each session. At READY.
-    pub(crate) fn add_sessions(&self, sessions: usize) -> Vec<gst::Pad> {
-        let pads: Vec<gst::Pad> = (0..sessions)
-            .map(|id| self.sink_pad(SessionId(id)))
-            .collect();
-        for pad in &pads {
-            if self.obj().add_pad(pad).is_err() {
-                gst::error!(CAT, imp = self, "No place for {}", pad.name());
-            }
+    /// Makes the sink pad of another session.
+    pub(crate) fn add_session(&self, id: SessionId) -> gst::Pad {
+        let pad = self.sink_pad(id);
+        lock(&self.state).feeds.push(Feed::default());
+        // An element that runs wants pads that do.
+        if self.obj().current_state() >= gst::State::Paused {
+            let _ = pad.set_active(true);
         }
-        lock(&self.sinks).clone_from(&pads);
-        *lock(&self.state) = State::new(sessions);
-        pads
+        if self.obj().add_pad(&pad).is_err() {
+            gst::error!(CAT, imp = self, "No place for {}", pad.name());
+        }
+        lock(&self.sinks).push(pad.clone());
+        pad
     }
 
     pub(crate) fn remove_sessions(&self) {
         for pad in std::mem::take(&mut *lock(&self.sinks)) {
             let _ = self.obj().remove_pad(&pad);
         }
+        *lock(&self.state) = State::new(0);
     }
 
     /// A new stream begins.

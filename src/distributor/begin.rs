@@ -2,13 +2,16 @@
 
 //! How a stream begins: with which encoder, in chunks or straight through.
 
+use super::decision::{Decision, Sequential};
 use super::failure::{Refusal, budget_error};
 use super::imp::{CAT, Distributor};
 use super::state::{Mode, frame_bytes};
 use crate::locking::lock;
 use crate::logic::frame::SessionId;
-use crate::parallelenc::settings::{Job, Sequential};
-use crate::session::encoder;
+use crate::parallelenc::ParallelEnc;
+use crate::parallelenc::settings::Job;
+use crate::session::encoder::{self, EncoderError, Recipe};
+use crate::session::hints::Hints;
 use crate::session::{Input, Session};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -37,22 +40,25 @@ impl Distributor {
             .into());
         }
         let snapshot = self.aggregator().snapshot_caps();
-        let description = match &job.encoder {
-            Some(description) => description.clone(),
-            None => encoder::choose(&snapshot, &caps)?.name().to_string(),
-        };
-        let sequential = job.sequential.or_else(|| {
+        if !session.is_placed() {
+            let description = self.choose(&job, &snapshot, &caps)?;
+            if let Some(bin) = self.bin() {
+                bin.imp().encoder_chosen(&description)?;
+            }
+            let placed = self.place(&job, &description);
+            placed.map_err(|error| Refusal::of(self, session.id, &error))?;
+        }
+        let sequential = self.sequential().or_else(|| {
             let mut latency = gst::query::Latency::new();
             let is_live = self.sink.peer_query(&mut latency) && latency.result().0;
             is_live.then_some(Sequential::LiveSource)
         });
         if let Some(state) = &mut *lock(&self.state) {
-            state.description = Some(description.clone());
             state.caps = Some(caps.clone());
         }
         match sequential {
-            Some(reason) => self.begin_sequential(&job, &session, &description, reason, event),
-            None => self.begin_parallel(&session, &description, caps),
+            Some(reason) => self.begin_sequential(&session, reason, event),
+            None => self.begin_parallel(&session, caps),
         }
     }
 
@@ -62,11 +68,75 @@ impl Distributor {
         Some((state.job.clone(), state.slots.first()?.session.clone()))
     }
 
-    pub(super) fn begin_sequential(
+    /// The encoder that is set, or the one that downstream's caps ask for.
+    fn choose(
         &self,
         job: &Job,
+        snapshot: &gst::Caps,
+        raw: &gst::Caps,
+    ) -> Result<String, EncoderError> {
+        if let Some(description) = &job.encoder {
+            return Ok(description.clone());
+        }
+        let chosen = encoder::choose(snapshot, raw, &self.makes());
+        if let (Err(EncoderError::CannotChoose { downstream }), Some(bin)) = (&chosen, self.bin()) {
+            bin.imp().encoder_missing(downstream);
+        }
+        let name = chosen?.name().to_string();
+        gst::info!(CAT, imp = self, "Chose {name} for {snapshot}");
+        Ok(name)
+    }
+
+    /// What the element makes: all that its kind may, whichever encoder it has.
+    pub(super) fn makes(&self) -> gst::Caps {
+        let src = self.bin().and_then(|bin| bin.static_pad("src"));
+        src.map_or_else(gst::Caps::new_any, |src| src.pad_template_caps())
+    }
+
+    fn sequential(&self) -> Option<Sequential> {
+        let state = lock(&self.state);
+        state.as_ref()?.decision.as_ref()?.sequential
+    }
+
+    /// Puts the first encoder into its slot, and decides by it how the stream is encoded and with how many sessions.
+    pub(super) fn place(&self, job: &Job, description: &str) -> Result<(), EncoderError> {
+        let mut recipe = Recipe {
+            description: description.to_string(),
+            overrides: self
+                .bin()
+                .map(|bin| bin.imp().overrides())
+                .unwrap_or_default(),
+            threads: None,
+        };
+        // The generic element makes whatever its encoder makes.
+        let bound = self
+            .bin()
+            .filter(|bin| bin.type_() != ParallelEnc::static_type());
+        let traits = recipe.traits(bound.map(|_| self.makes()).as_ref())?;
+        let decision = Decision::new(job, &traits);
+        gst::info!(CAT, imp = self, "{description}: {decision:?}");
+        if decision.sequential.is_none() {
+            recipe.threads = Some(decision.threads);
+        }
+        let sessions = decision.sessions;
+        if let Some(state) = lock(&self.state).as_mut() {
+            state.decision = Some(decision);
+            state.recipe = Some(recipe.clone());
+        }
+        let Some(first) = self.session(SessionId(0)) else {
+            return Ok(());
+        };
+        first.place(&recipe)?;
+        self.add_sessions(sessions);
+        if let Some(bin) = self.bin() {
+            bin.imp().encoder_known();
+        }
+        Ok(())
+    }
+
+    fn begin_sequential(
+        &self,
         session: &Session,
-        description: &str,
         reason: Sequential,
         caps: gst::Event,
     ) -> Result<(), Refusal> {
@@ -75,20 +145,24 @@ impl Distributor {
             imp = self,
             "One encoder for the whole stream: {reason}"
         );
-        // What was placed for encoding beside others isn't what a plain encoder is.
-        if job.sequential.is_none() || !session.is_placed() {
-            let placed = session.place(description, false);
-            placed.map_err(|error| Refusal::of(self, session.id, &error))?;
-        }
         self.aggregator().pass_through();
-        let early = {
+        let (early, recipe) = {
             let mut state = lock(&self.state);
             let Some(state) = state.as_mut() else {
                 return Ok(());
             };
             state.mode = Mode::Sequential(reason);
-            std::mem::take(&mut state.early)
+            let prepared = state.recipe.as_mut().and_then(|recipe| {
+                recipe.threads.take()?;
+                Some(recipe.clone())
+            });
+            (std::mem::take(&mut state.early), prepared)
         };
+        // What was placed for encoding beside others isn't what a plain encoder is.
+        if let Some(plain) = recipe {
+            let placed = session.place(&plain);
+            placed.map_err(|error| Refusal::of(self, session.id, &error))?;
+        }
         session.release_placed()?;
         for event in early.into_iter().chain([caps]) {
             session.src.push_event(event);
@@ -96,16 +170,7 @@ impl Distributor {
         Ok(())
     }
 
-    pub(super) fn begin_parallel(
-        &self,
-        session: &Session,
-        description: &str,
-        caps: gst::Caps,
-    ) -> Result<(), Refusal> {
-        if !session.is_placed() {
-            let placed = session.place(description, true);
-            placed.map_err(|error| Refusal::of(self, session.id, &error))?;
-        }
+    fn begin_parallel(&self, session: &Session, caps: gst::Caps) -> Result<(), Refusal> {
         let sink_caps = session.src.peer_query_caps(None);
         let (early, input) = {
             let mut state = lock(&self.state);
@@ -119,7 +184,12 @@ impl Distributor {
             state.begin_stream(plan);
             state.mode = Mode::Parallel;
             let early = std::mem::take(&mut state.early);
-            (early, Input { caps, tags: None })
+            let input = Input {
+                caps,
+                tags: None,
+                hints: Hints::default(),
+            };
+            (early, input)
         };
         for event in early {
             self.serialized(event);

@@ -116,6 +116,18 @@ impl Distributor {
         );
     }
 
+    /// No encoder can be opened in this session; others go on.
+    pub(super) fn warn_of_closed_session(&self, id: SessionId, open: usize, why: &Failure) {
+        let Some(bin) = self.bin() else { return };
+        gst::element_warning!(
+            bin,
+            gst::ResourceError::NoSpaceLeft,
+            ("Session {id} could not open an encoder, which may be a limit of the hardware or its driver; {open} sessions go on. \
+                 Set sessions={open} to have it so from the beginning"),
+            ["{why}"]
+        );
+    }
+
     /// No input comes although all that could leave has left. Frames of which it isn't known yet to which chunk they
     /// belong, or that wait for a trail, are given up to the chunk they are in: shorter chunks, but no deadlock.
     pub(crate) fn release_withheld(&self) {
@@ -149,7 +161,7 @@ impl Distributor {
         Some(match (is_not_negotiated(&error), &state.caps) {
             // An element in a chain, a queue for example, says no more than that its stream was refused.
             (true, Some(caps)) => Failure::Encoder(EncoderError::CapsRefused {
-                encoder: state.description.clone().unwrap_or_default(),
+                encoder: state.encoder_name(),
                 caps: caps.clone(),
             }),
             _ => Failure::Posted(error),
@@ -207,9 +219,14 @@ pub(super) fn budget_error(error: BudgetTooSmall) -> gst::ErrorMessage {
 
 pub(crate) fn encoder_error(error: &EncoderError) -> gst::ErrorMessage {
     match error {
+        EncoderError::CannotChoose { downstream } if !downstream.is_any() => {
+            gst::error_msg!(gst::CoreError::MissingPlugin, ("{error}"))
+        }
         EncoderError::CannotChoose { .. }
         | EncoderError::Description { .. }
-        | EncoderError::NotAnEncoder { .. } => {
+        | EncoderError::NotAnEncoder { .. }
+        | EncoderError::OtherFormat { .. }
+        | EncoderError::Property { .. } => {
             gst::error_msg!(gst::LibraryError::Settings, ("{error}"))
         }
         EncoderError::CannotStart { .. } => gst::error_msg!(gst::LibraryError::Init, ("{error}")),

@@ -2,6 +2,7 @@
 
 //! The distributor as an element: its pads, its sessions, its states.
 
+use super::decision::Decision;
 use super::state::{Mode, State};
 use crate::aggregator::{self, Aggregator};
 use crate::locking::lock;
@@ -125,62 +126,62 @@ impl Distributor {
         self.obj().parent().and_downcast()
     }
 
-    /// NULL to READY: makes the sessions, and the first encoder where it is known.
+    /// NULL to READY: the first session, and where the encoder is known that and all the others.
     pub(crate) fn prepare(&self, job: Job) -> Result<(), EncoderError> {
-        let sinks = self.aggregator().add_sessions(job.sessions);
-        let sessions: Vec<_> = sinks
-            .into_iter()
-            .enumerate()
-            .map(|(id, sink)| self.make_session(SessionId(id), &sink))
-            .collect();
-        let placed = self.place_first(sessions.first(), &job);
-        *lock(&self.state) = Some(State::new(job, sessions));
-        placed
+        *lock(&self.state) = Some(State::new(job));
+        self.add_sessions(1);
+        self.place_first()
     }
 
     /// A session with its slot in the bin, linked on both sides.
-    fn make_session(&self, id: SessionId, sink: &gst::Pad) -> Arc<Session> {
-        let session = Session::new(id, self.src_pad(id), &self.obj());
-        let made = self.obj().add_pad(&session.src).is_ok()
+    fn make_session(&self, id: SessionId) {
+        let session = Arc::new(Session::new(id, self.src_pad(id), &self.obj()));
+        let sink = self.aggregator().add_session(id);
+        if let Some(state) = lock(&self.state).as_mut() {
+            state.add(session.clone());
+        }
+        // An element that runs wants pads that do, from before they are its own.
+        let runs = self.obj().current_state() >= gst::State::Paused;
+        let made = (!runs || session.src.set_active(true).is_ok())
+            && self.obj().add_pad(&session.src).is_ok()
             && self.bin().is_some_and(|bin| bin.add(&session.slot).is_ok())
-            && session.link(sink).is_some();
+            && session.link(&sink).is_some()
+            && (!runs || session.slot.sync_state_with_parent().is_ok());
+        if made && runs {
+            self.start_task(&session.src, id);
+        }
         if !made {
             gst::error!(CAT, imp = self, "Session {id} can't be linked");
         }
-        Arc::new(session)
+    }
+
+    /// Makes sessions until there are as many.
+    pub(super) fn add_sessions(&self, sessions: usize) {
+        for id in self.sessions().len()..sessions {
+            self.make_session(SessionId(id));
+        }
     }
 
     /// READY to PAUSED: a new stream, with sessions for what was set meanwhile.
     pub(crate) fn start(&self, job: &Job) -> Result<(), EncoderError> {
-        let prepared = lock(&self.state).as_ref().map(|state| state.job.clone());
-        if prepared.as_ref() != Some(job) {
+        let fits = lock(&self.state)
+            .as_ref()
+            .is_some_and(|state| state.job == *job && state.mode == Mode::Undecided);
+        if !fits {
             self.unprepare();
             self.prepare(job.clone())?;
         }
         self.aggregator().start();
-        let first = {
-            let mut state = lock(&self.state);
-            let Some(state) = state.as_mut() else {
-                return Ok(());
-            };
-            let sessions: Vec<_> = state
-                .slots
-                .iter()
-                .map(|slot| slot.session.clone())
-                .collect();
-            let first = sessions.first().cloned();
-            *state = State::new(job.clone(), sessions);
-            first
-        };
-        self.place_first(first.as_ref(), job)
+        self.place_first()
     }
 
     /// Where it is known which encoder it will be, it answers for itself from the beginning.
-    fn place_first(&self, first: Option<&Arc<Session>>, job: &Job) -> Result<(), EncoderError> {
-        match (first, &job.encoder) {
-            (Some(first), Some(description)) if !first.is_placed() => {
-                first.place(description, job.sequential.is_none())
-            }
+    fn place_first(&self) -> Result<(), EncoderError> {
+        let Some((job, first)) = self.job() else {
+            return Ok(());
+        };
+        match &job.encoder {
+            Some(description) if !first.is_placed() => self.place(&job, description),
             _ => Ok(()),
         }
     }
@@ -247,9 +248,29 @@ impl Distributor {
         self.aggregator().skip(id, private);
     }
 
+    /// A fresh encoder is about to be opened: the application may set it up.
+    pub(crate) fn announce_encoder(&self, encoder: &gst::Element) {
+        if let Some(bin) = self.bin() {
+            bin.imp().announce_encoder(encoder);
+        }
+    }
+
+    /// The application has set a property of the encoder: chunks get it with their next encoder, a stream without chunks at
+    /// once.
+    pub(crate) fn encoder_property_set(&self, property: &str, value: &str) {
+        if let (Mode::Sequential(_), Some(first)) = (self.mode(), self.session(SessionId(0))) {
+            first.set_placed(property, value);
+        }
+    }
+
     /// The encoders' messages are ours: chunks are encoded.
     pub(crate) fn is_chunked(&self) -> bool {
         lock(&self.state).as_ref().is_some_and(State::is_chunked)
+    }
+
+    /// Once the encoder is known.
+    pub(crate) fn decision(&self) -> Option<Decision> {
+        lock(&self.state).as_ref()?.decision.clone()
     }
 
     pub(crate) fn snapshot(&self) -> Option<Snapshot> {
@@ -261,7 +282,15 @@ impl Distributor {
         let budget = state.stream.as_ref().map(|stream| &stream.budget);
         Some(Snapshot {
             tally,
-            encoder: state.description.clone(),
+            encoder: state
+                .recipe
+                .as_ref()
+                .map(|recipe| recipe.description.clone()),
+            sessions_open: state.slots.iter().filter(|slot| !slot.closed).count() as u64,
+            overlap: match &state.stream {
+                Some(stream) => (stream.planner.plan().before, stream.planner.plan().after),
+                None => (0, 0),
+            },
             sequential: match state.mode {
                 Mode::Sequential(reason) => Some(reason),
                 _ => None,

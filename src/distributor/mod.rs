@@ -20,6 +20,7 @@
 use gst::subclass::prelude::*;
 
 mod begin;
+pub(crate) mod decision;
 mod failure;
 pub(crate) mod imp;
 mod input;

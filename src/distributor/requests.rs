@@ -43,16 +43,16 @@ impl Distributor {
             let state = state.as_ref();
             (
                 state.and_then(|state| state.sink_caps.clone()),
-                state.and_then(|state| state.description.clone()),
+                state.is_some_and(|state| state.recipe.is_some()),
             )
         };
         let template = pad.pad_template_caps();
         match (asked, known, straight) {
             (Some(asked), ..) => asked,
-            (None, Some(_), Some(straight)) => straight.peer_query_caps(None),
+            (None, true, Some(straight)) => straight.peer_query_caps(None),
             _ => {
                 let downstream = self.aggregator().snapshot_or_ask();
-                let chosen = encoder::choose(&downstream, &template);
+                let chosen = encoder::choose(&downstream, &template, &self.makes());
                 chosen.map_or(template, |factory| encoder::raw_caps(&factory))
             }
         }

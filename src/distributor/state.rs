@@ -2,15 +2,18 @@
 
 //! What the distributor knows. Decides with the brains; `imp` acts.
 
+use super::decision::{Decision, Sequential};
 use crate::aggregator::{self, FrameTimes};
 use crate::logic::budget::{Admission, Budget};
 use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
-use crate::logic::planner::{BudgetTooSmall, Next, Plan, Planner, Request, Verdict};
+use crate::logic::planner::{BudgetTooSmall, Next, Overlap, Plan, Planner, Request, Verdict};
 use crate::logic::reorder::Delivered;
 use crate::logic::roster::Roster;
 use crate::logic::tally::Tally;
 use crate::logic::timeline::{FrameTable, PrivateClock};
-use crate::parallelenc::settings::{Job, Sequential};
+use crate::parallelenc::settings::Job;
+use crate::session::encoder::Recipe;
+use crate::session::hints::Hints;
 use crate::session::{Input, Session, Step};
 use gst::prelude::*;
 use std::collections::BTreeMap;
@@ -44,6 +47,8 @@ pub(super) struct Slot {
     pub(super) ended: bool,
     /// The first ERROR message of the attempt's encoder.
     pub(super) error: Option<gst::Message>,
+    /// No encoder can be opened in it.
+    pub(super) closed: bool,
     /// The attempt's chunk lost its overlap: the attempt ends.
     pub(super) replanned: bool,
     /// When the attempt began.
@@ -86,8 +91,10 @@ pub(super) struct Stream {
 pub(super) struct State {
     pub(super) job: Job,
     pub(super) mode: Mode,
-    /// The encoder that is used: as set, or as chosen.
-    pub(super) description: Option<String>,
+    /// How the encoders are made: as set, or as chosen.
+    pub(super) recipe: Option<Recipe>,
+    /// Made with the recipe.
+    pub(super) decision: Option<Decision>,
     pub(super) slots: Vec<Slot>,
     /// Raw caps of the frames that come.
     pub(super) caps: Option<gst::Caps>,
@@ -111,8 +118,10 @@ pub(super) struct State {
     /// Upstream was given the error flow, so that it knows.
     pub(super) flow_returned: bool,
     pub(super) tally: Tally,
-    /// It was found, and said, that the encoder can't be cut with an overlap.
+    /// It was found that the encoder can't be cut with an overlap.
     pub(super) overlap_dropped: bool,
+    /// That was said, of all chunks or of one.
+    pub(super) overlap_warned: bool,
 }
 
 /// Size of one raw frame, or an error where the caps aren't raw video.
@@ -137,26 +146,13 @@ pub(super) fn frame_duration(caps: &gst::Caps) -> Option<gst::ClockTime> {
 }
 
 impl State {
-    pub(super) fn new(job: Job, sessions: Vec<Arc<Session>>) -> Self {
-        let mut combiner = gst_base::UniqueFlowCombiner::new();
-        for session in &sessions {
-            combiner.add_pad(&session.src);
-        }
+    pub(super) fn new(job: Job) -> Self {
         Self {
             mode: Mode::Undecided,
-            description: job.encoder.clone(),
-            tally: Tally::new(sessions.len()),
-            slots: sessions
-                .into_iter()
-                .map(|session| Slot {
-                    session,
-                    waiting: Waiting::Nothing,
-                    ended: false,
-                    error: None,
-                    replanned: false,
-                    since: Instant::now(),
-                })
-                .collect(),
+            recipe: None,
+            decision: None,
+            tally: Tally::default(),
+            slots: Vec::new(),
             job,
             caps: None,
             sink_caps: None,
@@ -166,12 +162,35 @@ impl State {
             stream: None,
             stopped: false,
             flushing: false,
-            combiner,
+            combiner: gst_base::UniqueFlowCombiner::new(),
             flow: Ok(()),
             fails: false,
             flow_returned: false,
             overlap_dropped: false,
+            overlap_warned: false,
         }
+    }
+
+    /// As the user knows it.
+    pub(super) fn encoder_name(&self) -> String {
+        let recipe = self.recipe.as_ref();
+        recipe
+            .map(|recipe| recipe.description.clone())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn add(&mut self, session: Arc<Session>) {
+        self.combiner.add_pad(&session.src);
+        self.tally.add_session();
+        self.slots.push(Slot {
+            session,
+            waiting: Waiting::Nothing,
+            ended: false,
+            error: None,
+            closed: false,
+            replanned: false,
+            since: Instant::now(),
+        });
     }
 
     /// Nothing goes on until the next start or the end of the flush.
@@ -182,7 +201,10 @@ impl State {
     /// Encoders encode chunks, or will: what they say is for their sessions.
     pub(super) fn is_chunked(&self) -> bool {
         match self.mode {
-            Mode::Undecided => self.job.sequential.is_none(),
+            Mode::Undecided => self
+                .decision
+                .as_ref()
+                .is_none_or(|it| it.sequential.is_none()),
             Mode::Sequential(_) => false,
             Mode::Parallel => true,
         }
@@ -226,12 +248,25 @@ impl State {
         source_frames: Option<u64>,
     ) -> Result<Plan, BudgetTooSmall> {
         let job = &self.job;
+        let decision = self.decision.as_ref();
+        let overlap = |of: fn(&Decision) -> Overlap| {
+            let overlap = decision.filter(|_| !self.overlap_dropped).map(of);
+            overlap.unwrap_or(Overlap::Exactly(0))
+        };
+        let recommended = decision
+            .zip(frame_duration(caps))
+            .map_or(0, |(decision, frame)| {
+                decision
+                    .min_chunk_duration
+                    .div_ceil(frame.nseconds().max(1))
+            });
+        let min_chunk_frames = decision.map_or(job.min_chunk_frames, |it| it.min_chunk_frames);
         Plan::make(&Request {
-            sessions: job.sessions as u64,
+            sessions: self.slots.len() as u64,
             chunk_frames: job.chunk_frames,
-            min_chunk_frames: job.min_chunk_frames,
-            before: job.overlap_before,
-            after: job.overlap_after,
+            min_chunk_frames: min_chunk_frames.max(recommended),
+            before: overlap(|it| it.before),
+            after: overlap(|it| it.after),
             source_frames,
             frame_bytes: frame_bytes(caps).unwrap_or(1),
             max_raw_bytes: job.max_raw_bytes,
@@ -240,10 +275,14 @@ impl State {
 
     /// A stream of frames begins.
     pub(super) fn begin_stream(&mut self, plan: Plan) {
+        let mut roster = Roster::new(self.slots.len());
+        for slot in self.slots.iter().filter(|slot| slot.closed) {
+            let _ = roster.close(slot.session.id);
+        }
         self.stream = Some(Stream {
             budget: Budget::new(self.job.max_raw_bytes, plan.capacity_frames),
             planner: Planner::new(plan),
-            roster: Roster::new(self.slots.len()),
+            roster,
             clock: PrivateClock::default(),
             frames: FrameTable::default(),
             inputs: BTreeMap::new(),
@@ -357,7 +396,14 @@ impl State {
             aggregator.open(opened.id, opened.start);
             stream.roster.offer(opened.id);
             let tags = self.stream_tags.clone();
-            stream.inputs.insert(opened.id, Input { caps, tags });
+            let rate = caps
+                .structure(0)
+                .and_then(|caps| caps.get("framerate").ok());
+            let hints = Hints {
+                neighbours: opened.neighbours,
+                rate,
+            };
+            stream.inputs.insert(opened.id, Input { caps, tags, hints });
             self.tally.chunks_planned += 1;
             self.wake(Waiting::Chunk);
         }
@@ -449,6 +495,7 @@ impl State {
         let Some(losing) = chunk.and_then(|chunk| stream.planner.drop_overlap(chunk)) else {
             return false;
         };
+        self.overlap_dropped |= !stream.planner.plan().overlaps();
         for chunk in losing {
             if stream.on_trial.remove(&chunk).is_some() {
                 aggregator.retract(chunk);

@@ -22,6 +22,10 @@ impl Distributor {
         gst::Pad::builder_from_template(&template)
             .name(format!("src_{id}"))
             .activatemode_function(move |pad, parent, mode, active| {
+                if parent.is_none() {
+                    // It is added to a running element; its task starts when it is linked.
+                    return Ok(());
+                }
                 Self::catch_panic_pad_function(
                     parent,
                     || Err(gst::loggable_error!(CAT, "Panic while activating")),
@@ -112,7 +116,7 @@ impl Distributor {
                 return None;
             }
             let state = guard.as_mut().filter(|state| !state.is_aborting())?;
-            let description = state.description.clone();
+            let recipe = state.recipe.clone();
             let taken = state.stream.as_mut().and_then(|stream| {
                 let attempt = stream.roster.take(id)?;
                 Some((attempt, stream.planner.first_fed(attempt.chunk)?))
@@ -129,7 +133,7 @@ impl Distributor {
                     chunk: attempt.chunk,
                     first,
                     input: state.input(attempt.chunk)?,
-                    description: description?,
+                    recipe: recipe?,
                 };
                 return Some((attempt, work));
             }
@@ -258,14 +262,25 @@ impl Distributor {
         };
         if repeatable && (of_overlap || state.slots[id.0].replanned) {
             stream.roster.give_back(id);
-            let says = !std::mem::replace(&mut state.overlap_dropped, true);
-            let encoder = state.description.clone().unwrap_or_default();
+            let says = !std::mem::replace(&mut state.overlap_warned, true);
+            let encoder = state.encoder_name();
             state.wake(Waiting::Chunk);
             drop(guard);
             gst::debug!(CAT, imp = self, "Session {id}: {failure}");
             if says {
                 self.warn_of_dropped_overlap(&encoder, failure);
             }
+            return;
+        }
+        if let Failure::Unopened(why) = failure
+            && repeatable
+            && stream.roster.close(id)
+        {
+            state.slots[id.0].closed = true;
+            let open = state.slots.iter().filter(|slot| !slot.closed).count();
+            state.wake(Waiting::Chunk);
+            drop(guard);
+            self.warn_of_closed_session(id, open, why);
             return;
         }
         let verdict = stream.roster.failed(id, repeatable);
@@ -283,6 +298,7 @@ impl Distributor {
     /// The last attempt at a chunk failed, or the first one of all.
     pub(super) fn report_failure(&self, id: SessionId, attempt: Attempt, failure: &Failure) {
         match failure {
+            Failure::Unopened(why) => self.report_failure(id, attempt, why),
             Failure::Posted(message) => {
                 gst::error!(
                     CAT,

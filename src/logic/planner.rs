@@ -37,6 +37,29 @@ const SHORTEST_BALANCED_CHUNK: u64 = 100;
 /// lead. Later chunks wait for them, so that which chunks have an overlap never depends on which was faster.
 const TRIALS: [ChunkId; 2] = [ChunkId(0), ChunkId(1)];
 
+/// Frames fed around a chunk's own ones, on one side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overlap {
+    Exactly(u64),
+    /// As many, but no more than a quarter of the chunk: beyond, it costs more than it gains.
+    UpTo(u64),
+}
+
+impl Overlap {
+    fn most(self) -> u64 {
+        match self {
+            Self::Exactly(frames) | Self::UpTo(frames) => frames,
+        }
+    }
+
+    fn of(self, length: Length) -> u64 {
+        match self {
+            Self::Exactly(frames) => frames,
+            Self::UpTo(frames) => frames.min(length.longest() / 4),
+        }
+    }
+}
+
 /// What a plan is made from.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -47,9 +70,9 @@ pub struct Request {
     /// A chunk shorter than this joins the one before it.
     pub min_chunk_frames: u64,
     /// Frames fed before the own ones.
-    pub before: u64,
+    pub before: Overlap,
     /// Frames fed after the own ones.
-    pub after: u64,
+    pub after: Overlap,
     /// Frames that will come, where that is known.
     pub source_frames: Option<u64>,
     /// Size of one raw frame in bytes.
@@ -93,6 +116,8 @@ pub struct Plan {
     pub min_frames: u64,
     pub before: u64,
     pub after: u64,
+    /// Frames of the source, where that is known.
+    pub source_frames: Option<u64>,
     /// Raw frames that the element may hold at once: one chunk for each session, one that is being
     /// taken in, and the overlap; fewer where the memory is short.
     pub capacity_frames: u64,
@@ -119,6 +144,10 @@ impl fmt::Display for BudgetTooSmall {
 }
 
 impl Plan {
+    pub fn overlaps(&self) -> bool {
+        self.before > 0 || self.after > 0
+    }
+
     pub fn make(request: &Request) -> Result<Self, BudgetTooSmall> {
         let frame_bytes = request.frame_bytes.max(1);
         let room = request.max_raw_bytes / frame_bytes;
@@ -130,17 +159,20 @@ impl Plan {
             })
             .max(1);
         // Held beside a chunk's own frames: its lead, and its trail or the tail that may join it.
-        let around = request.before.saturating_add(request.after.max(min_frames));
+        let around = |before: u64, after: u64| before.saturating_add(after.max(min_frames));
+        let most_around = around(request.before.most(), request.after.most());
 
         let length = match request.chunk_frames {
             Some(own) => Length::Fixed(own.max(1)),
             None => {
-                let share = room.saturating_sub(around) / shares;
+                let share = room.saturating_sub(most_around) / shares;
                 let longest = share.clamp(min_frames, LONGEST_AUTOMATIC_CHUNK.max(min_frames));
                 Self::automatic(request, longest, min_frames)
             }
         };
 
+        let (before, after) = (request.before.of(length), request.after.of(length));
+        let around = around(before, after);
         let needed_frames = length.longest().saturating_add(around);
         if needed_frames > room {
             return Err(BudgetTooSmall {
@@ -157,8 +189,9 @@ impl Plan {
         Ok(Self {
             length,
             min_frames,
-            before: request.before,
-            after: request.after,
+            before,
+            after,
+            source_frames: request.source_frames.filter(|&frames| frames > 0),
             capacity_frames,
         })
     }
@@ -190,6 +223,18 @@ pub struct Opening {
     pub id: ChunkId,
     /// Its first own frame.
     pub start: FrameNo,
+    pub neighbours: Neighbours,
+}
+
+/// What is known of the frames around a chunk when it opens. It depends on the plan alone, so an encoder may be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Neighbours {
+    /// Frames come before its own ones.
+    pub before: bool,
+    /// Frames come after its own ones, or it isn't known that none do.
+    pub after: bool,
+    /// All frames that its encoder will be fed, where the length of the source is known.
+    pub fed: Option<u64>,
 }
 
 /// A chunk's own frames are all known.
@@ -334,19 +379,50 @@ impl Planner {
     fn open(&mut self, start: FrameNo) -> Opening {
         let id = self.next_id;
         let length = self.plan.length.of(self.section_chunks);
+        let lead_start = FrameNo(start.0.saturating_sub(self.plan.before)).max(self.section_start);
+        let target = FrameNo(start.0.saturating_add(length));
+        let neighbours = self.neighbours(lead_start, start, target);
         self.live.push_back(Live {
             id,
-            lead_start: FrameNo(start.0.saturating_sub(self.plan.before)).max(self.section_start),
+            lead_start,
             start,
-            target: FrameNo(start.0.saturating_add(length)),
+            target,
             own_end: None,
             barrier: None,
             after: self.plan.after,
-            overlaps: self.plan.before > 0 || self.plan.after > 0,
+            overlaps: self.plan.overlaps(),
         });
         self.next_id = id.next();
         self.section_chunks += 1;
-        Opening { id, start }
+        Opening {
+            id,
+            start,
+            neighbours,
+        }
+    }
+
+    fn neighbours(&self, lead_start: FrameNo, start: FrameNo, target: FrameNo) -> Neighbours {
+        let before = start > self.section_start;
+        // What was said of the length holds until the first cut.
+        let total = self
+            .plan
+            .source_frames
+            .filter(|_| self.section_start.0 == 0);
+        let Some(total) = total.filter(|&total| total > start.0) else {
+            return Neighbours {
+                before,
+                after: true,
+                fed: None,
+            };
+        };
+        let is_last = target.0.saturating_add(self.plan.min_frames) > total;
+        let own_end = if is_last { total } else { target.0 };
+        let fed_end = own_end.saturating_add(self.plan.after).min(total);
+        Neighbours {
+            before,
+            after: !is_last,
+            fed: Some(fed_end - lead_start.0),
+        }
     }
 
     /// The stream ends, or what follows may not share a chunk or an overlap with what came before (new
@@ -375,14 +451,9 @@ impl Planner {
                 return false;
             }
             open.target = target;
+            open.after = plan.after;
         }
-        // The overlap may have been dropped meanwhile.
-        let (before, after) = (self.plan.before, self.plan.after);
-        self.plan = Plan {
-            before,
-            after,
-            ..plan
-        };
+        self.plan = plan;
         true
     }
 
@@ -513,8 +584,8 @@ mod tests {
             sessions: 2,
             chunk_frames: None,
             min_chunk_frames: 12,
-            before: 0,
-            after: 0,
+            before: Overlap::Exactly(0),
+            after: Overlap::Exactly(0),
             source_frames: None,
             frame_bytes: 1_000,
             max_raw_bytes: 1_000_000_000,
@@ -525,8 +596,8 @@ mod tests {
         Plan::make(&Request {
             chunk_frames: Some(own),
             min_chunk_frames: min,
-            before,
-            after,
+            before: Overlap::Exactly(before),
+            after: Overlap::Exactly(after),
             ..request()
         })
         .unwrap()
@@ -852,7 +923,8 @@ mod tests {
             frames in 0u64..3_000,
         ) {
             let Ok(plan) = Plan::make(&Request {
-                sessions, chunk_frames: own, min_chunk_frames: min, before, after,
+                sessions, chunk_frames: own, min_chunk_frames: min,
+                before: Overlap::Exactly(before), after: Overlap::Exactly(after),
                 source_frames: total, frame_bytes: 7, max_raw_bytes: room * 7,
             }) else { return Ok(()) };
             let capacity = plan.capacity_frames;

@@ -13,6 +13,8 @@ pub const MAX_ATTEMPTS: u32 = 3;
 enum Slot {
     Idle,
     Running(Attempt),
+    /// No encoder can be opened in it.
+    Closed,
 }
 
 /// One try at a chunk.
@@ -68,7 +70,9 @@ impl Roster {
 
     /// An idle session asks for work. `None`: wait until a chunk is offered, failed or left.
     pub fn take(&mut self, session: SessionId) -> Option<Attempt> {
-        debug_assert_eq!(self.slots[session.0], Slot::Idle);
+        if self.slots[session.0] != Slot::Idle {
+            return None;
+        }
         let (&chunk, &number) = self.waiting.first_key_value()?;
         if chunk.0 >= self.next_to_leave.0.saturating_add(self.window()) {
             return None;
@@ -83,7 +87,7 @@ impl Roster {
     pub fn chunk_of(&self, session: SessionId) -> Option<ChunkId> {
         match self.slots[session.0] {
             Slot::Running(attempt) => Some(attempt.chunk),
-            Slot::Idle => None,
+            Slot::Idle | Slot::Closed => None,
         }
     }
 
@@ -109,6 +113,19 @@ impl Roster {
         if let Slot::Running(attempt) = slot {
             self.waiting.insert(attempt.chunk, attempt.number);
         }
+    }
+
+    /// No encoder could be opened in the session's slot: it is closed from now on, and its chunk waits for another. `false`:
+    /// it is the last one, and stays.
+    #[must_use]
+    pub fn close(&mut self, session: SessionId) -> bool {
+        let open = self.slots.iter().filter(|slot| **slot != Slot::Closed);
+        if open.count() <= 1 {
+            return false;
+        }
+        self.give_back(session);
+        self.slots[session.0] = Slot::Closed;
+        true
     }
 
     /// The session could not deliver its chunk. `repeatable`: nothing of it has left yet.
@@ -156,6 +173,17 @@ mod tests {
         assert_eq!(roster.take(A), attempt(2, 1));
         roster.succeeded(A);
         assert_eq!(roster.take(A), None);
+    }
+
+    #[test]
+    fn a_closed_slot_gives_its_chunk_to_another_and_the_last_one_stays() {
+        let mut roster = roster(2);
+        assert_eq!(roster.take(A), attempt(0, 1));
+        assert!(roster.close(A));
+        assert_eq!(roster.take(A), None);
+        assert_eq!(roster.take(B), attempt(0, 1));
+        assert!(!roster.close(B));
+        assert_eq!(roster.chunk_of(B), Some(ChunkId(0)));
     }
 
     #[test]

@@ -38,11 +38,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub fn new(sessions: usize) -> Self {
-        Self {
-            sessions: vec![SessionTally::default(); sessions],
-            ..Self::default()
-        }
+    pub fn add_session(&mut self) {
+        self.sessions.push(SessionTally::default());
     }
 
     /// A session ended an attempt that took `busy` nanoseconds.
@@ -64,7 +61,9 @@ mod tests {
 
     #[test]
     fn a_rate_is_of_the_busy_time() {
-        let mut tally = Tally::new(2);
+        let mut tally = Tally::default();
+        tally.add_session();
+        tally.add_session();
         tally.attempt(SessionId(1), 50, 1_000_000_000);
         tally.attempt(SessionId(1), 50, 3_000_000_000);
         assert_eq!(tally.sessions()[1].frames_per_second(), 25.0);

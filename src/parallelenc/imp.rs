@@ -2,16 +2,23 @@
 
 //! The public bin: properties, pads, states, the children's messages. Wires, decides nothing.
 
+use super::model::{self, Model};
 use super::report::Snapshot;
-use super::settings::{DEFAULT_MIN_CHUNK_FRAMES, MAX_OVERLAP, MAX_SESSIONS, Settings};
+use super::settings::{
+    AUTOMATIC_OVERLAP, DEFAULT_MIN_CHUNK_FRAMES, MAX_OVERLAP, MAX_SESSIONS, Settings,
+};
 use crate::aggregator::Aggregator;
+use crate::distributor::decision::Decision;
 use crate::distributor::{Distributor, encoder_error};
 use crate::locking::lock;
+use crate::session::encoder::{self, EncoderError};
+use crate::session::overrides::Overrides;
 use glib::Properties;
+use glib::subclass::Signal;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use once_cell::sync::Lazy;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
     gst::DebugCategory::new(
@@ -21,8 +28,12 @@ static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
     )
 });
 
-/// The one property that is not a setting.
+// The properties that hold structures, which the derive cannot declare.
 const STATS: &str = "stats";
+const ENCODER_PROPERTIES: &str = "encoder-properties";
+
+/// Each fresh encoder, before it is opened.
+const ENCODER_SETUP: &str = "encoder-setup";
 
 #[derive(Properties)]
 #[properties(wrapper_type = super::ParallelEnc)]
@@ -34,7 +45,9 @@ pub struct ParallelEnc {
                  encoder for the caps that downstream accepts is chosen. It must not come from strangers.")]
     #[property(name = "sessions", get, set, type = u32, member = sessions, minimum = 0, maximum = MAX_SESSIONS,
         default = 0, mutable_ready, nick = "Sessions",
-        blurb = "The number of encoders that work at the same time. 0 means as many as there are cores.")]
+        blurb = "The number of encoders that work at the same time. 0 means as many as the encoder gains from: what it \
+                 recommends itself, one for each core with a software encoder, or the engines of the hardware (one unless more are \
+                 known of). A session that can't be opened is closed, with a warning, as long as another one works.")]
     #[property(name = "chunk-frames", get, set, type = u32, member = chunk_frames, default = 0, mutable_ready,
         nick = "Chunk length in frames",
         blurb = "The number of frames that one encoder encodes in a row. 0 means as many as the memory allows for all \
@@ -43,16 +56,18 @@ pub struct ParallelEnc {
         default = DEFAULT_MIN_CHUNK_FRAMES, mutable_ready, nick = "Minimum chunk length in frames",
         blurb = "A chunk with fewer frames than this at the end of the stream joins the chunk before it. It is at most \
                  the chunk length.")]
-    #[property(name = "overlap-before", get, set, type = u32, member = overlap_before, maximum = MAX_OVERLAP,
-        default = 0, mutable_ready, nick = "Overlap before a chunk in frames",
+    #[property(name = "overlap-before", get, set, type = i32, member = overlap_before, minimum = AUTOMATIC_OVERLAP,
+        maximum = MAX_OVERLAP, default = AUTOMATIC_OVERLAP, mutable_ready, nick = "Overlap before a chunk in frames",
         blurb = "The number of frames that an encoder is given before those of its chunk, whose packets are thrown away. It \
-                 lets the rate control of bitrate driven encoding settle; constant quality encoding gains nothing. The \
-                 encoder has to honour force-key-unit events with a closed GOP.")]
-    #[property(name = "overlap-after", get, set, type = u32, member = overlap_after, maximum = MAX_OVERLAP,
-        default = 0, mutable_ready, nick = "Overlap after a chunk in frames",
+                 lets the rate control of bitrate driven encoding settle; constant quality encoding gains nothing. -1 means \
+                 24 frames, at most a quarter of the chunk, where the encoder is known to honour force-key-unit events with a closed \
+                 GOP and is driven by a bitrate, and otherwise none. If the encoder turns out not to honour them, the overlap \
+                 is dropped with a warning.")]
+    #[property(name = "overlap-after", get, set, type = i32, member = overlap_after, minimum = AUTOMATIC_OVERLAP,
+        maximum = MAX_OVERLAP, default = AUTOMATIC_OVERLAP, mutable_ready, nick = "Overlap after a chunk in frames",
         blurb = "The number of frames that an encoder is given after those of its chunk, whose packets are thrown away. It \
-                 feeds the look-ahead of the last frames. The encoder has to honour force-key-unit events with a \
-                 closed GOP.")]
+                 feeds the look-ahead of the last frames. -1 means the look-ahead of the encoder, at most 24 frames and at most a \
+                 quarter of the chunk, under the same conditions as with overlap-before.")]
     #[property(name = "source-frame-count", get, set, type = u64, member = source_frame_count, default = 0,
         mutable_ready, nick = "Number of frames of the source",
         blurb = "The number of frames that the source has, which is used to make all chunks equal. 0 means to ask upstream \
@@ -66,8 +81,27 @@ pub struct ParallelEnc {
         blurb = "The most bytes of raw video that are held at once. 0 means a quarter of the machine's memory, or of the \
                  container's limit where one is set.")]
     settings: Mutex<Settings>,
+    #[property(name = "active-encoder", get = Self::active_encoder, type = Option<String>, nick = "Active encoder",
+        blurb = "The factory name of the encoder that is used, whether it was set or chosen. It is unset until that is known: \
+                 from the state READY on if the encoder is set, otherwise from the first caps on.")]
+    #[property(name = "recommended-parallelization-limit", get = Self::recommended_sessions, type = u32,
+        nick = "Recommended number of sessions",
+        blurb = "The number of sessions that sessions=0 uses: what the encoder recommends in a property of this name, or \
+                 what is known of it. It is 0 until the encoder is known.")]
+    #[property(name = "recommended-parallelized-subdivision-minimum-frame-count", get = Self::recommended_frames,
+        type = u64, nick = "Recommended minimum chunk length in frames",
+        blurb = "The number of frames below which no chunk is planned, if its length is automatic: what the encoder recommends \
+                 in a property of this name, or min-chunk-frames if that is more. It is 0 until the encoder is known.")]
+    #[property(name = "recommended-parallelized-subdivision-minimum-duration", get = Self::recommended_duration,
+        type = u64, nick = "Recommended minimum chunk length in nanoseconds",
+        blurb = "The time in nanoseconds below which no chunk is planned, if its length is automatic: what the encoder \
+                 recommends in a property of this name. 0 means none.")]
     distributor: Distributor,
     aggregator: Aggregator,
+    /// What stands for the sessions' encoders among the children, once the encoder is known.
+    model: Mutex<Option<Model>>,
+    /// What was set on it.
+    overrides: Arc<Overrides>,
 }
 
 #[glib::object_subclass]
@@ -75,6 +109,7 @@ impl ObjectSubclass for ParallelEnc {
     const NAME: &'static str = "GstVtParallelEnc";
     type Type = super::ParallelEnc;
     type ParentType = gst::Bin;
+    type Interfaces = (gst::ChildProxy,);
 
     fn new() -> Self {
         let distributor = Distributor::new();
@@ -84,6 +119,8 @@ impl ObjectSubclass for ParallelEnc {
             settings: Mutex::default(),
             distributor,
             aggregator,
+            model: Mutex::default(),
+            overrides: Arc::default(),
         }
     }
 }
@@ -91,7 +128,16 @@ impl ObjectSubclass for ParallelEnc {
 impl ObjectImpl for ParallelEnc {
     fn properties() -> &'static [glib::ParamSpec] {
         static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
-            // A structure is the one type that the derive cannot declare.
+            let encoder_properties =
+                glib::ParamSpecBoxed::builder::<gst::Structure>(ENCODER_PROPERTIES)
+                    .nick("Properties of the encoder")
+                    .blurb(
+                        "Properties that are set on each encoder, one for each field, beside those of the description: for tools \
+                         that can set the element's own properties only, as encoding profiles do. For example \
+                         'properties,bitrate=4000,speed-preset=fast'. The name of the structure doesn't matter.",
+                    )
+                    .mutable_ready()
+                    .build();
             let stats = glib::ParamSpecBoxed::builder::<gst::Structure>(STATS)
                 .nick("Statistics")
                 .blurb(
@@ -103,7 +149,7 @@ impl ObjectImpl for ParallelEnc {
                 .read_only()
                 .build();
             let derived = ParallelEnc::derived_properties().iter().cloned();
-            derived.chain([stats]).collect()
+            derived.chain([encoder_properties, stats]).collect()
         });
         &PROPERTIES
     }
@@ -111,12 +157,40 @@ impl ObjectImpl for ParallelEnc {
     fn property(&self, id: usize, spec: &glib::ParamSpec) -> glib::Value {
         match spec.name() {
             STATS => self.stats().to_value(),
+            ENCODER_PROPERTIES => lock(&self.settings).encoder_properties.to_value(),
             _ => self.derived_property(id, spec),
         }
     }
 
     fn set_property(&self, id: usize, value: &glib::Value, spec: &glib::ParamSpec) {
-        self.derived_set_property(id, value, spec);
+        match spec.name() {
+            ENCODER_PROPERTIES => {
+                // PANIC: GObject has checked the type.
+                let properties: Option<gst::Structure> = value.get().expect("a structure");
+                lock(&self.settings).encoder_properties = properties;
+                self.set_encoder_properties();
+            }
+            name => {
+                self.derived_set_property(id, value, spec);
+                if name == "encoder" {
+                    let description = lock(&self.settings).encoder.clone();
+                    // A description that makes nothing is reported when it is used.
+                    let _ = self.renew_model(description.as_deref());
+                }
+            }
+        }
+    }
+
+    fn signals() -> &'static [Signal] {
+        static SIGNALS: Lazy<Vec<Signal>> = Lazy::new(|| {
+            vec![
+                Signal::builder(ENCODER_SETUP)
+                    .param_types([gst::Element::static_type()])
+                    .run_last()
+                    .build(),
+            ]
+        });
+        &SIGNALS
     }
 
     fn constructed(&self) {
@@ -143,33 +217,14 @@ impl GstObjectImpl for ParallelEnc {}
 
 impl ElementImpl for ParallelEnc {
     fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
-        static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(|| {
-            gst::subclass::ElementMetadata::new(
-                "Parallel video encoder",
-                "Codec/Encoder/Video",
-                "Encodes one video with several encoders at once and hands on a single stream",
-                env!("CARGO_PKG_AUTHORS"),
-            )
-        });
+        static METADATA: Lazy<gst::subclass::ElementMetadata> =
+            Lazy::new(|| metadata("Parallel video encoder"));
         Some(&METADATA)
     }
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
-        static TEMPLATES: Lazy<Vec<gst::PadTemplate>> = Lazy::new(|| {
-            let always = gst::PadPresence::Always;
-            [
-                gst::PadTemplate::new("sink", gst::PadDirection::Sink, always, &super::raw_caps()),
-                gst::PadTemplate::new(
-                    "src",
-                    gst::PadDirection::Src,
-                    always,
-                    &super::encoded_caps(),
-                ),
-            ]
-            .into_iter()
-            .flatten()
-            .collect()
-        });
+        static TEMPLATES: Lazy<Vec<gst::PadTemplate>> =
+            Lazy::new(|| pad_templates(&super::encoded_caps()));
         &TEMPLATES
     }
 
@@ -182,9 +237,17 @@ impl ElementImpl for ParallelEnc {
         let placed = match transition {
             gst::StateChange::NullToReady => {
                 gst::info!(CAT, imp = self, "{job:?}");
-                distributor.prepare(job)
+                self.refused_property()
+                    .and_then(|()| distributor.prepare(job))
             }
-            gst::StateChange::ReadyToPaused => distributor.start(&job),
+            gst::StateChange::ReadyToPaused => {
+                // An encoder that was chosen for the last stream says nothing of this one.
+                if job.encoder.is_none() {
+                    let _ = self.renew_model(None);
+                }
+                self.refused_property()
+                    .and_then(|()| distributor.start(&job))
+            }
             gst::StateChange::PausedToReady => {
                 gst::info!(CAT, imp = self, "{}", self.stats());
                 // Before the pads are deactivated: that waits for those who wait here.
@@ -213,9 +276,162 @@ impl ElementImpl for ParallelEnc {
 
 impl BinImpl for ParallelEnc {}
 
+/// One child, `encoder`, which stands for the encoders of all sessions.
+impl ChildProxyImpl for ParallelEnc {
+    fn children_count(&self) -> u32 {
+        u32::from(lock(&self.model).is_some())
+    }
+
+    fn child_by_index(&self, index: u32) -> Option<glib::Object> {
+        let model = lock(&self.model);
+        let encoder = model.as_ref().filter(|_| index == 0);
+        encoder.map(|model| model.encoder.clone().upcast())
+    }
+
+    fn child_by_name(&self, name: &str) -> Option<glib::Object> {
+        (name == model::NAME).then(|| self.child_by_index(0))?
+    }
+}
+
+/// What a subclass of the element has to be: see `codecs`.
+pub trait ParallelEncImpl: BinImpl + ObjectSubclass<Type: IsA<super::ParallelEnc>> {}
+
+// SAFETY: the class structure is GstBin's, and has nothing that a subclass would have to fill in.
+unsafe impl<T: ParallelEncImpl> IsSubclassable<T> for super::ParallelEnc {}
+
+pub(super) fn metadata(long_name: &str) -> gst::subclass::ElementMetadata {
+    gst::subclass::ElementMetadata::new(
+        long_name,
+        "Codec/Encoder/Video",
+        "Encodes one video with several encoders at once and hands on a single stream",
+        env!("CARGO_PKG_AUTHORS"),
+    )
+}
+
+pub(super) fn pad_templates(encoded: &gst::Caps) -> Vec<gst::PadTemplate> {
+    let always = gst::PadPresence::Always;
+    [
+        gst::PadTemplate::new("sink", gst::PadDirection::Sink, always, &super::raw_caps()),
+        gst::PadTemplate::new("src", gst::PadDirection::Src, always, encoded),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+// Getters of what is known once the encoder is.
 impl ParallelEnc {
     fn stats(&self) -> gst::Structure {
         let snapshot: Option<Snapshot> = self.distributor.imp().snapshot();
         snapshot.unwrap_or_default().structure()
+    }
+
+    fn decision(&self) -> Option<Decision> {
+        self.distributor.imp().decision()
+    }
+
+    fn active_encoder(&self) -> Option<String> {
+        self.decision().map(|decision| decision.encoder)
+    }
+
+    fn recommended_sessions(&self) -> u32 {
+        let sessions = self
+            .decision()
+            .map_or(0, |decision| decision.automatic_sessions);
+        u32::try_from(sessions).unwrap_or(u32::MAX)
+    }
+
+    fn recommended_frames(&self) -> u64 {
+        self.decision()
+            .map_or(0, |decision| decision.min_chunk_frames)
+    }
+
+    fn recommended_duration(&self) -> u64 {
+        self.decision()
+            .map_or(0, |decision| decision.min_chunk_duration)
+    }
+}
+
+// The encoder that stands for all.
+impl ParallelEnc {
+    /// Another encoder, or none: what was set on the last one is forgotten.
+    fn renew_model(&self, description: Option<&str>) -> Result<(), EncoderError> {
+        let old = lock(&self.model).take();
+        if let Some(old) = old {
+            self.obj().child_removed(&old.encoder, model::NAME);
+        }
+        self.overrides.clear();
+        let Some(description) = description else {
+            return Ok(());
+        };
+        let weak = self.downgrade();
+        let model = Model::new(description, move |encoder, property| {
+            if let Some(this) = weak.upgrade()
+                && let Some(value) = this.overrides.take_over(encoder, property)
+            {
+                this.distributor
+                    .imp()
+                    .encoder_property_set(property, &value);
+            }
+        })?;
+        let encoder = model.encoder.clone();
+        *lock(&self.model) = Some(model);
+        self.set_encoder_properties();
+        self.obj().child_added(&encoder, model::NAME);
+        Ok(())
+    }
+
+    /// Sets `encoder-properties` on the model, and through it on every encoder.
+    fn set_encoder_properties(&self) {
+        let properties = lock(&self.settings).encoder_properties.clone();
+        let encoder = lock(&self.model)
+            .as_ref()
+            .map(|model| model.encoder.clone());
+        let (Some(properties), Some(encoder)) = (properties, encoder) else {
+            return;
+        };
+        let refused = encoder::set_properties(&encoder, &properties).err();
+        if let Some(model) = lock(&self.model).as_mut() {
+            model.refused = refused;
+        }
+    }
+
+    fn refused_property(&self) -> Result<(), EncoderError> {
+        let model = lock(&self.model);
+        let refused = model.as_ref().and_then(|model| model.refused.clone());
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// The encoder was chosen by what downstream accepts.
+    pub(crate) fn encoder_chosen(&self, description: &str) -> Result<(), EncoderError> {
+        if lock(&self.settings).encoder.is_none() {
+            self.renew_model(Some(description))?;
+        }
+        self.refused_property()
+    }
+
+    pub(crate) fn encoder_known(&self) {
+        self.obj().notify("active-encoder");
+    }
+
+    /// No installed encoder makes what downstream accepts: tells the application which would be needed.
+    pub(crate) fn encoder_missing(&self, accepted: &gst::Caps) {
+        let Some(format) = accepted.structure(0).filter(|_| !accepted.is_any()) else {
+            return;
+        };
+        let mut caps = gst::Caps::new_empty_simple(format.name());
+        if let Ok(version) = format.get::<i32>("mpegversion") {
+            caps.make_mut().set("mpegversion", version);
+        }
+        let message = gst_pbutils::MissingPluginMessage::builder_for_encoder(&caps);
+        let _ = self.obj().post_message(message.src(&*self.obj()).build());
+    }
+
+    pub(crate) fn announce_encoder(&self, encoder: &gst::Element) {
+        self.obj().emit_by_name::<()>(ENCODER_SETUP, &[encoder]);
+    }
+
+    pub(crate) fn overrides(&self) -> Arc<Overrides> {
+        self.overrides.clone()
     }
 }

@@ -32,7 +32,9 @@
  */
 use gst::prelude::*;
 
+mod codecs;
 pub(crate) mod imp;
+mod model;
 pub(crate) mod report;
 pub(crate) mod settings;
 
@@ -105,5 +107,6 @@ pub(crate) fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
         "vtparallelenc",
         gst::Rank::NONE,
         ParallelEnc::static_type(),
-    )
+    )?;
+    codecs::register(plugin)
 }

@@ -2,7 +2,7 @@
 
 //! What the `stats` property says.
 
-use super::settings::Sequential;
+use crate::distributor::decision::Sequential;
 use crate::logic::tally::Tally;
 
 /// Everything that is reported, at one moment.
@@ -11,6 +11,9 @@ pub(crate) struct Snapshot {
     pub(crate) tally: Tally,
     pub(crate) encoder: Option<String>,
     pub(crate) sequential: Option<Sequential>,
+    pub(crate) sessions_open: u64,
+    /// Frames fed before and after each chunk, as planned.
+    pub(crate) overlap: (u64, u64),
     pub(crate) bytes_held: u64,
     pub(crate) bytes_peak: u64,
     pub(crate) bytes_bound: u64,
@@ -38,6 +41,9 @@ impl Snapshot {
             .field("bytes-peak", self.bytes_peak)
             .field("bytes-bound", self.bytes_bound)
             .field("leaves-early", self.leaves_early)
+            .field("overlap-before", self.overlap.0)
+            .field("overlap-after", self.overlap.1)
+            .field("sessions-open", self.sessions_open)
             .field("sessions", gst::Array::new(sessions));
         if let Some(reason) = self.sequential {
             stats = stats.field("sequential-reason", reason.to_string());

@@ -2,9 +2,13 @@
 
 //! Makes an encoder from the `encoder` property, or picks one for what downstream accepts.
 
-use super::profile;
+use super::hints::Recommended;
+use super::overrides::{Overrides, as_text, set_from_text};
+use super::profile::Profile;
+use crate::parallelenc::ParallelEnc;
 use gst::prelude::*;
 use std::fmt;
+use std::sync::Arc;
 
 /// Why there is no encoder.
 #[derive(Debug, Clone)]
@@ -16,6 +20,14 @@ pub(crate) enum EncoderError {
     /// It is something, but not a video encoder.
     NotAnEncoder {
         description: String,
+        reason: &'static str,
+    },
+    /// It makes something else than this element does.
+    OtherFormat { encoder: String, makes: gst::Caps },
+    /// `encoder-properties` names what the encoder can't be given.
+    Property {
+        encoder: String,
+        property: String,
         reason: &'static str,
     },
     /// It exists but could not be linked or started.
@@ -46,6 +58,21 @@ impl fmt::Display for EncoderError {
                 "The property 'encoder' is '{description}', which {reason}; it takes a video encoder or a chain \
                  of elements with one sink pad and one src pad that contains one"
             ),
+            Self::OtherFormat { encoder, makes } => write!(
+                f,
+                "The encoder '{encoder}' does not make {}; set the property 'encoder' to one that does, or use \
+                 vtparallelenc, which takes any encoder",
+                abridged(makes)
+            ),
+            Self::Property {
+                encoder,
+                property,
+                reason,
+            } => write!(
+                f,
+                "The property 'encoder-properties' has the field '{property}', which can't be set on the encoder \
+                 '{encoder}': {reason}; gst-inspect-1.0 lists the encoder's properties"
+            ),
             Self::CannotStart { encoder } => write!(
                 f,
                 "The encoder {encoder} could not be started; try it alone with gst-launch-1.0"
@@ -68,8 +95,48 @@ fn abridged(caps: &gst::Caps) -> String {
     }
 }
 
-/// An encoder as described, its pads `sink` and `src`; with several sessions prepared to run beside others.
-pub(crate) fn make(description: &str, beside_others: bool) -> Result<gst::Element, EncoderError> {
+/// How each encoder of a stream is made.
+#[derive(Debug, Clone)]
+pub(crate) struct Recipe {
+    /// A factory name or bin description.
+    pub(crate) description: String,
+    pub(crate) overrides: Arc<Overrides>,
+    /// For chunks, beside others: how many threads each of them may take. `None` leaves the encoder as it is.
+    pub(crate) threads: Option<u32>,
+}
+
+impl Recipe {
+    /// An encoder, its pads `sink` and `src`.
+    pub(super) fn make(&self) -> Result<gst::Element, EncoderError> {
+        let made = parse(&self.description)?;
+        let encoder = encoder_within(&made);
+        self.overrides.apply(&encoder);
+        if let Some(threads) = self.threads {
+            let profile = Profile::of(&encoder);
+            profile.apply(&encoder, &self.description, &self.overrides, threads);
+        }
+        Ok(made)
+    }
+
+    /// What is known of the encoders that it makes; an error if they make nothing of `makes`.
+    pub(crate) fn traits(&self, makes: Option<&gst::Caps>) -> Result<Traits, EncoderError> {
+        let made = self.make()?;
+        let src = made.static_pad("src");
+        let caps = src.map(|src| src.query_caps(None));
+        if let Some(makes) =
+            makes.filter(|makes| caps.is_some_and(|caps| !caps.can_intersect(makes)))
+        {
+            return Err(EncoderError::OtherFormat {
+                encoder: self.description.clone(),
+                makes: makes.clone(),
+            });
+        }
+        Ok(Traits::of(&encoder_within(&made)))
+    }
+}
+
+/// What is made from a description.
+pub(crate) fn parse(description: &str) -> Result<gst::Element, EncoderError> {
     let flags = gst::ParseFlags::FATAL_ERRORS
         | gst::ParseFlags::PLACE_IN_BIN
         | gst::ParseFlags::NO_SINGLE_ELEMENT_BINS;
@@ -80,16 +147,79 @@ pub(crate) fn make(description: &str, beside_others: bool) -> Result<gst::Elemen
                 error: error.message().to_string(),
             }
         })?;
-    if let Err(reason) = check(&encoder) {
-        return Err(EncoderError::NotAnEncoder {
+    match check(&encoder) {
+        Ok(()) => Ok(encoder),
+        Err(reason) => Err(EncoderError::NotAnEncoder {
             description: description.to_string(),
             reason,
-        });
+        }),
     }
-    if beside_others {
-        profile::apply(&encoder);
+}
+
+/// The element itself, and those in it where it is a bin.
+fn elements(made: &gst::Element) -> Vec<gst::Element> {
+    let mut elements = vec![made.clone()];
+    if let Some(bin) = made.downcast_ref::<gst::Bin>() {
+        elements.extend(bin.iterate_recurse().into_iter().flatten());
     }
-    Ok(encoder)
+    elements
+}
+
+fn is_encoder(element: &gst::Element) -> bool {
+    let class = element.metadata(gst::ELEMENT_METADATA_KLASS);
+    class.is_some_and(|class| class.contains("Encoder"))
+}
+
+/// The encoder of what a description made: that itself, or the first one in its chain.
+pub(crate) fn encoder_within(made: &gst::Element) -> gst::Element {
+    let encoder = elements(made).into_iter().find(is_encoder);
+    encoder.unwrap_or_else(|| made.clone())
+}
+
+/// Sets the fields of `properties` on an encoder.
+pub(crate) fn set_properties(
+    encoder: &gst::Element,
+    properties: &gst::StructureRef,
+) -> Result<(), EncoderError> {
+    for (field, value) in properties {
+        let text = as_text(value).ok_or("its value has no text");
+        let set = text.and_then(|text| set_from_text(encoder, field, &text));
+        set.map_err(|reason| EncoderError::Property {
+            encoder: name_of(encoder),
+            property: field.to_string(),
+            reason,
+        })?;
+    }
+    Ok(())
+}
+
+/// The name of the element's factory.
+pub(crate) fn name_of(element: &gst::Element) -> String {
+    let factory = element.factory().map(|factory| factory.name());
+    factory.map_or_else(|| element.name().to_string(), Into::into)
+}
+
+/// What is known of an encoder before it encodes anything.
+#[derive(Debug, Clone)]
+pub(crate) struct Traits {
+    /// Factory name.
+    pub(crate) name: String,
+    pub(crate) profile: &'static Profile,
+    /// Automatic lead and trail, in frames.
+    pub(crate) overlap: (u64, u64),
+    pub(crate) recommended: Recommended,
+}
+
+impl Traits {
+    pub(crate) fn of(encoder: &gst::Element) -> Self {
+        let profile = Profile::of(encoder);
+        Self {
+            name: name_of(encoder),
+            profile,
+            overlap: profile.overlap(encoder),
+            recommended: Recommended::of(encoder),
+        }
+    }
 }
 
 fn check(encoder: &gst::Element) -> Result<(), &'static str> {
@@ -100,18 +230,8 @@ fn check(encoder: &gst::Element) -> Result<(), &'static str> {
     if encoder.static_pad("sink").is_none() || encoder.static_pad("src").is_none() {
         return Err("doesn't have one sink pad and one src pad");
     }
-    let is_encoder = |element: &gst::Element| {
-        let class = element.metadata(gst::ELEMENT_METADATA_KLASS);
-        class.is_some_and(|class| class.contains("Encoder"))
-    };
-    let mut elements = vec![encoder.clone()];
-    if let Some(bin) = encoder.downcast_ref::<gst::Bin>() {
-        elements.extend(bin.iterate_recurse().into_iter().flatten());
-    }
-    if elements
-        .iter()
-        .any(|element| element.type_() == crate::parallelenc::ParallelEnc::static_type())
-    {
+    let elements = elements(encoder);
+    if elements.iter().any(|element| element.is::<ParallelEnc>()) {
         return Err("contains vtparallelenc itself");
     }
     if !elements.iter().any(is_encoder) {
@@ -120,23 +240,51 @@ fn check(encoder: &gst::Element) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The highest ranked installed encoder that makes what `downstream` accepts from `raw`.
+/// The highest ranked installed encoder that makes some of `makes` that `downstream` accepts, from `raw`. Among equals the
+/// one whose format downstream names first.
 pub(crate) fn choose(
     downstream: &gst::Caps,
     raw: &gst::Caps,
+    makes: &gst::Caps,
 ) -> Result<gst::ElementFactory, EncoderError> {
+    let accepted = downstream.intersect_with_mode(makes, gst::CapsIntersectMode::First);
     let factories = gst::ElementFactory::factories_with_type(
         gst::ElementFactoryType::VIDEO_ENCODER,
         gst::Rank::MARGINAL,
     );
+    // "Anything" names no format: only an element that makes a single one knows what is meant.
+    let is_meant = !downstream.is_any() || makes.size() == 1;
+    let preference = |factory: &gst::ElementFactory| {
+        let mut formats = accepted
+            .iter()
+            .map(|format| gst::Caps::from(format.to_owned()));
+        formats.position(|format| factory.can_src_any_caps(&format))
+    };
     let chosen = factories
         .iter()
-        .filter(|factory| !downstream.is_any() && factory.can_src_any_caps(downstream))
-        .filter(|factory| factory.can_sink_any_caps(raw))
-        .max_by_key(|factory| (factory.rank(), std::cmp::Reverse(factory.name())));
+        .filter(|factory| is_meant && !is_ours(factory))
+        .filter(|factory| factory.can_src_any_caps(&accepted) && factory.can_sink_any_caps(raw))
+        .max_by_key(|factory| {
+            use std::cmp::Reverse;
+            (
+                factory.rank(),
+                Reverse(preference(factory)),
+                Reverse(factory.name()),
+            )
+        });
     chosen.cloned().ok_or_else(|| EncoderError::CannotChoose {
-        downstream: downstream.clone(),
+        downstream: if is_meant {
+            accepted
+        } else {
+            downstream.clone()
+        },
     })
+}
+
+/// One of this plugin's own elements.
+fn is_ours(factory: &gst::ElementFactory) -> bool {
+    let plugin = factory.plugin_name();
+    plugin.is_some_and(|plugin| plugin == crate::PLUGIN_NAME)
 }
 
 /// The raw video that encoders of a factory can take.
@@ -156,7 +304,7 @@ mod tests {
 
     fn refused(description: &str) -> String {
         gst::init().unwrap();
-        make(description, false).unwrap_err().to_string()
+        parse(description).unwrap_err().to_string()
     }
 
     #[test]
@@ -182,7 +330,7 @@ mod tests {
     fn an_encoder_alone_or_in_a_chain_is_taken() {
         gst::init().unwrap();
         for description in ["jpegenc quality=50", "videoconvert ! jpegenc ! identity"] {
-            let encoder = make(description, true).unwrap();
+            let encoder = parse(description).unwrap();
             assert!(encoder.static_pad("sink").is_some());
         }
     }
@@ -194,8 +342,11 @@ mod tests {
             .field("format", "I420")
             .build();
         let jpeg = gst::Caps::new_empty_simple("image/jpeg");
-        assert!(choose(&jpeg, &raw).unwrap().name().contains("jpeg"));
-        let error = choose(&gst::Caps::new_any(), &raw).unwrap_err();
+        let all = crate::parallelenc::encoded_caps();
+        assert!(choose(&jpeg, &raw, &all).unwrap().name().contains("jpeg"));
+        let error = choose(&gst::Caps::new_any(), &raw, &all).unwrap_err();
         assert!(error.to_string().contains("encoder=x264enc"));
+        let chosen = choose(&gst::Caps::new_any(), &raw, &jpeg).unwrap();
+        assert!(chosen.name().contains("jpeg"));
     }
 }

@@ -16,7 +16,10 @@
 
 pub(crate) mod bitstream;
 pub(crate) mod encoder;
-mod profile;
+pub(crate) mod hints;
+mod opening;
+pub(crate) mod overrides;
+pub(crate) mod profile;
 mod slot;
 
 use crate::aggregator;
@@ -24,8 +27,10 @@ use crate::distributor::{self, Distributor};
 use crate::locking::lock;
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::reorder::Fault;
-use encoder::EncoderError;
+use encoder::{EncoderError, Recipe};
 use gst::prelude::*;
+use hints::Hints;
+use opening::in_turn;
 use slot::Slot;
 use std::fmt;
 use std::sync::{Condvar, Mutex};
@@ -36,6 +41,7 @@ pub(crate) struct Input {
     pub(crate) caps: gst::Caps,
     /// Upstream's stream tags: the encoder merges its own into them.
     pub(crate) tags: Option<gst::TagList>,
+    pub(crate) hints: Hints,
 }
 
 /// A chunk to encode.
@@ -44,8 +50,7 @@ pub(crate) struct Work {
     /// The first frame that is fed.
     pub(crate) first: FrameNo,
     pub(crate) input: Input,
-    /// How an encoder is made.
-    pub(crate) description: String,
+    pub(crate) recipe: Recipe,
 }
 
 /// What the session does next with its chunk.
@@ -70,6 +75,8 @@ pub(crate) enum Failure {
     /// Downstream takes no more, which upstream learns from the aggregator.
     Downstream,
     Encoder(EncoderError),
+    /// No encoder could be opened, for this reason.
+    Unopened(Box<Failure>),
     /// The encoder's own error message.
     Posted(gst::Message),
     Flow {
@@ -86,6 +93,7 @@ impl fmt::Display for Failure {
             Self::Replanned => f.write_str("its overlap was dropped"),
             Self::Downstream => f.write_str("downstream takes no more"),
             Self::Encoder(error) => error.fmt(f),
+            Self::Unopened(why) => why.fmt(f),
             Self::Posted(message) => match message.view() {
                 gst::MessageView::Error(error) => {
                     write!(f, "{}", error.error().message())?;
@@ -111,21 +119,35 @@ impl fmt::Display for Failure {
 struct Live {
     slot: Slot,
     element: gst::Element,
+    /// The encoder in it, or it itself.
+    encoder: gst::Element,
     /// What it was primed with.
     caps: Option<gst::Caps>,
 }
 
 impl Live {
     fn name(&self) -> String {
-        let factory = self.element.factory().map(|factory| factory.name());
-        factory.map_or_else(|| self.element.name().to_string(), Into::into)
+        encoder::name_of(&self.element)
+    }
+
+    fn cannot_start(&self) -> EncoderError {
+        EncoderError::CannotStart {
+            encoder: self.name(),
+        }
+    }
+
+    /// Opens or closes the encoder when its library's turn comes.
+    fn in_turn<R>(&self, act: impl FnOnce() -> R) -> R {
+        let factory = self.encoder.factory();
+        let plugin = factory.and_then(|factory| factory.plugin_name());
+        in_turn(plugin.as_deref().unwrap_or_default(), act)
     }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
         // First NULL, while its messages still come to us.
-        let _ = self.element.set_state(gst::State::Null);
+        let _ = self.in_turn(|| self.element.set_state(gst::State::Null));
         self.slot.disconnect();
         let _ = self.slot.remove(&self.element);
     }
@@ -162,40 +184,49 @@ impl Session {
     }
 
     /// Puts a fresh encoder into the slot, at READY.
-    fn fresh(&self, description: &str, beside: bool) -> Result<Live, EncoderError> {
-        let element = encoder::make(description, beside)?;
+    fn fresh(&self, recipe: &Recipe, hints: Option<&Hints>) -> Result<Live, EncoderError> {
+        let element = recipe.make()?;
         element.set_property("name", "encoder");
         // The session's task moves its encoder, the bin must not.
         element.set_locked_state(true);
         let live = Live {
             slot: self.slot.clone(),
+            encoder: encoder::encoder_within(&element),
             element,
             caps: None,
         };
-        let cannot_start = || EncoderError::CannotStart {
-            encoder: live.name(),
-        };
-        self.slot.add(&live.element).map_err(|_| cannot_start())?;
-        let started = live.element.set_state(gst::State::Ready);
-        started.map_err(|_| cannot_start())?;
+        if let Some(hints) = hints {
+            hints.apply(&live.encoder);
+        }
+        self.slot.announce(&live.encoder);
+        let added = self.slot.add(&live.element);
+        added.map_err(|_| live.cannot_start())?;
+        let started = live.in_turn(|| live.element.set_state(gst::State::Ready));
+        started.map_err(|_| live.cannot_start())?;
         Ok(live)
     }
 
     /// Places an encoder ahead of its use: it answers queries until then.
-    pub(crate) fn place(&self, description: &str, beside: bool) -> Result<(), EncoderError> {
+    pub(crate) fn place(&self, recipe: &Recipe) -> Result<(), EncoderError> {
         self.clear();
-        let live = self.fresh(description, beside)?;
+        let live = self.fresh(recipe, None)?;
         self.connect(&live)?;
         *lock(&self.placed) = Some(live);
         Ok(())
     }
 
+    /// Sets a property of the placed encoder.
+    pub(crate) fn set_placed(&self, property: &str, value: &str) {
+        let encoder = lock(&self.placed).as_ref().map(|live| live.encoder.clone());
+        if let Some(encoder) = encoder {
+            let _ = overrides::set_from_text(&encoder, property, value);
+        }
+    }
+
     fn connect(&self, live: &Live) -> Result<(), EncoderError> {
         self.slot
             .connect(&live.element)
-            .ok_or_else(|| EncoderError::CannotStart {
-                encoder: live.name(),
-            })
+            .ok_or_else(|| live.cannot_start())
     }
 
     pub(crate) fn is_placed(&self) -> bool {
@@ -232,6 +263,15 @@ impl Session {
 
     /// Starts the encoder and tells it what comes.
     fn prime(&self, live: &mut Live, input: &Input) -> Result<(), EncoderError> {
+        live.in_turn(|| self.open(live, input))?;
+        if let Some(tags) = &input.tags {
+            self.src.push_event(gst::event::Tag::new(tags.clone()));
+        }
+        live.caps = Some(input.caps.clone());
+        Ok(())
+    }
+
+    fn open(&self, live: &Live, input: &Input) -> Result<(), EncoderError> {
         // The pads still have the events of the last encoder, EOS among them. Sent while no encoder is linked, the new
         // ones replace them, so that this encoder never sees an old one.
         self.slot.disconnect();
@@ -246,9 +286,7 @@ impl Session {
 
         self.connect(live)?;
         let started = live.element.set_state(gst::State::Paused);
-        started.map_err(|_| EncoderError::CannotStart {
-            encoder: live.name(),
-        })?;
+        started.map_err(|_| live.cannot_start())?;
         self.src.push_event(caps());
         // What a sticky event's receiver thinks of it is only visible in what it keeps.
         let sink = live.element.static_pad("sink");
@@ -259,23 +297,23 @@ impl Session {
                 caps: input.caps.clone(),
             });
         }
-        if let Some(tags) = &input.tags {
-            self.src.push_event(gst::event::Tag::new(tags.clone()));
-        }
-        live.caps = Some(input.caps.clone());
         Ok(())
     }
 
     /// The placed encoder if it is primed for this input, or a fresh one.
     fn primed(&self, work: &Work) -> Result<Live, EncoderError> {
         let placed = lock(&self.placed).take();
-        if let Some(live) = placed.filter(|live| live.caps.as_ref() == Some(&work.input.caps)) {
+        // What wants to know of its chunk had to be made for it.
+        let fits = |live: &Live| {
+            live.caps.as_ref() == Some(&work.input.caps) && !hints::are_wanted(&live.encoder)
+        };
+        if let Some(live) = placed.filter(fits) {
             if let Some(tags) = &work.input.tags {
                 self.src.push_event(gst::event::Tag::new(tags.clone()));
             }
             return Ok(live);
         }
-        let mut live = self.fresh(&work.description, true)?;
+        let mut live = self.fresh(&work.recipe, Some(&work.input.hints))?;
         self.prime(&mut live, &work.input)?;
         Ok(live)
     }
@@ -288,11 +326,12 @@ impl Session {
         work: &Work,
     ) -> Result<(), Failure> {
         aggregator.begin(self.id, work.chunk);
-        let live = self.primed(work).map_err(|error| {
-            distributor
-                .failure(self.id)
-                .unwrap_or(Failure::Encoder(error))
-        })?;
+        let live = self
+            .primed(work)
+            .map_err(|error| match distributor.failure(self.id) {
+                Some(none @ (Failure::Aborted | Failure::Downstream)) => none,
+                why => Failure::Unopened(Box::new(why.unwrap_or(Failure::Encoder(error)))),
+            })?;
         let refused = |flow| {
             distributor
                 .failure(self.id)

@@ -17,7 +17,7 @@ mod imp {
 
     #[derive(Default)]
     pub(crate) struct Slot {
-        owner: OnceCell<(glib::WeakRef<Distributor>, SessionId)>,
+        pub(super) owner: OnceCell<(glib::WeakRef<Distributor>, SessionId)>,
     }
 
     #[glib::object_subclass]
@@ -116,6 +116,14 @@ impl Slot {
             .filter_map(|name| self.ghost(name))
         {
             let _ = ghost.set_target(None::<&gst::Pad>);
+        }
+    }
+
+    /// Shows a fresh encoder to the application.
+    pub(super) fn announce(&self, encoder: &gst::Element) {
+        let owner = self.imp().owner.get();
+        if let Some(distributor) = owner.and_then(|(distributor, _)| distributor.upgrade()) {
+            distributor.imp().announce_encoder(encoder);
         }
     }
 

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What follows from the settings and the encoder at hand: how many sessions, with how many threads and how much overlap,
+//! or one encoder for the whole stream.
+
+use crate::logic::planner::Overlap;
+use crate::parallelenc::settings::{Job, MAX_SESSIONS};
+use crate::session::encoder::Traits;
+use crate::session::profile::Beside;
+use std::fmt;
+use std::thread::available_parallelism;
+
+/// Why one encoder encodes the whole stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sequential {
+    NotAllowed,
+    OneSession,
+    LiveSource,
+    /// The encoder can't be used in chunks.
+    Encoder(&'static str),
+}
+
+impl fmt::Display for Sequential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotAllowed => "allow-parallel is false",
+            Self::OneSession => "there is one session and no chunk length was set",
+            Self::LiveSource => "the source is live, and chunks would delay it by their length",
+            Self::Encoder(reason) => {
+                return write!(f, "the encoder can't be used in chunks: {reason}");
+            }
+        })
+    }
+}
+
+/// Made once the encoder is known.
+#[derive(Debug, Clone)]
+pub(crate) struct Decision {
+    /// Factory name of the encoder.
+    pub(crate) encoder: String,
+    pub(crate) sequential: Option<Sequential>,
+    /// At least 1.
+    pub(crate) sessions: usize,
+    /// Sessions where the user leaves it to us.
+    pub(crate) automatic_sessions: usize,
+    /// Threads that each encoder may take, where its bits don't depend on their number.
+    pub(crate) threads: u32,
+    pub(crate) before: Overlap,
+    pub(crate) after: Overlap,
+    pub(crate) min_chunk_frames: u64,
+    /// Shortest chunk in nanoseconds that the encoder recommends.
+    pub(crate) min_chunk_duration: u64,
+}
+
+impl Decision {
+    pub(crate) fn new(job: &Job, traits: &Traits) -> Self {
+        let cores = available_parallelism().map_or(1, usize::from);
+        Self::on(cores, job, traits)
+    }
+
+    fn on(cores: usize, job: &Job, traits: &Traits) -> Self {
+        let recommended = usize::try_from(traits.recommended.sessions).unwrap_or(usize::MAX);
+        let automatic = match (recommended, traits.profile.beside) {
+            (0, Beside::Cores) => cores,
+            (0, Beside::Engines(engines)) => engines as usize,
+            (_, Beside::Alone(_)) => 1,
+            (recommended, _) => recommended,
+        };
+        let automatic_sessions = automatic.clamp(1, MAX_SESSIONS as usize);
+        let sessions = job.sessions.unwrap_or(automatic_sessions);
+        let sequential = match traits.profile.beside {
+            _ if !job.allow_parallel => Some(Sequential::NotAllowed),
+            Beside::Alone(reason) => Some(Sequential::Encoder(reason)),
+            _ if sessions == 1 && job.chunk_frames.is_none() => Some(Sequential::OneSession),
+            _ => None,
+        };
+        let overlap =
+            |set: Option<u64>, automatic| set.map_or(Overlap::UpTo(automatic), Overlap::Exactly);
+        Self {
+            encoder: traits.name.clone(),
+            sequential,
+            automatic_sessions,
+            sessions: if sequential.is_some() { 1 } else { sessions },
+            threads: u32::try_from(cores / sessions).unwrap_or(1).max(1),
+            before: overlap(job.overlap_before, traits.overlap.0),
+            after: overlap(job.overlap_after, traits.overlap.1),
+            min_chunk_frames: job.min_chunk_frames.max(traits.recommended.minimum_frames),
+            min_chunk_duration: traits.recommended.minimum_duration,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parallelenc::settings::Settings;
+
+    fn traits(factory: &str) -> Traits {
+        gst::init().unwrap();
+        Traits::of(&gst::ElementFactory::make(factory).build().unwrap())
+    }
+
+    fn decide(settings: &Settings, traits: &Traits) -> Decision {
+        Decision::on(8, &settings.job(), traits)
+    }
+
+    #[test]
+    fn one_session_is_sequential_unless_chunks_are_asked_for() {
+        let jpeg = traits("jpegenc");
+        let mut settings = Settings {
+            sessions: 1,
+            ..Settings::default()
+        };
+        let sequential = |settings: &Settings| decide(settings, &jpeg).sequential;
+        assert_eq!(sequential(&settings), Some(Sequential::OneSession));
+        settings.chunk_frames = 10;
+        assert_eq!(sequential(&settings), None);
+        settings.allow_parallel = false;
+        assert_eq!(sequential(&settings), Some(Sequential::NotAllowed));
+    }
+
+    #[test]
+    fn automatic_sessions_are_those_that_the_encoder_gains_from() {
+        let mut of = traits("jpegenc");
+        let auto = Settings::default();
+        assert_eq!(decide(&auto, &of).sessions, 8);
+        assert_eq!(decide(&auto, &of).threads, 1);
+        of.recommended.sessions = 20;
+        assert_eq!(decide(&auto, &of).sessions, 20);
+        let three = Settings {
+            sessions: 3,
+            ..Settings::default()
+        };
+        assert_eq!(decide(&three, &of).sessions, 3);
+        assert_eq!(decide(&three, &of).threads, 2);
+        let alone = traits("y4menc");
+        let Some(Sequential::Encoder(_)) = decide(&three, &alone).sequential else {
+            panic!("y4menc has one header");
+        };
+    }
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The child `encoder`: an encoder that never encodes. What is set on it is set on every session's encoder, so that
+//! applications and `gst-launch-1.0` set `encoder::bitrate` once, whatever number of encoders comes and goes.
+
+use crate::session::encoder::{self, EncoderError};
+use gst::prelude::*;
+
+/// Its name among the children.
+pub(super) const NAME: &str = "encoder";
+
+pub(super) struct Model {
+    /// All that the description made, which keeps the encoder alive.
+    _made: gst::Element,
+    pub(super) encoder: gst::Element,
+    /// What `encoder-properties` asked for in vain.
+    pub(super) refused: Option<EncoderError>,
+}
+
+impl Model {
+    /// `set` is called with each property that is set on the encoder from now on.
+    pub(super) fn new(
+        description: &str,
+        set: impl Fn(&gst::Element, &str) + Send + Sync + 'static,
+    ) -> Result<Self, EncoderError> {
+        let made = encoder::parse(description)?;
+        let encoder = encoder::encoder_within(&made);
+        if made == encoder {
+            encoder.set_property("name", NAME);
+        }
+        encoder.connect_notify(None, move |encoder, spec| {
+            let is_own = ["name", "parent"].contains(&spec.name());
+            if !is_own && spec.flags().contains(glib::ParamFlags::READWRITE) {
+                set(encoder, spec.name());
+            }
+        });
+        Ok(Self {
+            _made: made,
+            encoder,
+            refused: None,
+        })
+    }
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What VideoToolbox tells and asks of an encoder that encodes a part of a video, for encoders that have properties of
+//! these names (VTCompressionProperties.h: MoreFramesBeforeStart, MoreFramesAfterEnd, SourceFrameCount, ExpectedFrameRate;
+//! RecommendedParallelizationLimit, RecommendedParallelizedSubdivisionMinimumFrameCount and …MinimumDuration).
+
+use crate::logic::planner::Neighbours;
+use gst::prelude::*;
+
+pub(crate) const LIMIT: &str = "recommended-parallelization-limit";
+pub(crate) const MINIMUM_FRAMES: &str = "recommended-parallelized-subdivision-minimum-frame-count";
+pub(crate) const MINIMUM_DURATION: &str = "recommended-parallelized-subdivision-minimum-duration";
+
+const BEFORE: &str = "more-frames-before-start";
+const AFTER: &str = "more-frames-after-end";
+const FRAMES: &str = "source-frame-count";
+const RATE: &str = "expected-frame-rate";
+
+/// What an encoder recommends; 0 where it doesn't.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Recommended {
+    pub(crate) sessions: u32,
+    pub(crate) minimum_frames: u64,
+    /// In nanoseconds.
+    pub(crate) minimum_duration: u64,
+}
+
+impl Recommended {
+    pub(crate) fn of(encoder: &gst::Element) -> Self {
+        let number = |property: &str| number(encoder, property).unwrap_or(0);
+        Self {
+            sessions: u32::try_from(number(LIMIT)).unwrap_or(u32::MAX),
+            minimum_frames: number(MINIMUM_FRAMES),
+            minimum_duration: number(MINIMUM_DURATION),
+        }
+    }
+}
+
+fn number(encoder: &gst::Element, property: &str) -> Option<u64> {
+    encoder.find_property(property)?;
+    let value = encoder.property_value(property);
+    let value = value.transform::<u64>().ok()?;
+    value.get().ok()
+}
+
+/// What an encoder is told of its chunk.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Hints {
+    pub(crate) neighbours: Neighbours,
+    pub(crate) rate: Option<gst::Fraction>,
+}
+
+/// The encoder wants to know.
+pub(crate) fn are_wanted(encoder: &gst::Element) -> bool {
+    [BEFORE, AFTER, FRAMES]
+        .iter()
+        .any(|property| encoder.has_property(property))
+}
+
+impl Hints {
+    pub(crate) fn apply(&self, encoder: &gst::Element) {
+        let of = &self.neighbours;
+        let set = |property, value: String| {
+            if encoder.has_property(property) {
+                // A type that doesn't take a number or truth value isn't the property that is meant.
+                let _ = super::overrides::set_from_text(encoder, property, &value);
+            }
+        };
+        set(BEFORE, of.before.to_string());
+        set(AFTER, of.after.to_string());
+        set(FRAMES, of.fed.unwrap_or(0).to_string());
+        if let Some(rate) = self
+            .rate
+            .filter(|rate| rate.numer() > 0 && rate.denom() > 0)
+        {
+            let is_fraction = encoder
+                .find_property(RATE)
+                .is_some_and(|spec| spec.value_type() == gst::Fraction::static_type());
+            set(
+                RATE,
+                if is_fraction {
+                    format!("{}/{}", rate.numer(), rate.denom())
+                } else {
+                    (f64::from(rate.numer()) / f64::from(rate.denom())).to_string()
+                },
+            );
+        }
+    }
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Properties that the application sets on every encoder, beside those of the description: through
+//! `encoder::property` and `encoder-properties`. Each fresh encoder gets those of its moment.
+
+use crate::locking::lock;
+use gst::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+/// Property names and values, as text. A leaf among the locks.
+#[derive(Debug, Default)]
+pub(crate) struct Overrides(Mutex<BTreeMap<String, String>>);
+
+impl Overrides {
+    /// Remembers the property's value on `encoder` for all others.
+    pub(crate) fn take_over(&self, encoder: &gst::Element, property: &str) -> Option<String> {
+        let value = as_text(&encoder.property_value(property))?;
+        lock(&self.0).insert(property.to_string(), value.clone());
+        Some(value)
+    }
+
+    pub(crate) fn contains(&self, property: &str) -> bool {
+        lock(&self.0).contains_key(property)
+    }
+
+    pub(crate) fn clear(&self) {
+        lock(&self.0).clear();
+    }
+
+    pub(crate) fn apply(&self, encoder: &gst::Element) {
+        let set = lock(&self.0).clone();
+        for (property, value) in set {
+            // What was read off an encoder of this description fits another one.
+            let _ = set_from_text(encoder, &property, &value);
+        }
+    }
+}
+
+/// A value as [`set_from_text`] takes it; `None` where it has no text (an object).
+pub(crate) fn as_text(value: &glib::Value) -> Option<String> {
+    if let Ok(text) = value.get::<Option<String>>() {
+        return Some(text.unwrap_or_default());
+    }
+    value.serialize().ok().map(Into::into)
+}
+
+/// Sets a property from text, or says why it can't be.
+pub(crate) fn set_from_text(
+    encoder: &gst::Element,
+    property: &str,
+    text: &str,
+) -> Result<(), &'static str> {
+    let spec = encoder
+        .find_property(property)
+        .ok_or("there is no such property")?;
+    if !spec.flags().contains(glib::ParamFlags::WRITABLE) {
+        return Err("it can't be set");
+    }
+    let value = if spec.value_type() == glib::Type::STRING {
+        text.to_value()
+    } else {
+        let value = glib::Value::deserialize_with_pspec(text, &spec);
+        value.map_err(|_| "the value is of another type or unknown")?
+    };
+    encoder.set_property_from_value(property, &value);
+    Ok(())
+}
