@@ -6,7 +6,7 @@
 use crate::logic::planner::Overlap;
 use crate::parallelenc::settings::{Job, MAX_SESSIONS};
 use crate::session::encoder::Traits;
-use crate::session::profile::Beside;
+use crate::session::profile::{Beside, Profile};
 use std::fmt;
 use std::thread::available_parallelism;
 
@@ -38,6 +38,7 @@ impl fmt::Display for Sequential {
 pub(crate) struct Decision {
     /// Factory name of the encoder.
     pub(crate) encoder: String,
+    pub(crate) profile: &'static Profile,
     pub(crate) sequential: Option<Sequential>,
     /// At least 1.
     pub(crate) sessions: usize,
@@ -78,6 +79,7 @@ impl Decision {
             |set: Option<u64>, automatic| set.map_or(Overlap::UpTo(automatic), Overlap::Exactly);
         Self {
             encoder: traits.name.clone(),
+            profile: traits.profile,
             sequential,
             automatic_sessions,
             sessions: if sequential.is_some() { 1 } else { sessions },

@@ -143,8 +143,9 @@ impl ObjectImpl for ParallelEnc {
                 .blurb(
                     "What was done since the start, in frames, chunks and bytes: parallel, chunks-planned, \
                      chunks-finished, attempts-failed, frames-in, frames-out, frames-skipped (by the encoder), bytes-held, \
-                     bytes-peak and bytes-bound (raw video), leaves-early, sessions (each with frames and \
-                     frames-per-second), encoder, sequential-reason.",
+                     bytes-peak and bytes-bound (raw video), leaves-early, overlap-before, overlap-after (as planned), sessions-open, \
+                     sessions (each with frames and frames-per-second), encoder (as set or chosen), profile (what is known of it: known, \
+                     deterministic, forced-key, headers), sequential-reason.",
                 )
                 .read_only()
                 .build();

@@ -511,6 +511,40 @@ impl Profile {
         })
     }
 
+    /// What is known, for people to read.
+    pub(crate) fn structure(&self) -> gst::Structure {
+        let known = match self.evidence {
+            _ if self.factories.is_empty() => "no",
+            Evidence::Run => "run",
+            Evidence::Read => "read, not run",
+        };
+        let deterministic = match self.deterministic {
+            Deterministic::Yes => "yes",
+            Deterministic::No(reason) => reason,
+            Deterministic::Unknown => "unknown",
+        };
+        let forced_key = match self.forced_key {
+            ForcedKey::Closed => "closed",
+            ForcedKey::Open => "perhaps open",
+            ForcedKey::Ignored => "ignored",
+            ForcedKey::Always => "every frame is a key frame",
+            ForcedKey::Unknown => "unknown",
+        };
+        let headers = match self.headers {
+            Headers::None => "none",
+            Headers::EachKey => "with each key frame",
+            Headers::First => "with the first packet",
+            Headers::Caps => "in the caps",
+            Headers::Unknown => "unknown",
+        };
+        gst::Structure::builder("profile")
+            .field("known", known)
+            .field("deterministic", deterministic)
+            .field("forced-key", forced_key)
+            .field("headers", headers)
+            .build()
+    }
+
     /// Prepares an encoder for encoding chunks beside others, with `threads` threads where it may have several.
     pub(super) fn apply(
         &self,

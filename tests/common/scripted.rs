@@ -79,6 +79,9 @@ impl Gate {
     }
 }
 
+/// How many are open, by script name.
+static OPEN: LazyLock<Mutex<BTreeMap<String, u32>>> = LazyLock::new(Default::default);
+
 /// How often a failure that is told to happen `times` has happened, by script name.
 static FAILURES: LazyLock<Mutex<BTreeMap<String, u32>>> = LazyLock::new(Default::default);
 
@@ -112,6 +115,10 @@ mod imp {
         fail_times: u32,
         name_of_failure: String,
         gate: Option<String>,
+        /// No more than so many with this `name_of_failure` are open at once; 0: any number.
+        max_open: u32,
+        /// Written into each packet.
+        bitrate: u32,
         /// Describes itself differently each time.
         vary_caps: bool,
         refuse_caps: bool,
@@ -128,6 +135,8 @@ mod imp {
         count: u64,
         times: Vec<gst::ClockTime>,
         sent: usize,
+        /// It counts among the open ones.
+        is_open: bool,
     }
 
     #[derive(Properties, Default)]
@@ -145,6 +154,8 @@ mod imp {
         #[property(name = "fail-times", get, set, type = u32, member = fail_times)]
         #[property(name = "failure", get, set, type = String, member = name_of_failure)]
         #[property(name = "gate", get, set, type = Option<String>, member = gate)]
+        #[property(name = "max-open", get, set, type = u32, member = max_open)]
+        #[property(name = "bitrate", get, set, type = u32, member = bitrate)]
         #[property(name = "vary-caps", get, set, type = bool, member = vary_caps)]
         #[property(name = "refuse-caps", get, set, type = bool, member = refuse_caps)]
         script: Mutex<Script>,
@@ -185,7 +196,13 @@ mod imp {
         fn pad_templates() -> &'static [gst::PadTemplate] {
             static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
                 let always = gst::PadPresence::Always;
-                let raw = gst::Caps::new_empty_simple("video/x-raw");
+                let mut raw = gst::Caps::new_empty_simple("video/x-raw");
+                // As hardware encoders take what is in their memory.
+                raw.merge(
+                    gst::Caps::builder("video/x-raw")
+                        .features(["memory:VtTest"])
+                        .build(),
+                );
                 let out = gst::Caps::new_empty_simple(CAPS);
                 vec![
                     gst::PadTemplate::new("sink", gst::PadDirection::Sink, always, &raw).unwrap(),
@@ -198,13 +215,36 @@ mod imp {
 
     impl VideoEncoderImpl for ScriptedEnc {
         fn start(&self) -> Result<(), gst::ErrorMessage> {
+            let script = self.script.lock().unwrap().clone();
+            if script.max_open > 0 {
+                let mut open = OPEN.lock().unwrap();
+                let open = open.entry(script.name_of_failure).or_default();
+                if *open >= script.max_open {
+                    return Err(gst::error_msg!(
+                        gst::ResourceError::Busy,
+                        ["scripted limit of {} reached", script.max_open]
+                    ));
+                }
+                *open += 1;
+                self.state.lock().unwrap().is_open = true;
+            }
+            let is_open = self.state.lock().unwrap().is_open;
             *self.state.lock().unwrap() = State {
                 key_due: true,
+                is_open,
                 ..State::default()
             };
             // As every GStreamer encoder with B-frames does.
             self.obj()
                 .set_min_pts(gst::ClockTime::from_seconds(3_600_000));
+            Ok(())
+        }
+
+        fn stop(&self) -> Result<(), gst::ErrorMessage> {
+            if std::mem::take(&mut self.state.lock().unwrap().is_open) {
+                let name = self.script.lock().unwrap().name_of_failure.clone();
+                *OPEN.lock().unwrap().entry(name).or_default() -= 1;
+            }
             Ok(())
         }
 
@@ -347,7 +387,11 @@ mod imp {
                     }
                 };
                 let kind = if key { "key" } else { "delta" };
-                let text = format!("{number} {kind} {} {:x}", state.since_key, state.hash);
+                let rate = match script.bitrate {
+                    0 => String::new(),
+                    rate => format!(" at {rate}"),
+                };
+                let text = format!("{number} {kind} {} {:x}{rate}", state.since_key, state.hash);
                 (text, dts)
             };
             if script.lose == number as i64 {
@@ -390,4 +434,94 @@ pub fn register() {
         ScriptedEnc::static_type(),
     )
     .unwrap();
+    gst::Element::register(
+        None,
+        "hintedenc",
+        gst::Rank::NONE,
+        hinted::HintedEnc::static_type(),
+    )
+    .unwrap();
+}
+
+// SAFETY: the class structure is GstVideoEncoder's.
+unsafe impl<T: VideoEncoderImpl + ObjectSubclass<Type: IsA<ScriptedEnc>>> IsSubclassable<T>
+    for ScriptedEnc
+{
+}
+
+/// What each `hintedenc` was told before it began: by the name of its `failure`, in the order of their beginning.
+pub static HINTS: LazyLock<Mutex<BTreeMap<String, Vec<String>>>> = LazyLock::new(Default::default);
+
+/// `hintedenc`: a `scriptedenc` with VideoToolbox's properties.
+pub mod hinted {
+    use super::*;
+    use glib::Properties;
+
+    #[derive(Debug, Clone, Default)]
+    pub struct Hints {
+        before: bool,
+        after: bool,
+        frames: u64,
+        rate: f64,
+        limit: u32,
+        minimum_frames: u32,
+        minimum_duration: u64,
+    }
+
+    #[derive(Properties, Default)]
+    #[properties(wrapper_type = HintedEnc)]
+    pub struct Imp {
+        #[property(name = "more-frames-before-start", get, set, type = bool, member = before)]
+        #[property(name = "more-frames-after-end", get, set, type = bool, member = after)]
+        #[property(name = "source-frame-count", get, set, type = u64, member = frames)]
+        #[property(name = "expected-frame-rate", get, set, type = f64, member = rate)]
+        #[property(name = "recommended-parallelization-limit", get, set, type = u32, member = limit)]
+        #[property(name = "recommended-parallelized-subdivision-minimum-frame-count", get, set, type = u32,
+            member = minimum_frames)]
+        #[property(name = "recommended-parallelized-subdivision-minimum-duration", get, set, type = u64,
+            member = minimum_duration)]
+        hints: Mutex<Hints>,
+    }
+
+    #[glib::object_subclass]
+    impl ObjectSubclass for Imp {
+        const NAME: &'static str = "VtTestHintedEnc";
+        type Type = HintedEnc;
+        type ParentType = ScriptedEnc;
+    }
+
+    #[glib::derived_properties]
+    impl ObjectImpl for Imp {}
+    impl GstObjectImpl for Imp {}
+    impl ElementImpl for Imp {}
+
+    impl VideoEncoderImpl for Imp {
+        fn set_format(
+            &self,
+            state: &gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>,
+        ) -> Result<(), gst::LoggableError> {
+            let hints = self.hints.lock().unwrap().clone();
+            let name: String = self.obj().property("failure");
+            HINTS.lock().unwrap().entry(name).or_default().push(format!(
+                "{} {} {} {}",
+                hints.before, hints.after, hints.frames, hints.rate
+            ));
+            self.parent_set_format(state)
+        }
+
+        fn handle_frame(
+            &self,
+            frame: gst_video::VideoCodecFrame<'_>,
+        ) -> Result<gst::FlowSuccess, gst::FlowError> {
+            use glib::translate::ToGlibPtr;
+            // SAFETY: the parent's function takes the frame over, but the binding (0.25) lends it and lets it go as well.
+            unsafe { gst_video::ffi::gst_video_codec_frame_ref(frame.to_glib_none().0) };
+            self.parent_handle_frame(frame)
+        }
+    }
+
+    glib::wrapper! {
+        pub struct HintedEnc(ObjectSubclass<Imp>)
+            @extends ScriptedEnc, gst_video::VideoEncoder, gst::Element, gst::Object;
+    }
 }
