@@ -307,7 +307,7 @@ impl State {
         };
         let is_first = frame.is_some_and(|frame| self.reorder.is_first(chunk, frame));
         let (buffer, kind) = match claimed {
-            Kind::Key => feed.examine(buffer, is_first),
+            Kind::Key | Kind::Delta => feed.examine(buffer, claimed, is_first),
             _ => (buffer, claimed),
         };
         let packet = Packet {
@@ -548,9 +548,14 @@ impl State {
 }
 
 impl Feed {
-    /// Looks into a packet that its encoder calls a key frame. As the first of its chunk it has to be one, and to have the
-    /// parameter sets with it where the format carries them in band.
-    fn examine(&mut self, buffer: gst::Buffer, is_first: bool) -> (gst::Buffer, Kind) {
+    /// Looks into the packet of a picture, which its encoder claims to be a key frame or not. As the first of its chunk
+    /// it has to be one, and to have the parameter sets with it where the format carries them in band.
+    fn examine(
+        &mut self,
+        buffer: gst::Buffer,
+        claimed: Kind,
+        is_first: bool,
+    ) -> (gst::Buffer, Kind) {
         let format = self.format;
         if self.sets.is_none()
             && let Ok(packet) = buffer.map_readable()
@@ -558,14 +563,13 @@ impl Feed {
             self.sets = Some(format.parameter_sets(&packet));
         }
         if !is_first {
-            return (buffer, Kind::Key);
+            return (buffer, claimed);
         }
-        let is_key = match buffer.map_readable() {
-            Ok(packet) => format.is_random_access(&packet).unwrap_or(true),
-            Err(_) => true,
-        };
-        if !is_key {
-            return (buffer, Kind::Delta);
+        let told = buffer.map_readable().ok();
+        match told.and_then(|packet| format.is_random_access(&packet)) {
+            Some(false) => return (buffer, Kind::Delta),
+            None if claimed != Kind::Key => return (buffer, claimed),
+            _ => (),
         }
         let sets = self.sets.as_deref().unwrap_or_default();
         (with_sets(buffer, format, sets), Kind::Key)

@@ -66,8 +66,8 @@ impl fmt::Display for Fault {
             }
             Fault::StartNotKey(frame) => write!(
                 f,
-                "the chunk begins with frame {frame}, which is no key frame of its first frame; if the \
-                 encoder ignores force-key-unit events, set overlap-before=0"
+                "the chunk begins with frame {frame}, which is not its first frame or not marked as a key frame; the encoder \
+                 can't be used in chunks, set allow-parallel=false"
             ),
             Fault::LeadAfterOwn(frame) | Fault::OwnAfterTrail(frame) => write!(
                 f,

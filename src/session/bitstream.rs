@@ -2,8 +2,8 @@
 
 //! What an encoder really made: read from its packets and caps, not believed from their flags.
 //!
-//! H.264 and H.265 are told by their NAL units, VP8, VP9 and AV1 by their frame headers; for any other format the flag
-//! is all there is. Only the first bits are read, here: the parser crates that know these formats want to decode whole
+//! H.264 and H.265 are told by their NAL units, VP8, VP9 and AV1 by their frame headers, still images by their name; for any
+//! other format the flag is all there is. Only the first bits are read, here: the parser crates that know these formats want to decode whole
 //! headers, and the one that knows all five (cros-codecs 0.0.6) panics on damaged ones. Reordering across a random access point (the leading pictures of an open GOP) is
 //! seen in the order of the packets, by [`crate::logic::reorder`].
 
@@ -25,6 +25,8 @@ pub(crate) enum Format {
     Vp8,
     Vp9,
     Av1,
+    /// Each packet is a picture for itself, whatever its flags say (pngenc, pnmenc and webpenc mark all as delta units).
+    Image,
     /// Only its flags tell.
     #[default]
     Opaque,
@@ -168,6 +170,7 @@ impl Format {
             "video/x-vp8" => Self::Vp8,
             "video/x-vp9" => Self::Vp9,
             "video/x-av1" if !matches!(structure.get("stream-format"), Ok("annexb")) => Self::Av1,
+            name if name.starts_with("image/") => Self::Image,
             _ => Self::Opaque,
         }
     }
@@ -195,6 +198,7 @@ impl Format {
             }
             Self::Vp9 => vp9_key_frame(packet),
             Self::Av1 => av1_key_frame(packet),
+            Self::Image => Some(true),
             _ => None,
         }
     }

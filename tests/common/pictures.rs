@@ -28,7 +28,7 @@ fn burn(picture: &mut [u8], number: usize) {
 }
 
 /// Reads the number that [`burn`] wrote.
-fn read(picture: &[u8]) -> usize {
+pub fn number_of(picture: &[u8]) -> usize {
     (0..BITS)
         .filter(|bit| {
             let middle = (BIT / 2) * WIDTH + bit * BIT + BIT / 2;
@@ -147,7 +147,7 @@ pub fn assert_transparent(pictures: &[Vec<u8>], encoder: &str, decoder: &str, le
     let numbers: Vec<_> = output
         .packets
         .iter()
-        .map(|packet| read(&packet.bytes))
+        .map(|packet| number_of(&packet.bytes))
         .collect();
     assert_eq!(
         numbers,
