@@ -55,6 +55,16 @@ fn vp9() {
 }
 
 #[test]
+fn av1_which_ignores_forced_key_frames() {
+    // Before 1.24.5: the overlap is dropped, with a warning.
+    assert_all(
+        "av1enc cpu-used=8 target-bitrate=1500 max-quantizer=63",
+        "av1dec",
+        25.0,
+    );
+}
+
+#[test]
 fn intra_only() {
     assert_all("jpegenc quality=90", "jpegdec", 28.0);
 }
