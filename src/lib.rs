@@ -32,7 +32,11 @@
 //! 2. the distributor's state,
 //! 3. the aggregator's state.
 //!
-//! A session has no lock of its own that is held across a call. No pad push, event, query, message, property or state
+//! Leaves, under which nothing is called: what stands for the encoder among the bin's children, and the properties set on it
+//! (`session/overrides.rs`).
+//!
+//! One lock is held across calls, and taken before all others: the turn of an encoder's library (`session/opening.rs`), while
+//! an encoder is opened or closed. Nobody asks for a turn while holding another lock. Otherwise no pad push, event, query, message, property or state
 //! change of another object happens while any of them is held. `locking` says what a panic does to a lock.
 //!
 //! # Who waits, and who wakes
@@ -43,6 +47,7 @@
 //! | session task | a chunk | a chunk opened, failed or left, flush, stop |
 //! | session task | the chunk's next frame | a frame, a chunk closed, EOS, the encoder's error, flush, stop, failure |
 //! | session task | the encoder's EOS | that EOS, the encoder's error, flush, stop, failure |
+//! | session task, and who starts or stops the bin | its turn to open or close an encoder | whoever has it, when that encoder is open or closed |
 //! | aggregator task | a chunk verified, EOS | a packet or chunk, EOS, flush, stop; a timeout where input has stopped |
 //!
 //! Input that stops while output is held may be waiting for that output, on the far side of a muxer. After a second, packets

@@ -855,6 +855,99 @@ mod tests {
         );
     }
 
+    #[test]
+    fn an_automatic_overlap_is_at_most_a_quarter_of_the_chunk() {
+        let overlaps = |chunk_frames| {
+            let plan = Plan::make(&Request {
+                chunk_frames: Some(chunk_frames),
+                before: Overlap::UpTo(24),
+                after: Overlap::UpTo(10),
+                ..request()
+            });
+            let plan = plan.unwrap();
+            (plan.before, plan.after)
+        };
+        assert_eq!(overlaps(200), (24, 10));
+        assert_eq!(overlaps(60), (15, 10));
+        assert_eq!(overlaps(3), (0, 0));
+    }
+
+    /// A planner with four chunks of 10 frames, of which the last one is open.
+    fn four_chunks(before: u64, after: u64) -> Planner {
+        let mut planner = Planner::new(fixed(10, 2, before, after));
+        for _ in 0..38 {
+            let _ = planner.frame();
+        }
+        planner
+    }
+
+    #[test]
+    fn later_chunks_wait_for_those_on_which_the_encoder_shows_itself() {
+        let mut planner = four_chunks(3, 3);
+        let on_trial =
+            |planner: &Planner| [0, 1, 2, 3].map(|chunk| planner.is_on_trial(ChunkId(chunk)));
+        assert_eq!(on_trial(&planner), [false, true, true, true]);
+        let _ = planner.done(ChunkId(0));
+        assert_eq!(on_trial(&planner), [false, false, true, true]);
+        let _ = planner.done(ChunkId(1));
+        assert_eq!(on_trial(&planner), [false, false, false, false]);
+        assert_eq!(
+            on_trial(&four_chunks(0, 0)),
+            [false; 4],
+            "no overlap, no trial"
+        );
+    }
+
+    #[test]
+    fn the_overlap_is_dropped_from_the_chunk_that_showed_it_on() {
+        let fed_from = |planner: &Planner| {
+            [0, 1, 2, 3].map(|chunk| planner.first_fed(ChunkId(chunk)).unwrap().0)
+        };
+        let mut planner = four_chunks(3, 3);
+        assert_eq!(fed_from(&planner), [0, 7, 17, 27]);
+        let losing = planner.drop_overlap(ChunkId(1)).unwrap();
+        assert_eq!(losing, [ChunkId(1), ChunkId(2), ChunkId(3)]);
+        assert_eq!(fed_from(&planner), [0, 10, 20, 30]);
+        assert_eq!(
+            planner.drop_overlap(ChunkId(1)),
+            None,
+            "that can't be it again"
+        );
+        // The first chunk keeps its trail, the second has none any more.
+        let drain = |planner: &Planner, chunk, at| match planner.next(ChunkId(chunk), FrameNo(at)) {
+            Some(Next::Drain(chunk)) => chunk.fed,
+            next => panic!("{next:?}"),
+        };
+        assert_eq!(drain(&planner, 0, 13), FrameRange::new(0, 13));
+        assert_eq!(drain(&planner, 1, 20), FrameRange::new(10, 20));
+        // Nor has one that opens now.
+        for _ in 38..42 {
+            let _ = planner.frame();
+        }
+        assert_eq!(planner.first_fed(ChunkId(4)), Some(FrameNo(40)));
+        assert!(!planner.plan().overlaps());
+        // All frames are let go in the end.
+        let mut free = 0;
+        let _ = planner.cut();
+        for chunk in 0..5 {
+            free += planner
+                .done(ChunkId(chunk))
+                .iter()
+                .map(|range| range.len())
+                .sum::<u64>();
+        }
+        assert_eq!(free, 42);
+    }
+
+    #[test]
+    fn a_later_chunk_loses_its_overlap_alone() {
+        let mut planner = four_chunks(3, 3);
+        assert_eq!(planner.drop_overlap(ChunkId(2)), Some(vec![ChunkId(2)]));
+        assert_eq!(planner.first_fed(ChunkId(2)), Some(FrameNo(20)));
+        assert_eq!(planner.first_fed(ChunkId(3)), Some(FrameNo(27)));
+        assert!(planner.plan().overlaps());
+    }
+
     proptest! {
         #[test]
         fn every_frame_is_own_once_and_freed_once(

@@ -94,6 +94,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_generic_element_makes_what_any_installed_encoder_makes() {
+        gst::init().unwrap();
+        let kind = gst::ElementFactoryType::VIDEO_ENCODER;
+        let ours = super::super::encoded_caps();
+        let mut missing = Vec::new();
+        for factory in gst::ElementFactory::factories_with_type(kind, gst::Rank::NONE) {
+            for template in factory.static_pad_templates() {
+                let caps = template.caps();
+                let has_name =
+                    !caps.is_any() && caps.iter().all(|it| it.name() != "unknown/unknown");
+                let is_src = template.direction() == gst::PadDirection::Src;
+                if is_src && has_name && !caps.can_intersect(&ours) {
+                    missing.push(format!("{}: {caps}", factory.name()));
+                }
+            }
+        }
+        assert!(missing.is_empty(), "{missing:#?}");
+    }
+
+    #[test]
     fn each_makes_one_format_and_is_otherwise_the_same_element() {
         gst::init().unwrap();
         crate::plugin_register_static().unwrap();

@@ -11,19 +11,50 @@
  * there, once, beginning with a key frame. PTS and durations are those of the input; DTS are made anew and increase strictly.
  *
  * With the same chunks the output is the same to the byte for any number of sessions, as long as the encoder is
- * deterministic itself. Known encoders are given one thread each where their threads weren't set, because several encoders with
- * all threads each hold each other up, and because x264 is deterministic only so.
+ * deterministic itself. Known encoders are given one thread each where their threads weren't set and what they make depends on
+ * the number: several encoders with all threads each would hold each other up besides. Encoders whose bits don't depend on it
+ * get cores / sessions.
+ *
+ * An encoder that is driven by a bitrate is given some frames before and after its chunk, whose packets are thrown away
+ * (#vtparallelenc:overlap-before and #vtparallelenc:overlap-after), so that its rate control settles and its look-ahead sees what
+ * comes. That needs key frames that can be forced and that close the GOP before them. Each chunk is looked into: H.264 and H.265 by NAL
+ * units, VP8, VP9 and AV1 by their frame headers, other formats by the order and the flags of their packets. If an encoder turns
+ * out to ignore or open its forced key frames, its chunks get no overlap, which always works, because a fresh encoder begins with
+ * a key frame; a warning on the bus names the encoder.
+ *
+ * H.264 and H.265 parameter sets that come once only, or differ between chunks, are put before the chunk's first picture where
+ * the format carries them in band (`byte-stream`, `avc3`, `hev1`). With `avc` and `hvc1` they have to be the same in all chunks; otherwise
+ * the pipeline fails with an error that names the chunk and what differs.
  *
  * Parallel encoding holds raw video: at most #vtparallelenc:max-raw-bytes. It holds encoded video back, too, so that a
  * pipeline with sound needs a queue in the audio branch that holds as much time as is held back.
  *
- * Where parallel encoding isn't possible (#vtparallelenc:allow-parallel is false, one session, a live source), one encoder encodes
- * the whole stream, and everything goes straight through it.
+ * Where parallel encoding isn't possible (#vtparallelenc:allow-parallel is false, one session, a live source, an encoder that
+ * is known not to be usable in chunks), one encoder encodes the whole stream, and everything goes straight through it.
  *
- * ## Example
+ * ## The encoder
+ *
+ * #vtparallelenc:encoder names it, or it is the highest ranked one for what downstream accepts; #vtparallelenc:active-encoder says
+ * which. `vtparallelh264enc`, `vtparallelh265enc`, `vtparallelvp8enc`, `vtparallelvp9enc`, `vtparallelav1enc`, `vtparallelmpeg2enc`,
+ * `vtparallelmpeg4enc`, `vtparalleltheoraenc`, `vtparallelproresenc`, `vtparalleldnxhdenc`, `vtparallelffv1enc`, `vtparalleljpegenc` and
+ * `vtparalleljpeg2000enc` are the same element with one format each, for tools that choose an encoder by its format: encodebin,
+ * uritranscodebin, GES.
+ *
+ * Its properties are those of the child `encoder` (`encoder::bitrate=4000`), or fields of #vtparallelenc:encoder-properties. Set
+ * in mid-stream they hold from each session's next chunk on. #vtparallelenc::encoder-setup shows each fresh encoder
+ * before it is opened, in the thread of its session (in the first one's case, of whoever starts the element).
+ *
+ * An encoder with properties of VideoToolbox's names (`more-frames-before-start`, `more-frames-after-end`, `source-frame-count`,
+ * `expected-frame-rate`) is told of its chunk by them; one with `recommended-parallelization-limit` and
+ * `recommended-parallelized-subdivision-minimum-…` is heard.
+ *
+ * ## Examples
  *
  * |[
  * gst-launch-1.0 videotestsrc num-buffers=1000 ! vtparallelenc encoder="x264enc pass=qual quantizer=23" ! h264parse ! mp4mux ! filesink location=out.mp4
+ * ]|
+ * |[
+ * gst-launch-1.0 videotestsrc num-buffers=1000 ! vtparallelvp9enc encoder::target-bitrate=2000000 ! webmmux ! filesink location=out.webm
  * ]|
  *
  * ## Security
@@ -85,6 +116,16 @@ const ENCODED: &[&str] = &[
     "video/x-zmbv",
     "video/x-amv",
     "video/x-cinepak",
+    "video/x-asus",
+    "video/x-cirrus-logic-accupak",
+    "video/x-flash-screen",
+    "video/x-flash-screen2",
+    "video/x-msvideocodec",
+    "video/x-apple-video",
+    "video/x-smc",
+    "video/x-gst-av-pgmyuv",
+    "video/x-gst-av-roqvideo",
+    "application/x-yuv4mpeg",
     "image/jpeg",
     "image/png",
     "image/webp",
@@ -94,6 +135,17 @@ const ENCODED: &[&str] = &[
     "image/x-jpc",
     "image/x-jpc-striped",
     "image/x-jxsc",
+    "image/bmp",
+    "image/pbm",
+    "image/ppm",
+    "image/x-pcx",
+    "image/x-sgi",
+    "image/x-sun-raster",
+    "image/x-tga",
+    "image/x-portable-anymap",
+    "image/x-portable-bitmap",
+    "image/x-portable-graymap",
+    "image/x-portable-pixmap",
 ];
 
 pub(crate) fn encoded_caps() -> gst::Caps {
