@@ -75,7 +75,7 @@ codecs! {
     vp8: "vtparallelvp8enc", "GstVtParallelVp8Enc", "VP8", "video/x-vp8";
     vp9: "vtparallelvp9enc", "GstVtParallelVp9Enc", "VP9", "video/x-vp9";
     av1: "vtparallelav1enc", "GstVtParallelAv1Enc", "AV1",
-        "video/x-av1,stream-format=(string)obu-stream,alignment=(string)tu";
+        "video/x-av1,alignment=(string)tu";
     mpeg2: "vtparallelmpeg2enc", "GstVtParallelMpeg2Enc", "MPEG-2",
         "video/mpeg,mpegversion=(int)2,systemstream=(boolean)false";
     mpeg4: "vtparallelmpeg4enc", "GstVtParallelMpeg4Enc", "MPEG-4 Part 2",

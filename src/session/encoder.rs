@@ -79,8 +79,9 @@ impl fmt::Display for EncoderError {
             ),
             Self::CapsRefused { encoder, caps } => write!(
                 f,
-                "The encoder {encoder} refused the video {caps}; convert it before vtparallelenc, for example \
-                 with videoconvert or videoscale"
+                "The encoder {encoder} refused the video {caps}, or what follows refused what it would make of it; convert the \
+                 video before vtparallelenc, for example with videoconvert or videoscale, or put the format's parser after \
+                 it"
             ),
         }
     }
