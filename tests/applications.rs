@@ -29,10 +29,10 @@ fn profile(video: &str) -> String {
 }
 
 /// A file with numbered pictures and three seconds of sound.
-fn source(file: &Path) {
+fn source(file: &Path, encoder: &str) {
     let pipeline = pipeline(
         &synthetic(FRAMES),
-        "x264enc pass=quant quantizer=15 speed-preset=ultrafast ! h264parse",
+        encoder,
         &format!(
             "queue ! matroskamux name=mux ! filesink location={} \
              audiotestsrc num-buffers=141 samplesperbuffer=1024 ! audio/x-raw,rate=48000 ! opusenc ! queue ! mux.",
@@ -41,6 +41,8 @@ fn source(file: &Path) {
     );
     pipeline.run().expect_eos();
 }
+
+const SOURCE_H264: &str = "x264enc pass=quant quantizer=15 speed-preset=ultrafast ! h264parse";
 
 struct Film {
     numbers: Vec<usize>,
@@ -150,7 +152,7 @@ fn uritranscodebin_by_name() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("in.mkv"), dir.path().join("out.mp4"));
-    source(&from);
+    source(&from, SOURCE_H264);
     let pipeline = Pipeline::parse(&format!(
         "uritranscodebin source-uri=file://{} dest-uri=file://{} profile=\"{}\"",
         from.display(),
@@ -255,7 +257,7 @@ fn ges_renders_a_timeline() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("in.mkv"), dir.path().join("out.mp4"));
-    source(&from);
+    source(&from, SOURCE_H264);
     run_tool(
         dir.path(),
         "ges-launch-1.0",
@@ -282,16 +284,7 @@ fn gst_transcoder_transcodes() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("in.mkv"), dir.path().join("out.mp4"));
     // What is H.264 already it would hand through.
-    let pipeline = pipeline(
-        &synthetic(FRAMES),
-        "jpegenc quality=95",
-        &format!(
-            "queue ! matroskamux name=mux ! filesink location={} \
-             audiotestsrc num-buffers=141 samplesperbuffer=1024 ! audio/x-raw,rate=48000 ! opusenc ! queue ! mux.",
-            from.display()
-        ),
-    );
-    pipeline.run().expect_eos();
+    source(&from, "jpegenc quality=95");
     run_tool(
         dir.path(),
         "gst-transcoder-1.0",

@@ -170,18 +170,24 @@ fn a_structure_sets_properties_of_any_kind() {
     }
 }
 
-#[test]
-fn a_property_set_in_mid_stream_holds_from_the_next_chunk_on() {
-    let pipeline = scripted_pipeline(
-        "vtparallelenc name=enc encoder=\"scriptedenc gate=rates\" sessions=1 chunk-frames=10",
-    );
+/// Encodes `frames` frames and sets `encoder::bitrate` while the encoder has frame 3. Checks for each packet whether
+/// it was made with the new bitrate.
+fn assert_set_in_mid_stream(
+    gate: &str,
+    properties: &str,
+    frames: u64,
+    is_new: impl Fn(u64) -> bool,
+) {
+    let pipeline = scripted_pipeline(&format!(
+        "vtparallelenc name=enc encoder=\"scriptedenc gate={gate}\" {properties}"
+    ));
     let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
     let src = app_src(&pipeline);
-    for (number, &time) in constant(30).iter().enumerate() {
+    for (number, &time) in constant(frames).iter().enumerate() {
         src.push_buffer(gray(number as u64, time)).unwrap();
     }
     src.end_of_stream().unwrap();
-    let gate = Gate::named("rates");
+    let gate = Gate::named(gate);
     gate.let_pass(3);
     pipeline.set_state(gst::State::Playing).unwrap();
     while gate.wait_for(1) != [3] {
@@ -193,41 +199,23 @@ fn a_property_set_in_mid_stream_holds_from_the_next_chunk_on() {
     gate.open();
     pipeline.end().expect_eos();
     let output = output.lock().unwrap();
+    assert_eq!(output.packets.len() as u64, frames);
     for packet in &output.packets {
         let text = String::from_utf8(packet.bytes.clone()).unwrap();
-        assert_eq!(text.ends_with(" at 7"), packet.frame() >= 10, "{text}");
+        assert_eq!(text.ends_with(" at 7"), is_new(packet.frame()), "{text}");
     }
 }
 
 #[test]
+fn a_property_set_in_mid_stream_holds_from_the_next_chunk_on() {
+    let properties = "sessions=1 chunk-frames=10";
+    assert_set_in_mid_stream("rates", properties, 30, |frame| frame >= 10);
+}
+
+#[test]
 fn a_property_set_in_mid_stream_reaches_the_one_encoder_of_a_stream_without_chunks() {
-    let pipeline = scripted_pipeline(
-        "vtparallelenc name=enc encoder=\"scriptedenc gate=one-rate\" allow-parallel=false",
-    );
-    let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
-    let src = app_src(&pipeline);
-    for (number, &time) in constant(9).iter().enumerate() {
-        src.push_buffer(gray(number as u64, time)).unwrap();
-    }
-    src.end_of_stream().unwrap();
-    let gate = Gate::named("one-rate");
-    gate.let_pass(3);
-    pipeline.set_state(gst::State::Playing).unwrap();
-    while gate.wait_for(1) != [3] {
-        std::thread::yield_now();
-    }
-    let enc = pipeline.element("enc");
-    let child = enc.dynamic_cast_ref::<gst::ChildProxy>().unwrap();
-    child.set_child_property("encoder::bitrate", 7u32);
-    gate.open();
-    pipeline.end().expect_eos();
-    let output = output.lock().unwrap();
-    assert_eq!(output.packets.len(), 9);
-    for packet in &output.packets {
-        let text = String::from_utf8(packet.bytes.clone()).unwrap();
-        // Frame 3 had read its script before.
-        assert_eq!(text.ends_with(" at 7"), packet.frame() > 3, "{text}");
-    }
+    // Frame 3 had read its script before.
+    assert_set_in_mid_stream("one-rate", "allow-parallel=false", 9, |frame| frame > 3);
 }
 
 #[test]
