@@ -43,6 +43,7 @@ fn an_element_of_one_format_needs_no_downstream_to_say_which() {
         ("vtparallelh264enc", "x264enc"),
         ("vtparallelvp9enc", "vp9enc"),
         ("vtparalleltheoraenc", "theoraenc"),
+        ("vtparalleljpeg2000enc", "openjpegenc"),
         ("vtparallelh264enc encoder=openh264enc", "openh264enc"),
     ] {
         let (encoder, end) = chosen(&format!(
@@ -216,6 +217,40 @@ fn a_property_set_in_mid_stream_holds_from_the_next_chunk_on() {
 fn a_property_set_in_mid_stream_reaches_the_one_encoder_of_a_stream_without_chunks() {
     // Frame 3 had read its script before.
     assert_set_in_mid_stream("one-rate", "allow-parallel=false", 9, |frame| frame > 3);
+}
+
+#[test]
+fn properties_set_in_ready_hold_for_the_first_chunk_and_the_plan() {
+    let pipeline = Pipeline::parse(&format!(
+        "{PICTURES} ! vtparallelenc name=enc encoder=x264enc sessions=2 chunk-frames=10 ! fakesink"
+    ));
+    let enc = pipeline.element("enc");
+    pipeline.set_state(gst::State::Ready).unwrap();
+    let child = enc.dynamic_cast_ref::<gst::ChildProxy>().unwrap();
+    child.set_child_property("encoder::bitrate", 222u32);
+    child
+        .child_by_name("encoder")
+        .unwrap()
+        .set_property_from_str("pass", "qual");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let kept = seen.clone();
+    enc.connect("encoder-setup", false, move |values| {
+        let encoder = values[1].get::<gst::Element>().unwrap();
+        kept.lock()
+            .unwrap()
+            .push(encoder.property::<u32>("bitrate"));
+        None
+    });
+    pipeline.run().expect_eos();
+    let seen = seen.lock().unwrap();
+    // The first chunk's encoder too is made anew.
+    assert!(
+        seen.len() >= 3 && seen.iter().all(|&rate| rate == 222),
+        "{seen:?}"
+    );
+    // Quality is constant now.
+    let stats = pipeline.stats();
+    assert_eq!(stats.get::<u64>("overlap-before").unwrap(), 0, "{stats}");
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl Distributor {
             .into());
         }
         let snapshot = self.aggregator().snapshot_caps();
-        if !session.is_placed() {
+        if !self.is_placed(&session) {
             let description = self.choose(&job, &snapshot, &caps)?;
             if let Some(bin) = self.bin() {
                 bin.imp().encoder_chosen(&description)?;
@@ -93,6 +93,16 @@ impl Distributor {
         src.map_or_else(gst::Caps::new_any, |src| src.pad_template_caps())
     }
 
+    /// The first encoder is in its slot, with all properties that were set.
+    pub(super) fn is_placed(&self, first: &Session) -> bool {
+        let state = lock(&self.state);
+        let recipe = state
+            .as_ref()
+            .and_then(|state| Some((state.recipe.as_ref()?, state.placed_with)));
+        let is_fresh = recipe.is_some_and(|(recipe, with)| recipe.overrides.revision() == with);
+        is_fresh && first.is_placed()
+    }
+
     fn sequential(&self) -> Option<Sequential> {
         let state = lock(&self.state);
         state.as_ref()?.decision.as_ref()?.sequential
@@ -119,8 +129,10 @@ impl Distributor {
             recipe.threads = Some(decision.threads);
         }
         let sessions = decision.sessions;
+        let revision = recipe.overrides.revision();
         if let Some(state) = lock(&self.state).as_mut() {
             state.decision = Some(decision);
+            state.placed_with = revision;
             state.recipe = Some(recipe.clone());
         }
         let Some(first) = self.session(SessionId(0)) else {

@@ -181,7 +181,7 @@ impl Distributor {
             return Ok(());
         };
         match &job.encoder {
-            Some(description) if !first.is_placed() => self.place(&job, description),
+            Some(description) if !self.is_placed(&first) => self.place(&job, description),
             _ => Ok(()),
         }
     }

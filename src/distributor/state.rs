@@ -93,6 +93,8 @@ pub(super) struct State {
     pub(super) mode: Mode,
     /// How the encoders are made: as set, or as chosen.
     pub(super) recipe: Option<Recipe>,
+    /// The revision of the properties that the first encoder was placed with.
+    pub(super) placed_with: u64,
     /// Made with the recipe.
     pub(super) decision: Option<Decision>,
     pub(super) slots: Vec<Slot>,
@@ -150,6 +152,7 @@ impl State {
         Self {
             mode: Mode::Undecided,
             recipe: None,
+            placed_with: 0,
             decision: None,
             tally: Tally::default(),
             slots: Vec::new(),

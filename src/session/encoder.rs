@@ -253,8 +253,8 @@ pub(crate) fn choose(
         gst::ElementFactoryType::VIDEO_ENCODER,
         gst::Rank::MARGINAL,
     );
-    // "Anything" names no format: only an element that makes a single one knows what is meant.
-    let is_meant = !downstream.is_any() || makes.size() == 1;
+    // "Anything" names no format: only an element of a single one knows what is meant.
+    let is_meant = !downstream.is_any() || *makes != crate::parallelenc::encoded_caps();
     let preference = |factory: &gst::ElementFactory| {
         let mut formats = accepted
             .iter()

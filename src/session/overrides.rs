@@ -8,28 +8,45 @@ use gst::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-/// Property names and values, as text. A leaf among the locks.
+/// A leaf among the locks.
 #[derive(Debug, Default)]
-pub(crate) struct Overrides(Mutex<BTreeMap<String, String>>);
+pub(crate) struct Overrides(Mutex<Set>);
+
+#[derive(Debug, Default)]
+struct Set {
+    /// Property names and values, as text.
+    values: BTreeMap<String, String>,
+    /// How often something was set or cleared.
+    revision: u64,
+}
 
 impl Overrides {
     /// Remembers the property's value on `encoder` for all others.
     pub(crate) fn take_over(&self, encoder: &gst::Element, property: &str) -> Option<String> {
         let value = as_text(&encoder.property_value(property))?;
-        lock(&self.0).insert(property.to_string(), value.clone());
+        let mut set = lock(&self.0);
+        set.values.insert(property.to_string(), value.clone());
+        set.revision += 1;
         Some(value)
     }
 
     pub(crate) fn contains(&self, property: &str) -> bool {
-        lock(&self.0).contains_key(property)
+        lock(&self.0).values.contains_key(property)
     }
 
     pub(crate) fn clear(&self) {
-        lock(&self.0).clear();
+        let mut set = lock(&self.0);
+        set.values.clear();
+        set.revision += 1;
+    }
+
+    /// Another one than before: something was set since.
+    pub(crate) fn revision(&self) -> u64 {
+        lock(&self.0).revision
     }
 
     pub(crate) fn apply(&self, encoder: &gst::Element) {
-        let set = lock(&self.0).clone();
+        let set = lock(&self.0).values.clone();
         for (property, value) in set {
             // What was read off an encoder of this description fits another one.
             let _ = set_from_text(encoder, &property, &value);
