@@ -5,7 +5,7 @@
 mod common;
 
 use common::scripted::Gate;
-use common::{Pipeline, app_src, constant, encode_times, gray, init, record, scripted_pipeline};
+use common::{Pipeline, app_src, constant, gray, init, record, scripted_pipeline};
 use gst::prelude::*;
 use std::sync::{Arc, Mutex};
 
@@ -155,6 +155,8 @@ fn a_structure_sets_properties_of_any_kind() {
     for (field, reason) in [
         ("bitrat=3", "there is no such property"),
         ("speed-preset=warp", "of another type or unknown"),
+        ("bitrate=(uint)3000000000", "out of range"),
+        ("parent=3", "of another type or unknown"),
         ("name=5", "NONE"),
     ] {
         let (_, end) = chosen(&format!(
@@ -320,20 +322,112 @@ fn raw_video_in_any_memory_reaches_the_encoder_as_it_is() {
 
 #[test]
 fn sessions_that_cannot_be_opened_are_closed_and_the_others_go_on() {
-    for (limit, sessions) in [(1, 2), (1, 4), (2, 8), (3, 4)] {
-        let (end, output, stats) = encode_times(
-            &format!(
-                "vtparallelenc name=enc encoder=\"scriptedenc max-open={limit} failure=limit{limit}of{sessions}\" \
-                 sessions={sessions} chunk-frames=5 min-chunk-frames=2"
-            ),
-            &constant(100),
-        );
-        end.expect_eos();
-        let numbers: Vec<u64> = output.packets.iter().map(|packet| packet.frame()).collect();
-        assert_eq!(numbers, (0..100).collect::<Vec<_>>());
-        let stats = stats.unwrap();
-        let open: u64 = stats.get("sessions-open").unwrap();
-        assert!((1..=sessions).contains(&open), "{stats}");
-        assert_eq!(stats.get::<u64>("attempts-failed").unwrap(), 0, "{stats}");
+    for late in [false, true] {
+        for (limit, sessions) in [(1, 2), (1, 4), (2, 8), (3, 4)] {
+            let pipeline = scripted_pipeline(&format!(
+                "vtparallelenc name=enc encoder=\"scriptedenc max-open={limit} opens-late={late} \
+                 failure=limit{late}{limit}of{sessions}\" sessions={sessions} chunk-frames=5 min-chunk-frames=2"
+            ));
+            let warnings = pipeline.warnings();
+            let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
+            let src = app_src(&pipeline);
+            for (number, &time) in constant(100).iter().enumerate() {
+                src.push_buffer(gray(number as u64, time)).unwrap();
+            }
+            src.end_of_stream().unwrap();
+            pipeline.run().expect_eos();
+            let numbers: Vec<u64> = output
+                .lock()
+                .unwrap()
+                .packets
+                .iter()
+                .map(|packet| packet.frame())
+                .collect();
+            assert_eq!(numbers, (0..100).collect::<Vec<_>>());
+            let stats = pipeline.stats();
+            let open: u64 = stats.get("sessions-open").unwrap();
+            assert!((1..=sessions).contains(&open), "{stats}");
+            // Each closed session is said, once.
+            let warnings = warnings.lock().unwrap();
+            assert_eq!(warnings.len() as u64, sessions - open, "{warnings:?}");
+        }
     }
+}
+
+#[test]
+fn a_start_that_was_stopped_before_the_first_caps_is_forgotten() {
+    let pipeline =
+        scripted_pipeline("vtparallelenc name=enc encoder=scriptedenc sessions=2 chunk-frames=10");
+    let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
+    let enc = pipeline.element("enc");
+    enc.set_locked_state(true);
+    enc.set_state(gst::State::Paused).unwrap();
+    enc.set_state(gst::State::Ready).unwrap();
+    enc.set_locked_state(false);
+    let src = app_src(&pipeline);
+    for (number, &time) in constant(30).iter().enumerate() {
+        src.push_buffer(gray(number as u64, time)).unwrap();
+    }
+    src.end_of_stream().unwrap();
+    pipeline.run().expect_eos();
+    assert_eq!(output.lock().unwrap().packets.len(), 30);
+}
+
+#[test]
+fn a_start_without_an_encoder_is_forgotten_too() {
+    let pipeline = Pipeline::parse(&format!("{PICTURES} ! vtparallelenc name=enc ! fakesink"));
+    assert!(pipeline.run().error().contains("encoder=x264enc"));
+    for encoder in [Some("jpegenc"), None] {
+        // After an error, a pipeline may say that even this failed.
+        let _ = pipeline.set_state(gst::State::Ready);
+        // What the last run still had to say.
+        let bus = pipeline.bus().unwrap();
+        bus.set_flushing(true);
+        bus.set_flushing(false);
+        pipeline.element("enc").set_property("encoder", encoder);
+        match encoder {
+            Some(_) => pipeline.run().expect_eos(),
+            None => assert!(pipeline.run().error().contains("encoder=x264enc")),
+        }
+    }
+}
+
+#[test]
+fn what_was_set_on_a_chosen_encoder_holds_for_the_next_run() {
+    let pipeline = Pipeline::parse(&format!(
+        "{PICTURES} ! vtparallelh264enc name=enc chunk-frames=10 sessions=2 encoder::bitrate=321 ! fakesink"
+    ));
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let kept = seen.clone();
+    pipeline
+        .element("enc")
+        .connect("encoder-setup", false, move |values| {
+            let encoder = values[1].get::<gst::Element>().unwrap();
+            kept.lock()
+                .unwrap()
+                .push(encoder.property::<u32>("bitrate"));
+            None
+        });
+    for _ in 0..2 {
+        pipeline.run().expect_eos();
+        pipeline.set_state(gst::State::Ready).unwrap();
+    }
+    let seen = seen.lock().unwrap();
+    assert!(
+        seen.len() >= 6 && seen.iter().all(|&rate| rate == 321),
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn video_that_no_encoder_takes_is_named() {
+    let (_, end) = chosen(
+        "videotestsrc num-buffers=3 ! video/x-raw,format=RGB,width=64,height=64 ! vtparallelenc name=enc ! video/x-vp8 ! fakesink",
+    );
+    let error = end.error();
+    // Upstream may see it before we do.
+    assert!(
+        error.contains("takes the video") || error.contains("not-negotiated"),
+        "{error}"
+    );
 }

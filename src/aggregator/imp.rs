@@ -267,6 +267,11 @@ impl Aggregator {
         lock(&self.state).proven
     }
 
+    /// The encoder of the session's attempt has made a packet.
+    pub(crate) fn has_made_packets(&self, session: SessionId) -> bool {
+        lock(&self.state).feeds[session.0].proven
+    }
+
     /// The session's encoder said that it leaves out the frame with this private time.
     pub(crate) fn skip(&self, session: SessionId, private: gst::ClockTime) {
         lock(&self.state).skip(session, private.nseconds());

@@ -39,6 +39,8 @@ pub(super) struct Feed {
     format: Format,
     /// The parameter sets of the attempt's first packet, which some encoders send just once.
     sets: Option<Vec<Vec<u8>>>,
+    /// It has made a packet of a frame.
+    pub(super) proven: bool,
     tags: Vec<gst::Event>,
     announced: Option<usize>,
     fault: Option<Fault>,
@@ -318,6 +320,7 @@ impl State {
         };
         match self.reorder.accept(chunk, frame, kind, packet) {
             Ok(_) => {
+                feed.proven = true;
                 self.proven = true;
                 Ok(())
             }
@@ -407,8 +410,12 @@ impl State {
         let Some(is) = caps.filter(|caps| self.sent.encoder_caps.as_ref() != Some(caps)) else {
             return Ok((None, Vec::new()));
         };
-        self.sent.encoder_caps = Some(is.clone());
+        let last = self.sent.encoder_caps.replace(is.clone());
         let described = match &self.sent.caps {
+            // Other sets may have come in band meanwhile.
+            Some(was) if *was == is && last.is_some() => {
+                Described::InBand(bitstream::sets_for_band(&is))
+            }
             Some(was) if *was == is => Described::Same,
             Some(was) if !self.caps_may_change => bitstream::compare(was, &is),
             _ => {

@@ -20,6 +20,13 @@ use std::sync::Arc;
 impl Distributor {
     /// The first caps: decides how the stream is encoded.
     pub(super) fn sink_caps(&self, caps: gst::Caps, event: gst::Event) -> bool {
+        // Upstream sends caps again that were refused, with its first frame.
+        let failed = lock(&self.state)
+            .as_ref()
+            .is_none_or(|state| state.flow.is_err());
+        if failed {
+            return false;
+        }
         match self.begin(caps, event) {
             Ok(()) => return true,
             Err(Refusal::Ours(error)) => self.fail(error),
@@ -95,11 +102,18 @@ impl Distributor {
 
     /// The first encoder is in its slot, with all properties that were set.
     pub(super) fn is_placed(&self, first: &Session) -> bool {
+        let set = self
+            .bin()
+            .map(|bin| bin.imp().overrides())
+            .unwrap_or_default();
         let state = lock(&self.state);
-        let recipe = state
+        let placed = state
             .as_ref()
             .and_then(|state| Some((state.recipe.as_ref()?, state.placed_with)));
-        let is_fresh = recipe.is_some_and(|(recipe, with)| recipe.overrides.revision() == with);
+        let is_fresh = placed.is_some_and(|(recipe, with)| {
+            Arc::ptr_eq(&recipe.overrides, &set) && set.revision() == with
+        });
+        drop(state);
         is_fresh && first.is_placed()
     }
 
@@ -175,7 +189,7 @@ impl Distributor {
             let placed = session.place(&plain);
             placed.map_err(|error| Refusal::of(self, session.id, &error))?;
         }
-        session.release_placed()?;
+        session.start_placed()?;
         for event in early.into_iter().chain([caps]) {
             session.src.push_event(event);
         }

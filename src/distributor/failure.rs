@@ -116,16 +116,28 @@ impl Distributor {
         );
     }
 
-    /// No encoder can be opened in this session; others go on.
-    pub(super) fn warn_of_closed_session(&self, id: SessionId, open: usize, why: &Failure) {
+    /// No encoder can be opened in some sessions; others go on. Not said before one of them works: if none does, the
+    /// stream fails for another reason.
+    pub(super) fn warn_of_closed_sessions(&self) {
+        let (closings, open) = {
+            let mut state = lock(&self.state);
+            let Some(state) = state.as_mut() else { return };
+            if !state.slots.iter().any(|slot| slot.works) {
+                return;
+            }
+            let open = state.slots.iter().filter(|slot| !slot.closed).count();
+            (std::mem::take(&mut state.closings), open)
+        };
         let Some(bin) = self.bin() else { return };
-        gst::element_warning!(
-            bin,
-            gst::ResourceError::NoSpaceLeft,
-            ("Session {id} could not open an encoder, which may be a limit of the hardware or its driver; {open} sessions go on. \
-                 Set sessions={open} to have it so from the beginning"),
-            ["{why}"]
-        );
+        for (id, why) in closings {
+            gst::element_warning!(
+                bin,
+                gst::ResourceError::NoSpaceLeft,
+                ("Session {id} could not open an encoder, which may be a limit of the hardware or its driver; {open} \
+                     sessions go on. Set sessions={open} to have it so from the beginning"),
+                ["{why}"]
+            );
+        }
     }
 
     /// No input comes although all that could leave has left. Frames of which it isn't known yet to which chunk they
@@ -219,7 +231,9 @@ pub(super) fn budget_error(error: BudgetTooSmall) -> gst::ErrorMessage {
 
 pub(crate) fn encoder_error(error: &EncoderError) -> gst::ErrorMessage {
     match error {
-        EncoderError::CannotChoose { downstream } if !downstream.is_any() => {
+        EncoderError::CannotChoose { downstream }
+            if !downstream.is_any() && !downstream.is_empty() =>
+        {
             gst::error_msg!(gst::CoreError::MissingPlugin, ("{error}"))
         }
         EncoderError::CannotChoose { .. }
@@ -230,7 +244,7 @@ pub(crate) fn encoder_error(error: &EncoderError) -> gst::ErrorMessage {
             gst::error_msg!(gst::LibraryError::Settings, ("{error}"))
         }
         EncoderError::CannotStart { .. } => gst::error_msg!(gst::LibraryError::Init, ("{error}")),
-        EncoderError::CapsRefused { .. } => {
+        EncoderError::CapsRefused { .. } | EncoderError::NoneTakes { .. } => {
             gst::error_msg!(gst::StreamError::Format, ("{error}"))
         }
     }

@@ -164,12 +164,15 @@ impl Distributor {
 
     /// READY to PAUSED: a new stream, with sessions for what was set meanwhile.
     pub(crate) fn start(&self, job: &Job) -> Result<(), EncoderError> {
-        let fits = lock(&self.state)
+        let is_prepared = lock(&self.state)
             .as_ref()
-            .is_some_and(|state| state.job == *job && state.mode == Mode::Undecided);
-        if !fits {
+            .is_some_and(|state| state.job == *job && !state.started);
+        if !is_prepared {
             self.unprepare();
             self.prepare(job.clone())?;
+        }
+        if let Some(state) = lock(&self.state).as_mut() {
+            state.started = true;
         }
         self.aggregator().start();
         self.place_first()

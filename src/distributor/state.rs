@@ -7,7 +7,7 @@ use crate::aggregator::{self, FrameTimes};
 use crate::logic::budget::{Admission, Budget};
 use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::planner::{BudgetTooSmall, Next, Overlap, Plan, Planner, Request, Verdict};
-use crate::logic::reorder::Delivered;
+use crate::logic::reorder::{Delivered, Side};
 use crate::logic::roster::Roster;
 use crate::logic::tally::Tally;
 use crate::logic::timeline::{FrameTable, PrivateClock};
@@ -49,6 +49,8 @@ pub(super) struct Slot {
     pub(super) error: Option<gst::Message>,
     /// No encoder can be opened in it.
     pub(super) closed: bool,
+    /// One of its encoders has made a packet.
+    pub(super) works: bool,
     /// The attempt's chunk lost its overlap: the attempt ends.
     pub(super) replanned: bool,
     /// When the attempt began.
@@ -109,6 +111,8 @@ pub(super) struct State {
     /// Serialized events before the first caps.
     pub(super) early: Vec<gst::Event>,
     pub(super) stream: Option<Stream>,
+    /// It was started, so it can't be started again.
+    pub(super) started: bool,
     pub(super) stopped: bool,
     pub(super) flushing: bool,
     /// Joins the flow of all sessions into the one that upstream gets.
@@ -120,6 +124,8 @@ pub(super) struct State {
     /// Upstream was given the error flow, so that it knows.
     pub(super) flow_returned: bool,
     pub(super) tally: Tally,
+    /// Sessions that were closed, and why, as far as that wasn't said yet.
+    pub(super) closings: Vec<(SessionId, String)>,
     /// It was found that the encoder can't be cut with an overlap.
     pub(super) overlap_dropped: bool,
     /// That was said, of all chunks or of one.
@@ -163,12 +169,14 @@ impl State {
             stream_tags: None,
             early: Vec::new(),
             stream: None,
+            started: false,
             stopped: false,
             flushing: false,
             combiner: gst_base::UniqueFlowCombiner::new(),
             flow: Ok(()),
             fails: false,
             flow_returned: false,
+            closings: Vec::new(),
             overlap_dropped: false,
             overlap_warned: false,
         }
@@ -191,6 +199,7 @@ impl State {
             ended: false,
             error: None,
             closed: false,
+            works: false,
             replanned: false,
             since: Instant::now(),
         });
@@ -252,28 +261,32 @@ impl State {
     ) -> Result<Plan, BudgetTooSmall> {
         let job = &self.job;
         let decision = self.decision.as_ref();
-        let overlap = |of: fn(&Decision) -> Overlap| {
-            let overlap = decision.filter(|_| !self.overlap_dropped).map(of);
-            overlap.unwrap_or(Overlap::Exactly(0))
+        let overlap = |of: fn(&Decision) -> Overlap| decision.map_or(Overlap::Exactly(0), of);
+        let make = |min_chunk_frames| {
+            Plan::make(&Request {
+                sessions: self.slots.len() as u64,
+                chunk_frames: job.chunk_frames,
+                min_chunk_frames,
+                before: overlap(|it| it.before),
+                after: overlap(|it| it.after),
+                source_frames,
+                frame_bytes: frame_bytes(caps).unwrap_or(1),
+                max_raw_bytes: job.max_raw_bytes,
+            })
         };
-        let recommended = decision
-            .zip(frame_duration(caps))
-            .map_or(0, |(decision, frame)| {
-                decision
-                    .min_chunk_duration
-                    .div_ceil(frame.nseconds().max(1))
-            });
-        let min_chunk_frames = decision.map_or(job.min_chunk_frames, |it| it.min_chunk_frames);
-        Plan::make(&Request {
-            sessions: self.slots.len() as u64,
-            chunk_frames: job.chunk_frames,
-            min_chunk_frames: min_chunk_frames.max(recommended),
-            before: overlap(|it| it.before),
-            after: overlap(|it| it.after),
-            source_frames,
-            frame_bytes: frame_bytes(caps).unwrap_or(1),
-            max_raw_bytes: job.max_raw_bytes,
-        })
+        let recommended = decision.map_or(0, |it| {
+            let frame = frame_duration(caps).map_or(u64::MAX, gst::ClockTime::nseconds);
+            it.min_chunk_frames
+                .max(it.min_chunk_duration.div_ceil(frame.max(1)))
+        });
+        // What an encoder recommends can't make a plan impossible that is possible without it.
+        let plan = make(job.min_chunk_frames.max(recommended));
+        let mut plan = plan.or_else(|_| make(job.min_chunk_frames))?;
+        if self.overlap_dropped {
+            // The chunks are those that they would be otherwise, whenever it was found.
+            (plan.before, plan.after) = (0, 0);
+        }
+        Ok(plan)
     }
 
     /// A stream of frames begins.
@@ -489,17 +502,21 @@ impl State {
     pub(super) fn drop_overlap(
         &mut self,
         session: SessionId,
+        side: Side,
         aggregator: &aggregator::imp::Aggregator,
     ) -> bool {
         let Some(stream) = &mut self.stream else {
             return false;
         };
         let chunk = stream.roster.chunk_of(session);
-        let Some(losing) = chunk.and_then(|chunk| stream.planner.drop_overlap(chunk)) else {
+        let Some(losing) = chunk.and_then(|chunk| stream.planner.drop_overlap(chunk, side)) else {
             return false;
         };
         self.overlap_dropped |= !stream.planner.plan().overlaps();
-        for chunk in losing {
+        for (chunk, neighbours) in losing {
+            if let Some(input) = stream.inputs.get_mut(&chunk) {
+                input.hints.neighbours = neighbours;
+            }
             if stream.on_trial.remove(&chunk).is_some() {
                 aggregator.retract(chunk);
                 stream.roster.offer(chunk);

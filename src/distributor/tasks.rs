@@ -96,15 +96,14 @@ impl Distributor {
             "Session {id}: attempt {} at chunk {chunk}",
             attempt.number
         );
-        let result = session.run(self, self.aggregator(), &work);
-        self.aggregator().leave(id);
-        match result {
+        match session.run(self, self.aggregator(), &work) {
             Ok(()) => gst::debug!(CAT, imp = self, "Session {id}: chunk {chunk} done"),
             Err(Failure::Aborted | Failure::Downstream) => {
                 gst::debug!(CAT, imp = self, "Session {id}: chunk {chunk} aborted");
             }
             Err(failure) => self.attempt_failed(id, &failure),
         }
+        self.aggregator().leave(id);
     }
 
     /// Waits for a chunk. `None`: the stream is aborted.
@@ -223,12 +222,15 @@ impl Distributor {
             return Err(Failure::Replanned);
         }
         state.count_attempt(id, chunk.fed.len());
+        state.slots[id.0].works = true;
         let free = state.delivered(id, chunk.id, delivered);
+        state.wake(Waiting::Chunk);
         if let Some(stream) = &state.stream {
             let needed = stream.planner.oldest_needed();
             self.aggregator().forget_before(needed);
         }
         drop(guard);
+        self.warn_of_closed_sessions();
         self.room.notify_all();
         for (chunk, frames) in free {
             drop(frames);
@@ -242,6 +244,8 @@ impl Distributor {
         let Some(state) = guard.as_mut() else { return };
         state.count_attempt(id, 0);
         let aggregator = self.aggregator();
+        let made_packets = aggregator.has_made_packets(id);
+        state.slots[id.0].works |= made_packets;
         let Some(stream) = &mut state.stream else {
             return;
         };
@@ -254,7 +258,9 @@ impl Distributor {
             .is_some_and(|chunk| aggregator.retract(chunk));
         let of_overlap = match failure {
             Failure::Replanned => true,
-            Failure::Fault(fault) => fault.is_of_overlap() && state.drop_overlap(id, aggregator),
+            Failure::Fault(fault) => fault
+                .side()
+                .is_some_and(|side| repeatable && state.drop_overlap(id, side, aggregator)),
             _ => false,
         };
         let Some(stream) = &mut state.stream else {
@@ -272,16 +278,28 @@ impl Distributor {
             }
             return;
         }
-        if let Failure::Unopened(why) = failure
-            && repeatable
-            && stream.roster.close(id)
-        {
-            state.slots[id.0].closed = true;
-            let open = state.slots.iter().filter(|slot| !slot.closed).count();
-            state.wake(Waiting::Chunk);
-            drop(guard);
-            self.warn_of_closed_session(id, open, why);
-            return;
+        // Some encoders open what they encode with when the first frame comes.
+        let unopened = match failure {
+            Failure::Unopened(why) => Some(&**why),
+            Failure::Posted(_) | Failure::Flow { .. } if !made_packets => Some(failure),
+            _ => None,
+        };
+        if let Some(why) = unopened.filter(|_| repeatable) {
+            let works = state.slots[id.0].works;
+            if works && stream.roster.rest(id) {
+                state.wake(Waiting::Chunk);
+                gst::info!(CAT, imp = self, "Session {id} waits for another: {why}");
+                return;
+            }
+            if !works && stream.roster.close(id) {
+                gst::warning!(CAT, imp = self, "Session {id} is closed: {why}");
+                state.slots[id.0].closed = true;
+                state.closings.push((id, why.to_string()));
+                state.wake(Waiting::Chunk);
+                drop(guard);
+                self.warn_of_closed_sessions();
+                return;
+            }
         }
         let verdict = stream.roster.failed(id, repeatable);
         if verdict == Some(AfterFailure::Again) {

@@ -18,6 +18,7 @@
 //! of their own; otherwise they are a short tail and join it.
 
 use super::frame::{Chunk, ChunkId, FrameNo, FrameRange};
+use super::reorder::Side;
 use std::collections::VecDeque;
 use std::fmt;
 
@@ -381,7 +382,7 @@ impl Planner {
         let length = self.plan.length.of(self.section_chunks);
         let lead_start = FrameNo(start.0.saturating_sub(self.plan.before)).max(self.section_start);
         let target = FrameNo(start.0.saturating_add(length));
-        let neighbours = self.neighbours(lead_start, start, target);
+        let neighbours = self.neighbours(lead_start, start, target, self.plan.after);
         self.live.push_back(Live {
             id,
             lead_start,
@@ -401,7 +402,13 @@ impl Planner {
         }
     }
 
-    fn neighbours(&self, lead_start: FrameNo, start: FrameNo, target: FrameNo) -> Neighbours {
+    fn neighbours(
+        &self,
+        feed_start: FrameNo,
+        start: FrameNo,
+        target: FrameNo,
+        after: u64,
+    ) -> Neighbours {
         let before = start > self.section_start;
         // What was said of the length holds until the first cut.
         let total = self
@@ -417,11 +424,11 @@ impl Planner {
         };
         let is_last = target.0.saturating_add(self.plan.min_frames) > total;
         let own_end = if is_last { total } else { target.0 };
-        let fed_end = own_end.saturating_add(self.plan.after).min(total);
+        let fed_end = own_end.saturating_add(after).min(total);
         Neighbours {
             before,
             after: !is_last,
-            fed: Some(fed_end - lead_start.0),
+            fed: Some(fed_end - feed_start.0),
         }
     }
 
@@ -466,24 +473,36 @@ impl Planner {
         self.live(chunk).map(Live::feed_start)
     }
 
-    /// An attempt at the chunk showed that forced key frames don't part it from its overlap. It loses that, and with one
-    /// of the first two chunks, on which the encoder shows itself, all later ones do. Begin these live chunks anew. `None`: the
-    /// chunk had no overlap, so it can't be that.
-    pub fn drop_overlap(&mut self, chunk: ChunkId) -> Option<Vec<ChunkId>> {
-        self.live(chunk).filter(|live| live.overlaps)?;
+    /// An attempt at the chunk showed that forced key frames don't part it from its overlap on this side. It loses that, and
+    /// with one of the first two chunks, on which the encoder shows itself, all later ones do. Begin these live chunks anew,
+    /// with these neighbours. `None`: the chunk had no overlap there, so it can't be that.
+    pub fn drop_overlap(
+        &mut self,
+        chunk: ChunkId,
+        side: Side,
+    ) -> Option<Vec<(ChunkId, Neighbours)>> {
+        let has_side = |live: &&Live| match side {
+            Side::Lead => live.lead_start < live.start,
+            Side::Trail => live.after > 0,
+        };
+        self.live(chunk)
+            .filter(|live| live.overlaps)
+            .filter(has_side)?;
         let is_trial = TRIALS.contains(&chunk);
         if is_trial {
             (self.plan.before, self.plan.after) = (0, 0);
         }
-        let loses =
-            |live: &&mut Live| live.overlaps && (live.id == chunk || is_trial && live.id > chunk);
-        let losing = self.live.iter_mut().filter(loses);
+        let mut losing = Vec::new();
+        for live in &mut self.live {
+            if live.overlaps && (live.id == chunk || is_trial && live.id > chunk) {
+                live.overlaps = false;
+                losing.push((live.id, live.start, live.target));
+            }
+        }
+        let losing = losing.into_iter();
         Some(
             losing
-                .map(|live| {
-                    live.overlaps = false;
-                    live.id
-                })
+                .map(|(id, start, target)| (id, self.neighbours(start, start, target, 0)))
                 .collect(),
         )
     }
@@ -905,11 +924,17 @@ mod tests {
         };
         let mut planner = four_chunks(3, 3);
         assert_eq!(fed_from(&planner), [0, 7, 17, 27]);
-        let losing = planner.drop_overlap(ChunkId(1)).unwrap();
-        assert_eq!(losing, [ChunkId(1), ChunkId(2), ChunkId(3)]);
+        assert_eq!(
+            planner.drop_overlap(ChunkId(0), Side::Lead),
+            None,
+            "it has none"
+        );
+        let losing = planner.drop_overlap(ChunkId(1), Side::Lead).unwrap();
+        let losing: Vec<_> = losing.into_iter().map(|(chunk, _)| chunk.0).collect();
+        assert_eq!(losing, [1, 2, 3]);
         assert_eq!(fed_from(&planner), [0, 10, 20, 30]);
         assert_eq!(
-            planner.drop_overlap(ChunkId(1)),
+            planner.drop_overlap(ChunkId(1), Side::Lead),
             None,
             "that can't be it again"
         );
@@ -942,7 +967,8 @@ mod tests {
     #[test]
     fn a_later_chunk_loses_its_overlap_alone() {
         let mut planner = four_chunks(3, 3);
-        assert_eq!(planner.drop_overlap(ChunkId(2)), Some(vec![ChunkId(2)]));
+        let losing = planner.drop_overlap(ChunkId(2), Side::Trail).unwrap();
+        assert_eq!((losing.len(), losing[0].0), (1, ChunkId(2)));
         assert_eq!(planner.first_fed(ChunkId(2)), Some(FrameNo(20)));
         assert_eq!(planner.first_fed(ChunkId(3)), Some(FrameNo(27)));
         assert!(planner.plan().overlaps());

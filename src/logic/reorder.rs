@@ -77,13 +77,21 @@ impl fmt::Display for Fault {
     }
 }
 
+/// A side of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Lead,
+    Trail,
+}
+
 impl Fault {
-    /// It can only be because something was fed before or after the chunk's own frames.
-    pub fn is_of_overlap(&self) -> bool {
-        matches!(
-            self,
-            Fault::StartNotKey(_) | Fault::LeadAfterOwn(_) | Fault::OwnAfterTrail(_)
-        )
+    /// The overlap that explains it, if there was one.
+    pub fn side(&self) -> Option<Side> {
+        match self {
+            Fault::StartNotKey(_) | Fault::LeadAfterOwn(_) => Some(Side::Lead),
+            Fault::OwnAfterTrail(_) => Some(Side::Trail),
+            _ => None,
+        }
     }
 }
 

@@ -13,6 +13,8 @@ pub const MAX_ATTEMPTS: u32 = 3;
 enum Slot {
     Idle,
     Running(Attempt),
+    /// It could not open an encoder, which it could before: it takes no chunk until another session has let go of its own.
+    Resting,
     /// No encoder can be opened in it.
     Closed,
 }
@@ -87,7 +89,7 @@ impl Roster {
     pub fn chunk_of(&self, session: SessionId) -> Option<ChunkId> {
         match self.slots[session.0] {
             Slot::Running(attempt) => Some(attempt.chunk),
-            Slot::Idle | Slot::Closed => None,
+            Slot::Idle | Slot::Resting | Slot::Closed => None,
         }
     }
 
@@ -104,15 +106,39 @@ impl Roster {
     /// The session delivered its chunk.
     pub fn succeeded(&mut self, session: SessionId) {
         self.slots[session.0] = Slot::Idle;
+        self.rouse();
         self.proven = true;
     }
 
     /// The session gives its chunk back, to be begun anew: through no fault of its own, so it is the same attempt.
     pub fn give_back(&mut self, session: SessionId) {
         let slot = std::mem::replace(&mut self.slots[session.0], Slot::Idle);
+        self.rouse();
         if let Slot::Running(attempt) = slot {
             self.waiting.insert(attempt.chunk, attempt.number);
         }
+    }
+
+    /// Some session let go of its encoder.
+    fn rouse(&mut self) {
+        for slot in self.slots.iter_mut().filter(|slot| **slot == Slot::Resting) {
+            *slot = Slot::Idle;
+        }
+    }
+
+    /// The session could not open an encoder, while others have theirs: its chunk waits, and it waits for one of them. `false`:
+    /// nobody else has one, so that can't be why.
+    #[must_use]
+    pub fn rest(&mut self, session: SessionId) -> bool {
+        let running = self.slots.iter().enumerate();
+        let mut others =
+            running.filter(|(id, slot)| *id != session.0 && matches!(slot, Slot::Running(_)));
+        if others.next().is_none() {
+            return false;
+        }
+        self.give_back(session);
+        self.slots[session.0] = Slot::Resting;
+        true
     }
 
     /// No encoder could be opened in the session's slot: it is closed from now on, and its chunk waits for another. `false`:
@@ -134,6 +160,7 @@ impl Roster {
         else {
             return None;
         };
+        self.rouse();
         if !self.proven || !repeatable || attempt.number >= MAX_ATTEMPTS {
             return Some(AfterFailure::GiveUp(attempt));
         }
@@ -173,6 +200,18 @@ mod tests {
         assert_eq!(roster.take(A), attempt(2, 1));
         roster.succeeded(A);
         assert_eq!(roster.take(A), None);
+    }
+
+    #[test]
+    fn a_session_that_cannot_open_waits_for_another_to_let_go() {
+        let mut roster = roster(3);
+        assert_eq!(roster.take(A), attempt(0, 1));
+        assert!(!roster.rest(A), "nobody else has an encoder");
+        assert_eq!(roster.take(B), attempt(1, 1));
+        assert!(roster.rest(A));
+        assert_eq!(roster.take(A), None);
+        roster.succeeded(B);
+        assert_eq!(roster.take(A), attempt(0, 1), "the same attempt");
     }
 
     #[test]

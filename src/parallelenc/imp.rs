@@ -100,8 +100,6 @@ pub struct ParallelEnc {
     aggregator: Aggregator,
     /// What stands for the sessions' encoders among the children, once the encoder is known.
     model: Mutex<Option<Model>>,
-    /// What was set on it.
-    overrides: Arc<Overrides>,
 }
 
 #[glib::object_subclass]
@@ -120,7 +118,6 @@ impl ObjectSubclass for ParallelEnc {
             distributor,
             aggregator,
             model: Mutex::default(),
-            overrides: Arc::default(),
         }
     }
 }
@@ -168,7 +165,11 @@ impl ObjectImpl for ParallelEnc {
             ENCODER_PROPERTIES => {
                 // PANIC: GObject has checked the type.
                 let properties: Option<gst::Structure> = value.get().expect("a structure");
-                lock(&self.settings).encoder_properties = properties;
+                let old =
+                    std::mem::replace(&mut lock(&self.settings).encoder_properties, properties);
+                for field in old.iter().flat_map(|old| old.fields()) {
+                    self.overrides().forget(field);
+                }
                 self.set_encoder_properties();
             }
             name => {
@@ -197,6 +198,8 @@ impl ObjectImpl for ParallelEnc {
     fn constructed(&self) {
         self.parent_constructed();
         let bin = self.obj();
+        // Sessions that are added to a running element don't begin its state change anew.
+        bin.set_bin_flags(gst::BinFlags::NO_RESYNC);
         let children: [&gst::Element; 2] =
             [self.distributor.upcast_ref(), self.aggregator.upcast_ref()];
         // PANIC: both are new, and their names differ.
@@ -241,14 +244,9 @@ impl ElementImpl for ParallelEnc {
                 self.refused_property()
                     .and_then(|()| distributor.prepare(job))
             }
-            gst::StateChange::ReadyToPaused => {
-                // An encoder that was chosen for the last stream says nothing of this one.
-                if job.encoder.is_none() {
-                    let _ = self.renew_model(None);
-                }
-                self.refused_property()
-                    .and_then(|()| distributor.start(&job))
-            }
+            gst::StateChange::ReadyToPaused => self
+                .refused_property()
+                .and_then(|()| distributor.start(&job)),
             gst::StateChange::PausedToReady => {
                 gst::info!(CAT, imp = self, "{}", self.stats());
                 // Before the pads are deactivated: that waits for those who wait here.
@@ -361,18 +359,13 @@ impl ParallelEnc {
         if let Some(old) = old {
             self.obj().child_removed(&old.encoder, model::NAME);
         }
-        self.overrides.clear();
         let Some(description) = description else {
             return Ok(());
         };
-        let weak = self.downgrade();
-        let model = Model::new(description, move |encoder, property| {
-            if let Some(this) = weak.upgrade()
-                && let Some(value) = this.overrides.take_over(encoder, property)
-            {
-                this.distributor
-                    .imp()
-                    .encoder_property_set(property, &value);
+        let weak = self.distributor.downgrade();
+        let model = Model::new(description, move |property, value| {
+            if let Some(distributor) = weak.upgrade() {
+                distributor.imp().encoder_property_set(property, value);
             }
         })?;
         let encoder = model.encoder.clone();
@@ -388,27 +381,38 @@ impl ParallelEnc {
         let encoder = lock(&self.model)
             .as_ref()
             .map(|model| model.encoder.clone());
-        let (Some(properties), Some(encoder)) = (properties, encoder) else {
-            return;
-        };
-        let refused = encoder::set_properties(&encoder, &properties).err();
+        let Some(encoder) = encoder else { return };
+        let set = properties.map(|properties| encoder::set_properties(&encoder, &properties));
         if let Some(model) = lock(&self.model).as_mut() {
-            model.refused = refused;
+            model.refused = set.and_then(Result::err);
         }
     }
 
+    /// What `encoder-properties` asked in vain of the encoder that is set. One that was chosen may be another next time.
     fn refused_property(&self) -> Result<(), EncoderError> {
+        if lock(&self.settings).encoder.is_none() {
+            return Ok(());
+        }
+        self.refused()
+    }
+
+    fn refused(&self) -> Result<(), EncoderError> {
         let model = lock(&self.model);
         let refused = model.as_ref().and_then(|model| model.refused.clone());
         refused.map_or(Ok(()), Err)
     }
 
-    /// The encoder was chosen by what downstream accepts.
+    /// The encoder was chosen by what downstream accepts. If it is the one of the last stream, what was set on it holds.
     pub(crate) fn encoder_chosen(&self, description: &str) -> Result<(), EncoderError> {
-        if lock(&self.settings).encoder.is_none() {
+        let model = lock(&self.model);
+        let is_same = model
+            .as_ref()
+            .is_some_and(|model| model.description == description);
+        drop(model);
+        if !is_same {
             self.renew_model(Some(description))?;
         }
-        self.refused_property()
+        self.refused()
     }
 
     pub(crate) fn encoder_known(&self) {
@@ -432,7 +436,10 @@ impl ParallelEnc {
         self.obj().emit_by_name::<()>(ENCODER_SETUP, &[encoder]);
     }
 
+    /// What was set on the encoder.
     pub(crate) fn overrides(&self) -> Arc<Overrides> {
-        self.overrides.clone()
+        let model = lock(&self.model);
+        let overrides = model.as_ref().map(|model| model.overrides.clone());
+        overrides.unwrap_or_default()
     }
 }

@@ -4,39 +4,51 @@
 //! applications and `gst-launch-1.0` set `encoder::bitrate` once, whatever number of encoders comes and goes.
 
 use crate::session::encoder::{self, EncoderError};
+use crate::session::overrides::Overrides;
 use gst::prelude::*;
+use std::sync::Arc;
 
 /// Its name among the children.
 pub(super) const NAME: &str = "encoder";
 
 pub(super) struct Model {
+    pub(super) description: String,
     /// All that the description made, which keeps the encoder alive.
     _made: gst::Element,
     pub(super) encoder: gst::Element,
+    /// What was set on it.
+    pub(super) overrides: Arc<Overrides>,
     /// What `encoder-properties` asked for in vain.
     pub(super) refused: Option<EncoderError>,
 }
 
 impl Model {
-    /// `set` is called with each property that is set on the encoder from now on.
+    /// `set` is called with the name and value of each property that is set on the encoder from now on.
     pub(super) fn new(
         description: &str,
-        set: impl Fn(&gst::Element, &str) + Send + Sync + 'static,
+        set: impl Fn(&str, &str) + Send + Sync + 'static,
     ) -> Result<Self, EncoderError> {
         let made = encoder::parse(description)?;
         let encoder = encoder::encoder_within(&made);
         if made == encoder {
             encoder.set_property("name", NAME);
         }
+        let overrides = Arc::<Overrides>::default();
+        let kept = overrides.clone();
         encoder.connect_notify(None, move |encoder, spec| {
             let is_own = ["name", "parent"].contains(&spec.name());
-            if !is_own && spec.flags().contains(glib::ParamFlags::READWRITE) {
-                set(encoder, spec.name());
+            if !is_own
+                && spec.flags().contains(glib::ParamFlags::READWRITE)
+                && let Some(value) = kept.take_over(encoder, spec.name())
+            {
+                set(spec.name(), &value);
             }
         });
         Ok(Self {
+            description: description.to_string(),
             _made: made,
             encoder,
+            overrides,
             refused: None,
         })
     }

@@ -376,6 +376,19 @@ pub(crate) enum Described {
     Differently(String),
 }
 
+/// The parameter sets of `codec_data`, where the format carries them in band as well.
+pub(crate) fn sets_for_band(caps: &gst::CapsRef) -> Vec<Vec<u8>> {
+    let format = Format::of(caps);
+    let config = caps
+        .structure(0)
+        .and_then(|caps| caps.get::<gst::Buffer>("codec_data").ok());
+    let config = config.and_then(|config| config.into_mapped_buffer_readable().ok());
+    match (format.framed(), config) {
+        (Some((framed, _)), Some(config)) if framed.sets_in_band => format.configured_sets(&config),
+        _ => Vec::new(),
+    }
+}
+
 /// Fields that say no more than the parameter sets do.
 const FROM_PARAMETER_SETS: &[&str] = &["codec_data", "level", "tier", "profile"];
 
@@ -388,15 +401,11 @@ pub(crate) fn compare(was: &gst::CapsRef, is: &gst::CapsRef) -> Described {
     };
     let differing = differing_fields(old, new);
     let in_sets = |field: &String| FROM_PARAMETER_SETS.contains(&field.as_str());
-    let format = Format::of(is);
-    let in_band = format
+    let in_band = Format::of(is)
         .framed()
         .is_some_and(|(framed, _)| framed.sets_in_band);
     if old.name() == new.name() && in_band && differing.iter().all(in_sets) {
-        let config = new.get::<gst::Buffer>("codec_data").ok();
-        let config = config.and_then(|config| config.into_mapped_buffer_readable().ok());
-        let sets = config.map(|config| format.configured_sets(&config));
-        return Described::InBand(sets.unwrap_or_default());
+        return Described::InBand(sets_for_band(is));
     }
     let value = |structure: &gst::StructureRef, field: &str| {
         let value = structure.value(field).ok();

@@ -13,8 +13,13 @@ use std::sync::Arc;
 /// Why there is no encoder.
 #[derive(Debug, Clone)]
 pub(crate) enum EncoderError {
-    /// `encoder` isn't set, and downstream's caps don't say which one is meant.
+    /// `encoder` isn't set, and downstream's caps don't say which one is meant, or ask for what nothing here makes.
     CannotChoose { downstream: gst::Caps },
+    /// `encoder` isn't set, and none that makes what downstream accepts takes these raw caps.
+    NoneTakes {
+        downstream: gst::Caps,
+        raw: gst::Caps,
+    },
     /// The description isn't one of GStreamer's, or names what isn't installed.
     Description { description: String, error: String },
     /// It is something, but not a video encoder.
@@ -43,6 +48,12 @@ impl fmt::Display for EncoderError {
                 f,
                 "No encoder can be chosen for what downstream accepts ({}); set the property \
                  'encoder', for example encoder=x264enc",
+                abridged(downstream)
+            ),
+            Self::NoneTakes { downstream, raw } => write!(
+                f,
+                "No installed encoder that makes what downstream accepts ({}) takes the video {raw}; convert it before \
+                 vtparallelenc, for example with videoconvert or videoscale",
                 abridged(downstream)
             ),
             Self::Description { description, error } => write!(
@@ -114,9 +125,14 @@ impl Recipe {
         self.overrides.apply(&encoder);
         if let Some(threads) = self.threads {
             let profile = Profile::of(&encoder);
-            profile.apply(&encoder, &self.description, &self.overrides, threads);
+            profile.apply(&encoder, threads, |property| self.sets(property));
         }
         Ok(made)
+    }
+
+    /// The user has set this property of the encoder.
+    pub(super) fn sets(&self, property: &str) -> bool {
+        is_mentioned(&self.description, property) || self.overrides.contains(property)
     }
 
     /// What is known of the encoders that it makes; an error if they make nothing of `makes`.
@@ -134,6 +150,17 @@ impl Recipe {
         }
         Ok(Traits::of(&encoder_within(&made)))
     }
+}
+
+/// The description sets a property of this name, of whichever of its elements.
+fn is_mentioned(description: &str, property: &str) -> bool {
+    // GObject takes either for the other.
+    let description = description.replace('_', "-");
+    description.match_indices(property).any(|(at, _)| {
+        let before = description[..at].chars().next_back();
+        let after = description[at + property.len()..].trim_start();
+        before.is_none_or(char::is_whitespace) && after.starts_with('=')
+    })
 }
 
 /// What is made from a description.
@@ -261,10 +288,13 @@ pub(crate) fn choose(
             .map(|format| gst::Caps::from(format.to_owned()));
         formats.position(|format| factory.can_src_any_caps(&format))
     };
-    let chosen = factories
+    let making: Vec<_> = factories
         .iter()
-        .filter(|factory| is_meant && !is_ours(factory))
-        .filter(|factory| factory.can_src_any_caps(&accepted) && factory.can_sink_any_caps(raw))
+        .filter(|factory| is_meant && !is_ours(factory) && factory.can_src_any_caps(&accepted))
+        .collect();
+    let chosen = making
+        .iter()
+        .filter(|factory| factory.can_sink_any_caps(raw))
         .max_by_key(|factory| {
             use std::cmp::Reverse;
             (
@@ -273,13 +303,20 @@ pub(crate) fn choose(
                 Reverse(factory.name()),
             )
         });
-    chosen.cloned().ok_or_else(|| EncoderError::CannotChoose {
-        downstream: if is_meant {
-            accepted
-        } else {
-            downstream.clone()
-        },
-    })
+    match chosen {
+        Some(factory) => Ok((*factory).clone()),
+        None if making.is_empty() => Err(EncoderError::CannotChoose {
+            downstream: if is_meant {
+                accepted
+            } else {
+                downstream.clone()
+            },
+        }),
+        None => Err(EncoderError::NoneTakes {
+            downstream: accepted,
+            raw: raw.clone(),
+        }),
+    }
 }
 
 /// One of this plugin's own elements.
@@ -325,6 +362,14 @@ mod tests {
             assert!(message.contains(reason), "{description}: {message}");
             assert!(message.contains("encoder"), "{description}: {message}");
         }
+    }
+
+    #[test]
+    fn what_the_description_sets_is_known() {
+        assert!(is_mentioned("x264enc threads = 0 ! h264parse", "threads"));
+        assert!(is_mentioned("openh264enc multi_thread=4", "multi-thread"));
+        assert!(!is_mentioned("x264enc my-threads=4", "threads"));
+        assert!(!is_mentioned("threads", "threads"));
     }
 
     #[test]

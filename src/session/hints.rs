@@ -4,6 +4,7 @@
 //! these names (VTCompressionProperties.h: MoreFramesBeforeStart, MoreFramesAfterEnd, SourceFrameCount, ExpectedFrameRate;
 //! RecommendedParallelizationLimit, RecommendedParallelizedSubdivisionMinimumFrameCount and …MinimumDuration).
 
+use super::encoder::Recipe;
 use crate::logic::planner::Neighbours;
 use gst::prelude::*;
 
@@ -52,16 +53,17 @@ pub(crate) struct Hints {
 
 /// The encoder wants to know.
 pub(crate) fn are_wanted(encoder: &gst::Element) -> bool {
-    [BEFORE, AFTER, FRAMES]
+    [BEFORE, AFTER, FRAMES, RATE]
         .iter()
         .any(|property| encoder.has_property(property))
 }
 
 impl Hints {
-    pub(crate) fn apply(&self, encoder: &gst::Element) {
+    /// Sets all that the user hasn't.
+    pub(super) fn apply(&self, encoder: &gst::Element, recipe: &Recipe) {
         let of = &self.neighbours;
         let set = |property, value: String| {
-            if encoder.has_property(property) {
+            if encoder.has_property(property) && !recipe.sets(property) {
                 // A type that doesn't take a number or truth value isn't the property that is meant.
                 let _ = super::overrides::set_from_text(encoder, property, &value);
             }

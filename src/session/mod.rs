@@ -86,6 +86,22 @@ pub(crate) enum Failure {
     Fault(Fault),
 }
 
+impl Failure {
+    /// The encoder complained of what it is to encode, not of itself.
+    fn is_of_stream(&self) -> bool {
+        match self {
+            Self::Posted(message) => matches!(
+                message.view(),
+                gst::MessageView::Error(error)
+                    if error.error().is::<gst::StreamError>()
+                        || error.error().matches(gst::CoreError::Negotiation)
+            ),
+            Self::Encoder(EncoderError::CapsRefused { .. }) => true,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -196,7 +212,7 @@ impl Session {
             caps: None,
         };
         if let Some(hints) = hints {
-            hints.apply(&live.encoder);
+            hints.apply(&live.encoder, recipe);
         }
         self.slot.announce(&live.encoder);
         let added = self.slot.add(&live.element);
@@ -249,16 +265,16 @@ impl Session {
         Ok(())
     }
 
-    /// The placed encoder goes with its bin from now on, as an encoder without us would.
-    pub(crate) fn release_placed(&self) -> Result<(), EncoderError> {
-        let placed = lock(&self.placed);
-        let Some(live) = &*placed else { return Ok(()) };
-        let (element, name) = (live.element.clone(), live.name());
-        drop(placed);
-        element.set_locked_state(false);
-        element
-            .sync_state_with_parent()
-            .map_err(|_| EncoderError::CannotStart { encoder: name })
+    /// Starts the placed encoder, the only one of its stream.
+    pub(crate) fn start_placed(&self) -> Result<(), EncoderError> {
+        // Out of its place while it starts: no lock is held then, and nobody else takes it in this time.
+        let Some(live) = lock(&self.placed).take() else {
+            return Ok(());
+        };
+        let started = live.in_turn(|| live.element.set_state(gst::State::Paused));
+        started.map_err(|_| live.cannot_start())?;
+        *lock(&self.placed) = Some(live);
+        Ok(())
     }
 
     /// Starts the encoder and tells it what comes.
@@ -326,12 +342,16 @@ impl Session {
         work: &Work,
     ) -> Result<(), Failure> {
         aggregator.begin(self.id, work.chunk);
-        let live = self
-            .primed(work)
-            .map_err(|error| match distributor.failure(self.id) {
+        let live = self.primed(work).map_err(|error| {
+            let is_open = matches!(error, EncoderError::CapsRefused { .. });
+            match distributor.failure(self.id) {
                 Some(none @ (Failure::Aborted | Failure::Downstream)) => none,
+                // Where caps are refused, it isn't for want of room.
+                None if is_open => Failure::Encoder(error),
+                Some(why) if is_open && why.is_of_stream() => why,
                 why => Failure::Unopened(Box::new(why.unwrap_or(Failure::Encoder(error)))),
-            })?;
+            }
+        })?;
         let refused = |flow| {
             distributor
                 .failure(self.id)
@@ -366,6 +386,8 @@ impl Session {
             return Err(failure);
         }
         let delivered = aggregator.verify(chunk).map_err(Failure::Fault)?;
+        // Before another session learns that this one has let go.
+        drop(live);
         distributor.delivered(self.id, chunk, delivered)
     }
 

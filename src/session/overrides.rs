@@ -16,7 +16,7 @@ pub(crate) struct Overrides(Mutex<Set>);
 struct Set {
     /// Property names and values, as text.
     values: BTreeMap<String, String>,
-    /// How often something was set or cleared.
+    /// How often something was set or forgotten.
     revision: u64,
 }
 
@@ -34,9 +34,10 @@ impl Overrides {
         lock(&self.0).values.contains_key(property)
     }
 
-    pub(crate) fn clear(&self) {
+    /// The property isn't set on all others any more.
+    pub(crate) fn forget(&self, property: &str) {
         let mut set = lock(&self.0);
-        set.values.clear();
+        set.values.remove(property);
         set.revision += 1;
     }
 
@@ -71,7 +72,9 @@ pub(crate) fn set_from_text(
     let spec = encoder
         .find_property(property)
         .ok_or("there is no such property")?;
-    if !spec.flags().contains(glib::ParamFlags::WRITABLE) {
+    let flags = spec.flags();
+    let fixed = glib::ParamFlags::CONSTRUCT_ONLY;
+    if !flags.contains(glib::ParamFlags::WRITABLE) || flags.contains(fixed) {
         return Err("it can't be set");
     }
     let value = if spec.value_type() == glib::Type::STRING {
@@ -80,6 +83,9 @@ pub(crate) fn set_from_text(
         let value = glib::Value::deserialize_with_pspec(text, &spec);
         value.map_err(|_| "the value is of another type or unknown")?
     };
+    if !spec.value_is_valid(&value) {
+        return Err("the value is out of range");
+    }
     encoder.set_property_from_value(property, &value);
     Ok(())
 }

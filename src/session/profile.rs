@@ -6,7 +6,7 @@
 //! it. What was set by the user, in the description or through `encoder::property`, is never changed. Nothing here is believed where
 //! it can be seen: whether a chunk stands alone is read off its packets.
 
-use super::overrides::{Overrides, as_text};
+use super::overrides::{as_text, set_from_text};
 use gst::prelude::*;
 
 /// Frames of an automatic lead, and at most of a trail: with 24 each, x264 at an average bitrate loses 0.1 dB over 240-frame
@@ -256,6 +256,18 @@ pub(crate) const ROWS: &[Profile] = &[
         ..INTRA
     },
     Profile {
+        factories: &["gifenc"],
+        evidence: Evidence::Read,
+        beside: Beside::Alone("its stream has one header and one trailer"),
+        ..INTRA
+    },
+    Profile {
+        factories: &["avenc_*_omx"],
+        headers: Headers::Unknown,
+        forced_key: ForcedKey::Unknown,
+        ..HARDWARE
+    },
+    Profile {
         factories: &["avenc_apng"],
         beside: Beside::Alone("its frames are numbered from the beginning of the stream"),
         ..LIBAV
@@ -382,7 +394,10 @@ pub(crate) const ROWS: &[Profile] = &[
     Profile {
         factories: &["nv*h264*enc", "nv*h265*enc", "nv*av1*enc"],
         look_ahead: LookAhead::Property("rc-lookahead"),
-        constant_quality: &[("rc-mode", &["constqp"])],
+        constant_quality: &[
+            ("rc-mode", &["constqp"]),
+            ("rate-control", &["constqp", "cqp"]),
+        ],
         headers: Headers::First,
         ..HARDWARE
     },
@@ -412,7 +427,7 @@ pub(crate) const ROWS: &[Profile] = &[
     Profile {
         factories: &["qsv*enc", "msdk*enc"],
         look_ahead: LookAhead::Property("rc-lookahead"),
-        constant_quality: &[("rate-control", &["cqp", "icq", "la-icq"])],
+        constant_quality: &[("rate-control", &["cqp", "icq", "la-icq", "la_icq"])],
         ..HARDWARE
     },
     // Passes a wrong value where a key frame is forced.
@@ -549,9 +564,8 @@ impl Profile {
     pub(super) fn apply(
         &self,
         encoder: &gst::Element,
-        description: &str,
-        set: &Overrides,
         threads: u32,
+        is_set: impl Fn(&str) -> bool,
     ) {
         let threads = match self.threads {
             Threads::Fixed => None,
@@ -569,8 +583,9 @@ impl Profile {
                 let set = set.filter(|set| !set.is_empty());
                 let list = set.map_or(value.clone(), |set| format!("{value}:{set}"));
                 encoder.set_property(property, list);
-            } else if !is_mentioned(description, property) && !set.contains(property) {
-                encoder.set_property_from_str(property, &value);
+            } else if !is_set(property) {
+                // A row that was only read may be wrong about the type.
+                let _ = set_from_text(encoder, property, &value);
             }
         }
     }
@@ -581,15 +596,6 @@ fn serialized(encoder: &gst::Element, property: &str) -> String {
     let spec = encoder.find_property(property);
     let value = spec.and_then(|_| as_text(&encoder.property_value(property)));
     value.unwrap_or_default()
-}
-
-/// The description sets a property of this name, of whichever of its elements.
-fn is_mentioned(description: &str, property: &str) -> bool {
-    description.match_indices(property).any(|(at, _)| {
-        let before = description[..at].chars().next_back();
-        let after = description[at + property.len()..].trim_start();
-        before.is_none_or(char::is_whitespace) && after.starts_with('=')
-    })
 }
 
 #[cfg(test)]
@@ -640,7 +646,7 @@ mod tests {
                 seen += 1;
             }
             // Each value is one that the property takes, and stays.
-            row.apply(&encoder, "", &Overrides::default(), 3);
+            row.apply(&encoder, 3, |_| false);
             match row.threads {
                 Threads::Free(property) => {
                     assert_eq!(serialized(&encoder, property), "3", "{name}");
@@ -704,21 +710,14 @@ mod tests {
     #[test]
     fn what_the_user_has_set_stays() {
         let Some(x264) = make("x264enc") else { return };
-        let row = Profile::of(&x264);
-        let none = Overrides::default();
         // Even where it is the default.
-        row.apply(&x264, "x264enc threads = 0 ! h264parse", &none, 1);
+        Profile::of(&x264).apply(&x264, 1, |property| property == "threads");
         assert_eq!(x264.property::<u32>("threads"), 0);
-        row.apply(&x264, "x264enc my-threads=4", &none, 1);
+        Profile::of(&x264).apply(&x264, 1, |_| false);
         assert_eq!(x264.property::<u32>("threads"), 1);
-        let set = Overrides::default();
-        x264.set_property("threads", 3u32);
-        set.take_over(&x264, "threads");
-        row.apply(&x264, "x264enc", &set, 1);
-        assert_eq!(x264.property::<u32>("threads"), 3);
         let Some(x265) = make("x265enc") else { return };
         x265.set_property("option-string", "open-gop=1");
-        Profile::of(&x265).apply(&x265, "", &none, 1);
+        Profile::of(&x265).apply(&x265, 1, |_| false);
         let options: String = x265.property("option-string");
         assert_eq!(options, "open-gop=0:pools=1:frame-threads=1:open-gop=1");
     }

@@ -117,6 +117,8 @@ mod imp {
         gate: Option<String>,
         /// No more than so many with this `name_of_failure` are open at once; 0: any number.
         max_open: u32,
+        /// One too many fails with its first frame, not when it is opened.
+        opens_late: bool,
         /// Written into each packet.
         bitrate: u32,
         /// Describes itself differently each time.
@@ -137,6 +139,7 @@ mod imp {
         sent: usize,
         /// It counts among the open ones.
         is_open: bool,
+        is_too_many: bool,
     }
 
     #[derive(Properties, Default)]
@@ -155,6 +158,7 @@ mod imp {
         #[property(name = "failure", get, set, type = String, member = name_of_failure)]
         #[property(name = "gate", get, set, type = Option<String>, member = gate)]
         #[property(name = "max-open", get, set, type = u32, member = max_open)]
+        #[property(name = "opens-late", get, set, type = bool, member = opens_late)]
         #[property(name = "bitrate", get, set, type = u32, member = bitrate)]
         #[property(name = "vary-caps", get, set, type = bool, member = vary_caps)]
         #[property(name = "refuse-caps", get, set, type = bool, member = refuse_caps)]
@@ -219,19 +223,26 @@ mod imp {
             if script.max_open > 0 {
                 let mut open = OPEN.lock().unwrap();
                 let open = open.entry(script.name_of_failure).or_default();
-                if *open >= script.max_open {
+                if *open >= script.max_open && !script.opens_late {
                     return Err(gst::error_msg!(
                         gst::ResourceError::Busy,
                         ["scripted limit of {} reached", script.max_open]
                     ));
                 }
                 *open += 1;
-                self.state.lock().unwrap().is_open = true;
+                let mut state = self.state.lock().unwrap();
+                state.is_open = true;
+                state.is_too_many = *open > script.max_open;
             }
-            let is_open = self.state.lock().unwrap().is_open;
+            let State {
+                is_open,
+                is_too_many,
+                ..
+            } = *self.state.lock().unwrap();
             *self.state.lock().unwrap() = State {
                 key_due: true,
                 is_open,
+                is_too_many,
                 ..State::default()
             };
             // As every GStreamer encoder with B-frames does.
@@ -281,6 +292,10 @@ mod imp {
             };
             if let Some(gate) = &script.gate {
                 Gate::named(gate).pass(number);
+            }
+            if self.state.lock().unwrap().is_too_many {
+                gst::element_imp_error!(self, gst::ResourceError::Busy, ["scripted limit reached"]);
+                return Err(gst::FlowError::Error);
             }
             if script.fail_at == number as i64 && self.fails(&script) {
                 gst::element_imp_error!(
