@@ -13,6 +13,9 @@ use std::sync::mpsc;
 const ENCODER: &str = "vtparallelenc name=enc encoder=\"scriptedenc bframes=2 look-ahead=3\" sessions=3 \
      chunk-frames=10 min-chunk-frames=3 overlap-before=2 overlap-after=2";
 
+const CANNOT_BE_CUT: &str =
+    "vtparallelenc encoder=\"scriptedenc mark-none=true bframes=1\" sessions=3 chunk-frames=10";
+
 fn push(pipeline: &Pipeline, frames: std::ops::Range<u64>) {
     let src = app_src(pipeline);
     for number in frames {
@@ -219,6 +222,8 @@ struct Bench {
     sink: gst::Pad,
     output: std::sync::Arc<std::sync::Mutex<common::Output>>,
     ended: mpsc::Receiver<()>,
+    /// The encoder marks its key frames.
+    marks_keys: bool,
 }
 
 impl Bench {
@@ -251,6 +256,7 @@ impl Bench {
             sink,
             output,
             ended,
+            marks_keys: !encoder.contains("mark-none"),
         };
         bench.begin_segment();
         bench
@@ -286,7 +292,7 @@ impl Bench {
         let mut new = frames[first_new..].to_vec();
         new.sort_unstable();
         assert_eq!(new, (1000..1033).collect::<Vec<_>>());
-        assert!(output.packets[first_new].is_key());
+        assert_eq!(output.packets[first_new].is_key(), self.marks_keys);
         assert!(
             output.packets[first_new]
                 .flags
@@ -305,13 +311,16 @@ impl Drop for Bench {
 
 #[test]
 fn a_flush_in_the_middle_of_a_chunk() {
-    for before in [0, 1, 4, 10, 13, 25, 47] {
-        let bench = Bench::new(ENCODER);
-        for number in 0..before {
-            bench.push(number).unwrap();
+    // One that can be cut, and one that can't.
+    for encoder in [ENCODER, CANNOT_BE_CUT] {
+        for before in [0, 1, 4, 10, 13, 25, 47] {
+            let bench = Bench::new(encoder);
+            for number in 0..before {
+                bench.push(number).unwrap();
+            }
+            bench.flush();
+            bench.assert_goes_on();
         }
-        bench.flush();
-        bench.assert_goes_on();
     }
 }
 
@@ -337,18 +346,20 @@ fn a_flush_from_another_thread_while_upstream_waits() {
 
 #[test]
 fn an_end_and_a_flush_and_all_over_again() {
-    let bench = Bench::new(ENCODER);
-    for _ in 0..10 {
-        for number in 0..25 {
-            bench.push(number).unwrap();
+    for encoder in [ENCODER, CANNOT_BE_CUT] {
+        let bench = Bench::new(encoder);
+        for _ in 0..10 {
+            for number in 0..25 {
+                bench.push(number).unwrap();
+            }
+            assert!(bench.src.push_event(gst::event::Eos::new()));
+            bench
+                .ended
+                .recv_timeout(std::time::Duration::from_secs(60))
+                .expect("it hangs");
+            bench.flush();
         }
-        assert!(bench.src.push_event(gst::event::Eos::new()));
-        bench
-            .ended
-            .recv_timeout(std::time::Duration::from_secs(60))
-            .expect("it hangs");
-        bench.flush();
+        assert_eq!(bench.output.lock().unwrap().packets.len(), 250);
+        bench.assert_goes_on();
     }
-    assert_eq!(bench.output.lock().unwrap().packets.len(), 250);
-    bench.assert_goes_on();
 }

@@ -105,6 +105,85 @@ fn an_encoder_with_open_gops_gets_no_overlap() {
 }
 
 #[test]
+fn an_encoder_that_marks_no_key_frames_encodes_the_whole_stream_alone() {
+    for script in ["", "bframes=2 look-ahead=9"] {
+        let plain = encode_times(
+            &format!("scriptedenc mark-none=true {script}"),
+            &constant(200),
+        )
+        .1;
+        for sessions in [1, 2, 3, 8] {
+            for overlap in ["", "overlap-before=4 overlap-after=4"] {
+                let pipeline = scripted_pipeline(&format!(
+                    "vtparallelenc name=enc encoder=\"scriptedenc mark-none=true {script}\" sessions={sessions} \
+                     chunk-frames=10 min-chunk-frames=2 max-raw-bytes=16000 {overlap}"
+                ));
+                let warnings = pipeline.warnings();
+                let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
+                let src = app_src(&pipeline);
+                for (number, &time) in constant(200).iter().enumerate() {
+                    src.push_buffer(gray(number as u64, time)).unwrap();
+                }
+                src.end_of_stream().unwrap();
+                pipeline.run().expect_eos();
+                let output = output.lock().unwrap();
+                assert_eq!(
+                    output.bytes(),
+                    plain.bytes(),
+                    "{script} {sessions} {overlap}"
+                );
+                output.assert_timestamps();
+                let warnings = warnings.lock().unwrap();
+                let said = warnings
+                    .iter()
+                    .filter(|text| text.contains("whole stream"))
+                    .count();
+                assert_eq!(said, 1, "{warnings:?}");
+                let stats = pipeline.stats();
+                assert!(stats.has_field("sequential-reason"), "{stats}");
+                assert_eq!(stats.get::<u64>("bytes-held").unwrap(), 0, "{stats}");
+                // A budget of 62 frames for 200, and one frame more for the one that is urgent.
+                assert!(
+                    stats.get::<u64>("bytes-peak").unwrap() <= 16_000 + 256,
+                    "{stats}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn new_caps_are_no_trouble_for_a_stream_that_cannot_be_cut() {
+    let pipeline = scripted_pipeline(
+        "vtparallelenc name=enc encoder=\"scriptedenc mark-none=true bframes=1\" sessions=3 chunk-frames=5",
+    );
+    let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
+    let src = app_src(&pipeline);
+    let caps = src.caps().unwrap();
+    for (number, &time) in constant(60).iter().enumerate() {
+        if number == 40 {
+            let mut other = caps.clone();
+            other
+                .make_mut()
+                .set("pixel-aspect-ratio", gst::Fraction::new(4, 3));
+            src.set_caps(Some(&other));
+        }
+        src.push_buffer(gray(number as u64, time)).unwrap();
+    }
+    src.end_of_stream().unwrap();
+    pipeline.run().expect_eos();
+    let mut numbers: Vec<u64> = output
+        .lock()
+        .unwrap()
+        .packets
+        .iter()
+        .map(|packet| packet.frame())
+        .collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..60).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_lost_frame() {
     assert_found("scriptedenc lose=15", "", "not delivered", 10);
 }

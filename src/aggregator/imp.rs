@@ -246,6 +246,12 @@ impl Aggregator {
         lock(&self.state).reorder.close(chunk, own);
     }
 
+    /// All chunks become this one.
+    pub(crate) fn join(&self, chunk: ChunkId, own: FrameRange) {
+        lock(&self.state).join(chunk, own);
+        self.wake.notify_all();
+    }
+
     /// No frame comes any more.
     pub(crate) fn end(&self, event: gst::Event) {
         lock(&self.state).end = Some(event);

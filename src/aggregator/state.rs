@@ -2,7 +2,7 @@
 
 //! What the aggregator knows, and what it sends next. Decides only; `imp` acts.
 
-use crate::logic::frame::{ChunkId, FrameNo, SessionId};
+use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::reorder::{Fault, Kind, Pop, Reorder};
 use crate::logic::timeline::{
     DEEPEST, FrameTable, LATEST, THOUSAND_HOURS, Timeline, announced_depth, reorder_depth,
@@ -206,6 +206,15 @@ impl State {
         self.reorder.leave_early(packets);
         self.last_input = Instant::now();
         Stall::First
+    }
+
+    pub(super) fn join(&mut self, chunk: ChunkId, own: FrameRange) {
+        // So many show how far the encoder reorders.
+        self.reorder.join(chunk, own, DEEPEST + 1);
+        for feed in &mut self.feeds {
+            // What still comes is of chunks that are no more.
+            feed.chunk = None;
+        }
     }
 
     pub(super) fn frames_sent(&self) -> u64 {

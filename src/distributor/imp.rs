@@ -2,7 +2,7 @@
 
 //! The distributor as an element: its pads, its sessions, its states.
 
-use super::decision::Decision;
+use super::decision::{Decision, Sequential};
 use super::state::{Mode, State};
 use crate::aggregator::{self, Aggregator};
 use crate::locking::lock;
@@ -297,6 +297,9 @@ impl Distributor {
             },
             sequential: match state.mode {
                 Mode::Sequential(reason) => Some(reason),
+                _ if state.joined => Some(Sequential::Encoder(
+                    "its packets don't say which of them are key frames",
+                )),
                 _ => None,
             },
             bytes_held: budget.map_or(0, |budget| budget.held_bytes()),

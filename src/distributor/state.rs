@@ -126,6 +126,10 @@ pub(super) struct State {
     pub(super) tally: Tally,
     /// Sessions that were closed, and why, as far as that wasn't said yet.
     pub(super) closings: Vec<(SessionId, String)>,
+    /// It was found that the encoder can't be cut at all: one chunk goes on to the end.
+    pub(super) joined: bool,
+    /// That was said.
+    pub(super) join_warned: bool,
     /// It was found that the encoder can't be cut with an overlap.
     pub(super) overlap_dropped: bool,
     /// That was said, of all chunks or of one.
@@ -177,6 +181,8 @@ impl State {
             fails: false,
             flow_returned: false,
             closings: Vec::new(),
+            joined: false,
+            join_warned: false,
             overlap_dropped: false,
             overlap_warned: false,
         }
@@ -291,6 +297,7 @@ impl State {
 
     /// A stream of frames begins.
     pub(super) fn begin_stream(&mut self, plan: Plan) {
+        self.joined = false;
         let mut roster = Roster::new(self.slots.len());
         for slot in self.slots.iter().filter(|slot| slot.closed) {
             let _ = roster.close(slot.session.id);
@@ -498,6 +505,43 @@ impl State {
         free
     }
 
+    /// It isn't too late for [`join`](Self::join), and it hasn't been done.
+    pub(super) fn can_join(&self) -> bool {
+        let stream = self.stream.as_ref();
+        !self.joined && stream.is_some_and(|stream| stream.planner.can_join())
+    }
+
+    /// The encoder can't be cut: all chunks become one. `false`: it is too late for that.
+    pub(super) fn join(&mut self, aggregator: &aggregator::imp::Aggregator) -> bool {
+        let Some(stream) = &mut self.stream else {
+            return false;
+        };
+        let Some(whole) = stream.planner.join() else {
+            return false;
+        };
+        stream.roster.keep_only(whole.id);
+        stream.inputs.retain(|chunk, _| *chunk == whole.id);
+        stream.on_trial.clear();
+        for slot in &mut self.slots {
+            slot.replanned |= stream.roster.chunk_of(slot.session.id).is_some();
+        }
+        aggregator.join(whole.id, whole.own);
+        self.joined = true;
+        self.tally.chunks_planned = 1;
+        self.wake_all();
+        true
+    }
+
+    /// Lets the frames of a joined chunk go that were fed.
+    #[must_use]
+    pub(super) fn fed(&mut self, chunk: ChunkId, position: FrameNo) -> Vec<gst::Buffer> {
+        let Some(stream) = &mut self.stream else {
+            return Vec::new();
+        };
+        let fed = stream.planner.fed(chunk, position);
+        stream.let_go(fed)
+    }
+
     /// An attempt's chunk loses its overlap where that explains its fault, and others with it. `false`: it explains nothing.
     pub(super) fn drop_overlap(
         &mut self,
@@ -535,15 +579,20 @@ impl Stream {
     /// Lets a chunk's frames go, unless another chunk needs them.
     fn release(&mut self, chunk: ChunkId) -> Vec<gst::Buffer> {
         self.inputs.remove(&chunk);
+        let ranges = self.planner.done(chunk).into_iter();
+        let free = ranges.flat_map(|range| self.let_go(range)).collect();
+        self.frames.forget_before(self.planner.oldest_needed());
+        free
+    }
+
+    fn let_go(&mut self, range: FrameRange) -> Vec<gst::Buffer> {
         let mut free = Vec::new();
-        let ranges = self.planner.done(chunk);
-        for frame in ranges.iter().flat_map(FrameRange::iter) {
+        for frame in range.iter() {
             if let Some(held) = self.frames.get_mut(frame).and_then(Option::take) {
                 self.budget.release(held.bytes);
                 free.push(held.buffer);
             }
         }
-        self.frames.forget_before(self.planner.oldest_needed());
         free
     }
 }

@@ -7,13 +7,34 @@ use super::imp::{CAT, Distributor};
 use super::state::{State, Waiting};
 use crate::locking::{lock, wait};
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
-use crate::logic::reorder::Delivered;
+use crate::logic::reorder::{Delivered, Fault};
 use crate::logic::roster::{AfterFailure, Attempt, MAX_ATTEMPTS};
 use crate::session::{Failure, Session, Step, Work};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// What a failed attempt comes to.
+#[derive(Clone, Copy)]
+enum Outcome<'a> {
+    /// All chunks have become one meanwhile, and this isn't it.
+    Gone,
+    /// The chunk begins anew without its overlap, through no fault of the attempt. `says`: the first time, for which the
+    /// application gets a warning.
+    Anew {
+        says: bool,
+    },
+    /// The encoder can't be cut: all chunks become one. `says`: as above.
+    Join {
+        says: bool,
+    },
+    /// No encoder could be opened, for this reason.
+    Unopened(&'a Failure),
+    /// Some of the chunk has left.
+    Unrepeatable,
+    Failed,
+}
 
 impl Distributor {
     pub(super) fn src_pad(&self, id: SessionId) -> gst::Pad {
@@ -148,6 +169,14 @@ impl Distributor {
         chunk: ChunkId,
         position: FrameNo,
     ) -> Result<Step, Failure> {
+        let free = match &mut *lock(&self.state) {
+            Some(state) if state.joined => state.fed(chunk, position),
+            _ => Vec::new(),
+        };
+        if !free.is_empty() {
+            drop(free);
+            self.room.notify_all();
+        }
         self.wait_as(id, Waiting::Frame, |state| state.step(chunk, position))
     }
 
@@ -240,76 +269,112 @@ impl Distributor {
     }
 
     pub(super) fn attempt_failed(&self, id: SessionId, failure: &Failure) {
+        let Some(outcome) = self.judge(id, failure) else {
+            return;
+        };
+        // Said before the chunk goes on, because with it the stream may end.
+        let encoder = || {
+            lock(&self.state)
+                .as_ref()
+                .map(State::encoder_name)
+                .unwrap_or_default()
+        };
+        match &outcome {
+            Outcome::Anew { says: true } => self.warn_of_dropped_overlap(&encoder(), failure),
+            Outcome::Join { says: true } => self.warn_of_joined_chunks(&encoder(), failure),
+            _ => (),
+        }
+        self.conclude(id, failure, outcome);
+    }
+
+    /// What a failure comes to. The session keeps its chunk until that is carried out.
+    fn judge<'a>(&self, id: SessionId, failure: &'a Failure) -> Option<Outcome<'a>> {
         let mut guard = lock(&self.state);
-        let Some(state) = guard.as_mut() else { return };
+        let state = guard.as_mut()?;
         state.count_attempt(id, 0);
         let aggregator = self.aggregator();
         let made_packets = aggregator.has_made_packets(id);
         state.slots[id.0].works |= made_packets;
-        let Some(stream) = &mut state.stream else {
-            return;
-        };
+        let stream = state.stream.as_mut()?;
         if aggregator.is_proven() {
             stream.roster.prove();
         }
-        let repeatable = stream
-            .roster
-            .chunk_of(id)
-            .is_some_and(|chunk| aggregator.retract(chunk));
-        let of_overlap = match failure {
-            Failure::Replanned => true,
-            Failure::Fault(fault) => fault
-                .side()
-                .is_some_and(|side| repeatable && state.drop_overlap(id, side, aggregator)),
-            _ => false,
+        let chunk = stream.roster.chunk_of(id)?;
+        if stream.planner.first_fed(chunk).is_none() {
+            return Some(Outcome::Gone);
+        }
+        if !aggregator.retract(chunk) {
+            return Some(Outcome::Unrepeatable);
+        }
+        let side = match failure {
+            Failure::Fault(fault) => fault.side(),
+            _ => None,
         };
+        let explained = side.is_some_and(|side| state.drop_overlap(id, side, aggregator));
+        if explained || state.slots[id.0].replanned {
+            let says = explained && !std::mem::replace(&mut state.overlap_warned, true);
+            return Some(Outcome::Anew { says });
+        }
+        Some(match failure {
+            Failure::Fault(Fault::StartNotKey(_)) if state.can_join() => Outcome::Join {
+                says: !std::mem::replace(&mut state.join_warned, true),
+            },
+            Failure::Unopened(why) => Outcome::Unopened(why),
+            // Some encoders open what they encode with when the first frame comes.
+            Failure::Posted(_) | Failure::Flow { .. } if !made_packets => {
+                Outcome::Unopened(failure)
+            }
+            _ => Outcome::Failed,
+        })
+    }
+
+    fn conclude(&self, id: SessionId, failure: &Failure, outcome: Outcome<'_>) {
+        let mut guard = lock(&self.state);
+        let Some(state) = guard.as_mut() else { return };
+        let joins = matches!(outcome, Outcome::Join { .. });
+        // Another session may have said so meanwhile.
+        let joined = joins && (state.joined || state.join(self.aggregator()));
+        let works = state.slots[id.0].works;
         let Some(stream) = &mut state.stream else {
             return;
         };
-        if repeatable && (of_overlap || state.slots[id.0].replanned) {
-            stream.roster.give_back(id);
-            let says = !std::mem::replace(&mut state.overlap_warned, true);
-            let encoder = state.encoder_name();
-            state.wake(Waiting::Chunk);
-            drop(guard);
-            gst::debug!(CAT, imp = self, "Session {id}: {failure}");
-            if says {
-                self.warn_of_dropped_overlap(&encoder, failure);
+        let roster = &mut stream.roster;
+        let verdict = match outcome {
+            Outcome::Gone => {
+                roster.let_go(id);
+                None
             }
-            return;
-        }
-        // Some encoders open what they encode with when the first frame comes.
-        let unopened = match failure {
-            Failure::Unopened(why) => Some(&**why),
-            Failure::Posted(_) | Failure::Flow { .. } if !made_packets => Some(failure),
-            _ => None,
-        };
-        if let Some(why) = unopened.filter(|_| repeatable) {
-            let works = state.slots[id.0].works;
-            if works && stream.roster.rest(id) {
-                state.wake(Waiting::Chunk);
-                gst::info!(CAT, imp = self, "Session {id} waits for another: {why}");
-                return;
+            Outcome::Anew { .. } => {
+                roster.give_back(id);
+                None
             }
-            if !works && stream.roster.close(id) {
+            Outcome::Join { .. } if joined => {
+                let planner = &stream.planner;
+                roster.give_back_if(id, |chunk| planner.first_fed(chunk).is_some());
+                None
+            }
+            Outcome::Unopened(_) if works && roster.rest(id) => None,
+            Outcome::Unopened(why) if !works && roster.close(id) => {
                 gst::warning!(CAT, imp = self, "Session {id} is closed: {why}");
                 state.slots[id.0].closed = true;
                 state.closings.push((id, why.to_string()));
-                state.wake(Waiting::Chunk);
-                drop(guard);
-                self.warn_of_closed_sessions();
-                return;
+                None
             }
-        }
-        let verdict = stream.roster.failed(id, repeatable);
+            Outcome::Unrepeatable => roster.failed(id, false),
+            _ => roster.failed(id, true),
+        };
         if verdict == Some(AfterFailure::Again) {
             state.tally.attempts_failed += 1;
-            state.wake(Waiting::Chunk);
         }
+        state.wake(Waiting::Chunk);
         drop(guard);
         match verdict {
             Some(AfterFailure::GiveUp(attempt)) => self.report_failure(id, attempt, failure),
-            _ => gst::warning!(CAT, imp = self, "Session {id}: trying again: {failure}"),
+            _ => gst::info!(
+                CAT,
+                imp = self,
+                "Session {id}: its chunk begins anew: {failure}"
+            ),
         }
     }
 

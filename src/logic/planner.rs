@@ -335,6 +335,8 @@ pub struct Planner {
     /// Opened and not done, oldest first. Only the last one can be open.
     live: VecDeque<Live>,
     next_id: ChunkId,
+    /// Chunks go on to the next cut, see [`join`](Self::join).
+    joined: bool,
 }
 
 impl Planner {
@@ -346,6 +348,7 @@ impl Planner {
             section_chunks: 0,
             live: VecDeque::new(),
             next_id: ChunkId(0),
+            joined: false,
         }
     }
 
@@ -507,6 +510,47 @@ impl Planner {
         )
     }
 
+    /// No chunk was delivered, and there was no cut between chunks.
+    pub fn can_join(&self) -> bool {
+        let first = self.live.front().filter(|live| live.id == ChunkId(0));
+        first.is_some_and(|first| self.live.iter().all(|live| live.barrier == first.barrier))
+    }
+
+    /// The encoder can't be cut: all frames that came become one chunk, which goes on to the next cut, and so does each after
+    /// it. `None`: it is too late, a chunk was delivered or there was a cut.
+    pub fn join(&mut self) -> Option<Closing> {
+        if !self.can_join() {
+            return None;
+        }
+        self.live.truncate(1);
+        let only = self.live.front_mut()?;
+        let barrier = only.barrier;
+        only.own_end = barrier;
+        only.target = FrameNo(u64::MAX);
+        only.overlaps = false;
+        self.next_id = only.id.next();
+        self.plan.length = Length::Fixed(u64::MAX);
+        (self.plan.before, self.plan.after) = (0, 0);
+        self.joined = true;
+        Some(Closing {
+            id: only.id,
+            own: FrameRange::new(only.start.0, barrier.map_or(u64::MAX, |end| end.0)),
+        })
+    }
+
+    /// Of a joined chunk the frames up to, not including, `position` were fed, and there is no other attempt. Returns those
+    /// that are to be let go.
+    #[must_use]
+    pub fn fed(&mut self, chunk: ChunkId, position: FrameNo) -> FrameRange {
+        let live = self.live.iter_mut().find(|live| live.id == chunk);
+        let Some(live) = live.filter(|_| self.joined) else {
+            return FrameRange::new(0, 0);
+        };
+        let from = live.lead_start;
+        live.lead_start = position.max(from);
+        FrameRange::new(from.0, live.lead_start.0)
+    }
+
     /// What the encoder shows on an older chunk may still take the overlap from this one: nothing of it may leave, and its
     /// frames have to stay.
     pub fn is_on_trial(&self, chunk: ChunkId) -> bool {
@@ -542,9 +586,12 @@ impl Planner {
     /// The oldest chunk that isn't done lacks frames (or there is none): making the next frame wait would
     /// be waiting for ourselves.
     pub fn is_starving(&self) -> bool {
-        self.live
-            .front()
-            .is_none_or(|oldest| !oldest.feed_end(self.arrived).1)
+        // A joined chunk's frames go as they are fed.
+        !self.joined
+            && self
+                .live
+                .front()
+                .is_none_or(|oldest| !oldest.feed_end(self.arrived).1)
     }
 
     /// Something waits for frames that haven't come, beyond the open chunk's own: frames that may be a tail, or a chunk
@@ -962,6 +1009,48 @@ mod tests {
                 .sum::<u64>();
         }
         assert_eq!(free, 42);
+    }
+
+    #[test]
+    fn what_cannot_be_cut_is_joined_to_one_chunk_until_the_next_cut() {
+        let mut planner = four_chunks(3, 3);
+        let joined = planner.join().unwrap();
+        assert_eq!((joined.id, joined.own.start), (ChunkId(0), FrameNo(0)));
+        assert_eq!(planner.first_fed(ChunkId(1)), None);
+        for _ in 38..60 {
+            assert_eq!(planner.frame(), Verdict::Continues);
+        }
+        assert!(!planner.is_starving(), "its frames go as they are fed");
+        assert_eq!(planner.fed(ChunkId(0), FrameNo(38)), FrameRange::new(0, 38));
+        assert_eq!(
+            planner.fed(ChunkId(0), FrameNo(38)),
+            FrameRange::new(38, 38)
+        );
+        assert_eq!(planner.oldest_needed(), FrameNo(38));
+        assert_eq!(
+            planner.cut().map(|closed| closed.own),
+            Some(FrameRange::new(0, 60))
+        );
+        let Some(Next::Drain(chunk)) = planner.next(ChunkId(0), FrameNo(60)) else {
+            panic!("all was fed");
+        };
+        assert_eq!(chunk.own, FrameRange::new(0, 60));
+        assert_eq!(planner.done(ChunkId(0)), [FrameRange::new(38, 60)]);
+        assert!(matches!(planner.frame(), Verdict::Opens(_)));
+        for _ in 61..200 {
+            assert_eq!(planner.frame(), Verdict::Continues);
+        }
+    }
+
+    #[test]
+    fn what_was_delivered_is_not_joined() {
+        let mut planner = four_chunks(0, 0);
+        let _ = planner.done(ChunkId(0));
+        assert_eq!(planner.join(), None);
+        let mut planner = four_chunks(0, 0);
+        let _ = planner.cut();
+        let _ = planner.frame();
+        assert_eq!(planner.join(), None, "two sections");
     }
 
     #[test]

@@ -138,6 +138,8 @@ struct Store<P> {
     verified: bool,
     /// Some packet was handed out.
     has_left: bool,
+    /// It is all there is, so it stands alone whatever its packets say.
+    is_whole: bool,
 }
 
 impl<P> Store<P> {
@@ -150,6 +152,7 @@ impl<P> Store<P> {
             skipped: BTreeSet::new(),
             verified: false,
             has_left: false,
+            is_whole: false,
         }
     }
 
@@ -173,7 +176,7 @@ impl<P> Store<P> {
             });
         }
         if phase > self.phase {
-            let opens = kind == Kind::Key && self.opens_with(frame);
+            let opens = self.is_whole || kind == Kind::Key && self.opens_with(frame);
             if phase == Phase::Own && !opens {
                 return Err(Fault::StartNotKey(frame));
             }
@@ -197,6 +200,8 @@ pub struct Reorder<P> {
     chunks: BTreeMap<ChunkId, Store<P>>,
     /// The chunk whose packets leave next.
     next: ChunkId,
+    /// Chunks aren't cut from each other any more.
+    joined: bool,
     /// Packets of the next chunk leave as they come, without waiting for the whole chunk, once so many are there.
     early: Option<usize>,
 }
@@ -206,6 +211,7 @@ impl<P> Default for Reorder<P> {
         Self {
             chunks: BTreeMap::new(),
             next: ChunkId(0),
+            joined: false,
             early: None,
         }
     }
@@ -215,7 +221,11 @@ impl<P> Reorder<P> {
     /// A chunk begins at `start`; where it ends isn't known yet.
     pub fn open(&mut self, chunk: ChunkId, start: FrameNo) {
         let own = FrameRange::new(start.0, u64::MAX);
-        self.chunks.insert(chunk, Store::new(own));
+        let store = Store {
+            is_whole: self.joined,
+            ..Store::new(own)
+        };
+        self.chunks.insert(chunk, store);
     }
 
     /// The chunk's own frames are known. Comes before any frame of its trail is fed.
@@ -232,8 +242,24 @@ impl<P> Reorder<P> {
         let Some(store) = store.filter(|store| !store.has_left && !store.verified) else {
             return false;
         };
-        *store = Store::new(store.own);
+        *store = Store {
+            is_whole: store.is_whole,
+            ..Store::new(store.own)
+        };
         true
+    }
+
+    /// All chunks become this one, which isn't cut from others: its packets leave as they come, as soon as `packets` of them
+    /// are there.
+    pub fn join(&mut self, chunk: ChunkId, own: FrameRange, packets: usize) {
+        self.chunks.clear();
+        self.joined = true;
+        let store = Store {
+            is_whole: true,
+            ..Store::new(own)
+        };
+        self.chunks.insert(chunk, store);
+        self.leave_early(packets);
     }
 
     /// A visible picture of `frame` would be the first of the chunk's own ones.
@@ -293,15 +319,20 @@ impl<P> Reorder<P> {
             .own
             .iter()
             .filter(|frame| !store.delivered.contains(frame) && !skipped(frame));
-        if let Some(first) = missing.next() {
+        if let Some(first) = missing.next().filter(|_| !store.is_whole) {
             return Err(Fault::Missing {
                 first,
                 count: 1 + missing.count() as u64,
             });
         }
+        let skipped = match store.is_whole {
+            // What a plain encoder leaves out, nobody misses.
+            true => chunk.own.len().saturating_sub(store.delivered.len() as u64),
+            false => chunk.own.iter().filter(skipped).count() as u64,
+        };
         Ok(Delivered {
             frames: store.delivered.len() as u64,
-            skipped: chunk.own.iter().filter(skipped).count() as u64,
+            skipped,
         })
     }
 
@@ -487,6 +518,30 @@ mod tests {
             give(&mut reorder, C0, Kind::Delta, 3),
             Ok(Accepted::Trimmed)
         );
+    }
+
+    #[test]
+    fn a_whole_stream_needs_no_key_frame_and_leaves_as_it_comes() {
+        let mut reorder = two();
+        reorder.join(C0, FrameRange::new(0, u64::MAX), 2);
+        let _ = give(&mut reorder, C0, Kind::Delta, 0);
+        assert!(matches!(reorder.pop(), Pop::Nothing));
+        let _ = give(&mut reorder, C0, Kind::Delta, 2);
+        assert!(matches!(
+            reorder.pop(),
+            Pop::Packet {
+                frame: Some(FrameNo(0)),
+                ..
+            }
+        ));
+        reorder.close(C0, FrameRange::new(0, 4));
+        let whole = Chunk {
+            id: C0,
+            own: FrameRange::new(0, 4),
+            fed: FrameRange::new(0, 4),
+        };
+        let delivered = reorder.verify(whole).unwrap();
+        assert_eq!((delivered.frames, delivered.skipped), (2, 2));
     }
 
     #[test]

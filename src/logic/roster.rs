@@ -154,6 +154,25 @@ impl Roster {
         true
     }
 
+    /// As [`give_back`](Self::give_back), unless its chunk is no more.
+    pub fn give_back_if(&mut self, session: SessionId, exists: impl FnOnce(ChunkId) -> bool) {
+        match self.chunk_of(session) {
+            Some(chunk) if exists(chunk) => self.give_back(session),
+            _ => self.let_go(session),
+        }
+    }
+
+    /// All chunks but this one are no more; sessions that have one of them [let it go](Self::let_go).
+    pub fn keep_only(&mut self, chunk: ChunkId) {
+        self.waiting.retain(|waiting, _| *waiting == chunk);
+    }
+
+    /// The session's chunk is no more.
+    pub fn let_go(&mut self, session: SessionId) {
+        self.slots[session.0] = Slot::Idle;
+        self.rouse();
+    }
+
     /// The session could not deliver its chunk. `repeatable`: nothing of it has left yet.
     pub fn failed(&mut self, session: SessionId, repeatable: bool) -> Option<AfterFailure> {
         let Slot::Running(attempt) = std::mem::replace(&mut self.slots[session.0], Slot::Idle)

@@ -30,7 +30,9 @@
  * pipeline with sound needs a queue in the audio branch that holds as much time as is held back.
  *
  * Where parallel encoding isn't possible (#vtparallelenc:allow-parallel is false, one session, a live source, an encoder that
- * is known not to be usable in chunks), one encoder encodes the whole stream, and everything goes straight through it.
+ * is known not to be usable in chunks), one encoder encodes the whole stream, and everything goes straight through it. If it turns
+ * out with the first chunk that an encoder doesn't mark its key frames, in a format that isn't looked into, one encoder encodes the
+ * whole stream from its beginning, after a warning. #vtparallelenc:stats says why.
  *
  * ## The encoder
  *

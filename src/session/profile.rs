@@ -245,7 +245,7 @@ pub(crate) const ROWS: &[Profile] = &[
         ..UNKNOWN
     },
     Profile {
-        factories: &["mpeg2enc", "avenc_rpza"],
+        factories: &["mpeg2enc"],
         forced_key: ForcedKey::Ignored,
         beside: Beside::Alone("its packets don't say which of them are key frames"),
         ..UNKNOWN

@@ -99,6 +99,8 @@ mod imp {
         look_ahead: u32,
         /// Forced key frames are not made.
         ignore_keys: bool,
+        /// No packet is marked as a key frame.
+        mark_none: bool,
         /// Frames before a forced key frame refer to it.
         open_gop: bool,
         /// Announces no reordering by its DTS.
@@ -148,6 +150,7 @@ mod imp {
         #[property(name = "bframes", get, set, type = u32, member = bframes)]
         #[property(name = "look-ahead", get, set, type = u32, member = look_ahead)]
         #[property(name = "ignore-keys", get, set, type = bool, member = ignore_keys)]
+        #[property(name = "mark-none", get, set, type = bool, member = mark_none)]
         #[property(name = "open-gop", get, set, type = bool, member = open_gop)]
         #[property(name = "plain-dts", get, set, type = bool, member = plain_dts)]
         #[property(name = "skip-every", get, set, type = u64, member = skip_every)]
@@ -422,6 +425,7 @@ mod imp {
                 obj.src_pad().push(extra)?;
             }
             let mut flags = frame.flags();
+            let key = key && !script.mark_none;
             flags.set(gst_video::VideoCodecFrameFlags::SYNC_POINT, key);
             frame.set_flags(flags);
             if !key {
