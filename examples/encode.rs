@@ -71,7 +71,10 @@ fn run(
 ) -> Result<Run, Box<dyn Error>> {
     let pipeline = gst::Pipeline::new();
     let source = gst::ElementFactory::make("uridecodebin")
-        .property("uri", glib::filename_to_uri(std::path::absolute(input)?, None)?)
+        .property(
+            "uri",
+            glib::filename_to_uri(std::path::absolute(input)?, None)?,
+        )
         .build()?;
     let sound = output.is_some();
     let end = match output {

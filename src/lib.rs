@@ -48,6 +48,7 @@
 //! | session task | the chunk's next frame | a frame, a chunk closed, EOS, the encoder's error, flush, stop, failure |
 //! | session task | the encoder's EOS | that EOS, the encoder's error, flush, stop, failure |
 //! | session task, and who starts or stops the bin | its turn to open or close an encoder | whoever has it, when that encoder is open or closed |
+//! | encoder's thread, where the stream can't be cut | room for its packets | a packet that left, flush, stop, downstream's refusal |
 //! | aggregator task | a chunk verified, EOS | a packet or chunk, EOS, flush, stop; a timeout where input has stopped |
 //!
 //! Input that stops while output is held may be waiting for that output, on the far side of a muxer. After a second, packets

@@ -153,6 +153,69 @@ fn an_encoder_that_marks_no_key_frames_encodes_the_whole_stream_alone() {
 }
 
 #[test]
+fn a_stream_that_cannot_be_cut_fails_with_its_encoder_and_does_not_hang() {
+    for look_ahead in [0, 9, 30] {
+        for fail_at in [3, 12, 30, 150] {
+            for sessions in [1, 3] {
+                let (end, _, _) = encode_times(
+                    &format!(
+                        "vtparallelenc name=enc encoder=\"scriptedenc mark-none=true look-ahead={look_ahead} \
+                         fail-at={fail_at}\" sessions={sessions} chunk-frames=10 source-frame-count=200"
+                    ),
+                    &constant(200),
+                );
+                let error = end.error();
+                assert!(
+                    error.contains("scripted failure"),
+                    "{look_ahead} {fail_at} {sessions}: {error}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_cannot_be_cut_waits_for_downstream() {
+    let pipeline = scripted_pipeline(
+        "vtparallelenc name=enc encoder=\"scriptedenc mark-none=true\" sessions=2 chunk-frames=10 max-raw-bytes=16000",
+    );
+    let (sender, blocked) = std::sync::mpsc::channel();
+    let sink = pipeline.element("sink").static_pad("sink").unwrap();
+    let output = record(&sink);
+    let mask = gst::PadProbeType::BLOCK | gst::PadProbeType::BUFFER;
+    let probe = sink.add_probe(mask, move |_, _| {
+        let _ = sender.send(());
+        gst::PadProbeReturn::Ok
+    });
+    let src = app_src(&pipeline);
+    for (number, &time) in constant(1000).iter().enumerate() {
+        src.push_buffer(gray(number as u64, time)).unwrap();
+    }
+    src.end_of_stream().unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    blocked.recv().unwrap();
+    // The source is taken in only as far as raw frames and packets may wait: 62 and 65, and those on their way.
+    let taken = || pipeline.stats().get::<u64>("frames-in").unwrap();
+    while taken() < 120 {
+        std::thread::yield_now();
+    }
+    for _ in 0..10_000 {
+        std::thread::yield_now();
+    }
+    assert!(taken() < 200, "{} frames came in", taken());
+    sink.remove_probe(probe.unwrap());
+    pipeline.end().expect_eos();
+    let numbers: Vec<u64> = output
+        .lock()
+        .unwrap()
+        .packets
+        .iter()
+        .map(|packet| packet.frame())
+        .collect();
+    assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
+}
+
+#[test]
 fn new_caps_are_no_trouble_for_a_stream_that_cannot_be_cut() {
     let pipeline = scripted_pipeline(
         "vtparallelenc name=enc encoder=\"scriptedenc mark-none=true bframes=1\" sessions=3 chunk-frames=5",

@@ -273,6 +273,11 @@ impl Aggregator {
         lock(&self.state).proven
     }
 
+    /// Some packet has left.
+    pub(crate) fn has_left(&self) -> bool {
+        lock(&self.state).reorder.has_left()
+    }
+
     /// The encoder of the session's attempt has made a packet.
     pub(crate) fn has_made_packets(&self, session: SessionId) -> bool {
         lock(&self.state).feeds[session.0].proven
@@ -367,10 +372,17 @@ impl Aggregator {
             return self.src.push(buffer);
         }
         let mut state = lock(&self.state);
-        if state.flushing || state.stopped {
-            return Err(gst::FlowError::Flushing);
+        loop {
+            if state.flushing || state.stopped {
+                return Err(gst::FlowError::Flushing);
+            }
+            state.flow?;
+            if !state.reorder.is_crowded() {
+                break;
+            }
+            // Only the one encoder of a stream that can't be cut may have to wait, as it would for downstream itself.
+            state = wait(&self.wake, state);
         }
-        state.flow?;
         gst::trace!(CAT, imp = self, "Session {id}: {buffer:?}");
         let accepted = state.packet(id, buffer);
         let wakes = state.reorder.leaves_early();
@@ -499,7 +511,12 @@ impl Aggregator {
                 let _ = self.src.pause_task();
                 return;
             }
-            match state.next() {
+            let was_crowded = state.reorder.is_crowded();
+            let step = state.next();
+            if was_crowded {
+                self.wake.notify_all();
+            }
+            match step {
                 Step::Wait => state = self.wait_for_output(state),
                 step => break step,
             }
@@ -594,6 +611,7 @@ impl Aggregator {
             }
             state.flow = Err(flow);
         }
+        self.wake.notify_all();
         self.with_distributor(|distributor| distributor.downstream_refused(flow));
     }
 }

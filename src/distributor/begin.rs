@@ -190,6 +190,12 @@ impl Distributor {
             placed.map_err(|error| Refusal::of(self, session.id, &error))?;
         }
         session.start_placed()?;
+        // What was set while it was being placed and started reached nobody.
+        if !self.is_placed(session)
+            && let Some(bin) = self.bin()
+        {
+            session.override_placed(&bin.imp().overrides());
+        }
         for event in early.into_iter().chain([caps]) {
             session.src.push_event(event);
         }

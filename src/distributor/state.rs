@@ -6,7 +6,9 @@ use super::decision::{Decision, Sequential};
 use crate::aggregator::{self, FrameTimes};
 use crate::logic::budget::{Admission, Budget};
 use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
-use crate::logic::planner::{BudgetTooSmall, Next, Overlap, Plan, Planner, Request, Verdict};
+use crate::logic::planner::{
+    BudgetTooSmall, Neighbours, Next, Overlap, Plan, Planner, Request, Verdict,
+};
 use crate::logic::reorder::{Delivered, Side};
 use crate::logic::roster::Roster;
 use crate::logic::tally::Tally;
@@ -242,7 +244,10 @@ impl State {
         });
         let old = self.stream.take();
         if let Some(old) = &old {
-            self.begin_stream(*old.planner.plan());
+            // Whether the encoder can be cut shows itself again.
+            let caps = self.caps.clone().filter(|_| old.planner.is_joined());
+            let anew = caps.and_then(|caps| self.plan(&caps, None).ok());
+            self.begin_stream(anew.unwrap_or(*old.planner.plan()));
         }
         old
     }
@@ -360,10 +365,11 @@ impl State {
 
     /// A frame of `bytes` stands at the door.
     pub(super) fn admit(&mut self, bytes: u64) -> Admission {
+        let is_stuck = self.is_stuck();
         let Some(stream) = &mut self.stream else {
             return Admission::Admitted;
         };
-        let urgent = stream.planner.is_starving();
+        let urgent = stream.planner.is_starving() || is_stuck;
         stream.budget.admit(bytes, urgent)
     }
 
@@ -506,25 +512,36 @@ impl State {
     }
 
     /// It isn't too late for [`join`](Self::join), and it hasn't been done.
-    pub(super) fn can_join(&self) -> bool {
+    pub(super) fn can_join(&self, aggregator: &aggregator::imp::Aggregator) -> bool {
         let stream = self.stream.as_ref();
-        !self.joined && stream.is_some_and(|stream| stream.planner.can_join())
+        let can_join = stream.is_some_and(|stream| stream.planner.can_join());
+        can_join && !self.joined && !aggregator.has_left()
     }
 
     /// The encoder can't be cut: all chunks become one. `false`: it is too late for that.
     pub(super) fn join(&mut self, aggregator: &aggregator::imp::Aggregator) -> bool {
+        if !self.can_join(aggregator) {
+            return false;
+        }
         let Some(stream) = &mut self.stream else {
             return false;
         };
         let Some(whole) = stream.planner.join() else {
             return false;
         };
-        stream.roster.keep_only(whole.id);
-        stream.inputs.retain(|chunk, _| *chunk == whole.id);
-        stream.on_trial.clear();
         for slot in &mut self.slots {
             slot.replanned |= stream.roster.chunk_of(slot.session.id).is_some();
         }
+        stream.roster.keep_only(whole.id);
+        stream.inputs.retain(|chunk, _| *chunk == whole.id);
+        if let Some(input) = stream.inputs.get_mut(&whole.id) {
+            input.hints.neighbours = Neighbours {
+                before: false,
+                after: false,
+                fed: stream.planner.plan().source_frames,
+            };
+        }
+        stream.on_trial.clear();
         aggregator.join(whole.id, whole.own);
         self.joined = true;
         self.tally.chunks_planned = 1;
@@ -539,7 +556,23 @@ impl State {
             return Vec::new();
         };
         let fed = stream.planner.fed(chunk, position);
-        stream.let_go(fed)
+        let free = stream.let_go(fed);
+        stream.frames.forget_before(stream.planner.oldest_needed());
+        free
+    }
+
+    /// The oldest chunk is in nobody's hands, and nobody can take it: sessions wait for frames, or for those who do. A frame
+    /// more is what gets them going.
+    pub(super) fn is_stuck(&self) -> bool {
+        let Some(stream) = &self.stream else {
+            return false;
+        };
+        let oldest = stream.planner.oldest();
+        oldest.is_some_and(|chunk| stream.roster.is_waiting(chunk))
+            && self
+                .slots
+                .iter()
+                .all(|slot| slot.waiting == Waiting::Frame || stream.roster.is_out(slot.session.id))
     }
 
     /// An attempt's chunk loses its overlap where that explains its fault, and others with it. `false`: it explains nothing.

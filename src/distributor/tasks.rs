@@ -18,8 +18,6 @@ use std::time::Instant;
 /// What a failed attempt comes to.
 #[derive(Clone, Copy)]
 enum Outcome<'a> {
-    /// All chunks have become one meanwhile, and this isn't it.
-    Gone,
     /// The chunk begins anew without its overlap, through no fault of the attempt. `says`: the first time, for which the
     /// application gets a warning.
     Anew {
@@ -31,7 +29,7 @@ enum Outcome<'a> {
     },
     /// No encoder could be opened, for this reason.
     Unopened(&'a Failure),
-    /// Some of the chunk has left.
+    /// Some of the chunk has left, or its frames have.
     Unrepeatable,
     Failed,
 }
@@ -170,7 +168,10 @@ impl Distributor {
         position: FrameNo,
     ) -> Result<Step, Failure> {
         let free = match &mut *lock(&self.state) {
-            Some(state) if state.joined => state.fed(chunk, position),
+            // An attempt that is over has fed nothing to the one that follows.
+            Some(state) if state.joined && !state.slots[id.0].replanned => {
+                state.fed(chunk, position)
+            }
             _ => Vec::new(),
         };
         if !free.is_empty() {
@@ -212,6 +213,9 @@ impl Distributor {
             let slot = &mut state.slots[id.0];
             slot.waiting = waiting;
             let session = slot.session.clone();
+            if state.is_stuck() {
+                self.room.notify_all();
+            }
             guard = wait(&session.wake, guard);
         };
         if let Some(state) = guard.as_mut() {
@@ -300,10 +304,7 @@ impl Distributor {
             stream.roster.prove();
         }
         let chunk = stream.roster.chunk_of(id)?;
-        if stream.planner.first_fed(chunk).is_none() {
-            return Some(Outcome::Gone);
-        }
-        if !aggregator.retract(chunk) {
+        if stream.planner.has_let_go(chunk) || !aggregator.retract(chunk) {
             return Some(Outcome::Unrepeatable);
         }
         let side = match failure {
@@ -316,7 +317,7 @@ impl Distributor {
             return Some(Outcome::Anew { says });
         }
         Some(match failure {
-            Failure::Fault(Fault::StartNotKey(_)) if state.can_join() => Outcome::Join {
+            Failure::Fault(Fault::StartNotKey(_)) if state.can_join(aggregator) => Outcome::Join {
                 says: !std::mem::replace(&mut state.join_warned, true),
             },
             Failure::Unopened(why) => Outcome::Unopened(why),
@@ -340,17 +341,12 @@ impl Distributor {
         };
         let roster = &mut stream.roster;
         let verdict = match outcome {
-            Outcome::Gone => {
-                roster.let_go(id);
-                None
-            }
             Outcome::Anew { .. } => {
                 roster.give_back(id);
                 None
             }
             Outcome::Join { .. } if joined => {
-                let planner = &stream.planner;
-                roster.give_back_if(id, |chunk| planner.first_fed(chunk).is_some());
+                roster.give_back(id);
                 None
             }
             Outcome::Unopened(_) if works && roster.rest(id) => None,
@@ -368,6 +364,8 @@ impl Distributor {
         }
         state.wake(Waiting::Chunk);
         drop(guard);
+        // A session less may be what the budget was waiting for.
+        self.room.notify_all();
         match verdict {
             Some(AfterFailure::GiveUp(attempt)) => self.report_failure(id, attempt, failure),
             _ => gst::info!(

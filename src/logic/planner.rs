@@ -455,6 +455,9 @@ impl Planner {
     /// Goes on with another plan: after a [`cut`](Self::cut), or because the source's length became known while the first
     /// chunk is still open, which then gets the new length. `false` if it is too late for that: the old plan stays.
     pub fn replan(&mut self, plan: Plan) -> bool {
+        if self.joined && self.live.back().is_some_and(|live| live.own_end.is_none()) {
+            return false;
+        }
         if let Some(open) = self.live.back_mut().filter(|live| live.own_end.is_none()) {
             let target = FrameNo(open.start.0.saturating_add(plan.length.of(0)));
             if self.section_chunks > 1 || target.0 < self.arrived {
@@ -464,6 +467,10 @@ impl Planner {
             open.after = plan.after;
         }
         self.plan = plan;
+        if self.joined {
+            self.plan.length = Length::Fixed(u64::MAX);
+            (self.plan.before, self.plan.after) = (0, 0);
+        }
         true
     }
 
@@ -510,9 +517,24 @@ impl Planner {
         )
     }
 
+    pub fn is_joined(&self) -> bool {
+        self.joined
+    }
+
+    /// Some frames of a joined chunk are gone, so it can't be begun anew.
+    pub fn has_let_go(&self, chunk: ChunkId) -> bool {
+        self.joined
+            && self
+                .live(chunk)
+                .is_some_and(|live| live.lead_start > live.start)
+    }
+
     /// No chunk was delivered, and there was no cut between chunks.
     pub fn can_join(&self) -> bool {
-        let first = self.live.front().filter(|live| live.id == ChunkId(0));
+        let first = self
+            .live
+            .front()
+            .filter(|_| self.live.len() as u64 == self.next_id.0);
         first.is_some_and(|first| self.live.iter().all(|live| live.barrier == first.barrier))
     }
 
@@ -627,6 +649,11 @@ impl Planner {
                 .collect();
         }
         free
+    }
+
+    /// The oldest chunk that isn't done.
+    pub fn oldest(&self) -> Option<ChunkId> {
+        self.live.front().map(|live| live.id)
     }
 
     /// The first frame that a live chunk is fed: nothing that a session delivers from now on lies before it.
@@ -1021,7 +1048,9 @@ mod tests {
             assert_eq!(planner.frame(), Verdict::Continues);
         }
         assert!(!planner.is_starving(), "its frames go as they are fed");
+        assert!(!planner.has_let_go(ChunkId(0)));
         assert_eq!(planner.fed(ChunkId(0), FrameNo(38)), FrameRange::new(0, 38));
+        assert!(planner.has_let_go(ChunkId(0)));
         assert_eq!(
             planner.fed(ChunkId(0), FrameNo(38)),
             FrameRange::new(38, 38)
@@ -1044,9 +1073,11 @@ mod tests {
 
     #[test]
     fn what_was_delivered_is_not_joined() {
-        let mut planner = four_chunks(0, 0);
-        let _ = planner.done(ChunkId(0));
-        assert_eq!(planner.join(), None);
+        for delivered in [0, 1] {
+            let mut planner = four_chunks(0, 0);
+            let _ = planner.done(ChunkId(delivered));
+            assert_eq!(planner.join(), None, "chunk {delivered}");
+        }
         let mut planner = four_chunks(0, 0);
         let _ = planner.cut();
         let _ = planner.frame();

@@ -249,6 +249,22 @@ impl<P> Reorder<P> {
         true
     }
 
+    /// Some packet has left.
+    pub fn has_left(&self) -> bool {
+        self.next > ChunkId(0)
+            || self
+                .chunks
+                .get(&self.next)
+                .is_some_and(|store| store.has_left)
+    }
+
+    /// So many packets of a chunk that has no end wait to leave that no more should come.
+    pub fn is_crowded(&self) -> bool {
+        const CROWD: usize = 64;
+        let next = self.chunks.get(&self.next);
+        next.is_some_and(|store| store.is_whole && store.packets.len() > CROWD)
+    }
+
     /// All chunks become this one, which isn't cut from others: its packets leave as they come, as soon as `packets` of them
     /// are there.
     pub fn join(&mut self, chunk: ChunkId, own: FrameRange, packets: usize) {

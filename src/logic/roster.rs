@@ -136,8 +136,11 @@ impl Roster {
         if others.next().is_none() {
             return false;
         }
-        self.give_back(session);
-        self.slots[session.0] = Slot::Resting;
+        // (This session lets go of nothing that others wait for.)
+        let slot = std::mem::replace(&mut self.slots[session.0], Slot::Resting);
+        if let Slot::Running(attempt) = slot {
+            self.waiting.insert(attempt.chunk, attempt.number);
+        }
         true
     }
 
@@ -154,23 +157,24 @@ impl Roster {
         true
     }
 
-    /// As [`give_back`](Self::give_back), unless its chunk is no more.
-    pub fn give_back_if(&mut self, session: SessionId, exists: impl FnOnce(ChunkId) -> bool) {
-        match self.chunk_of(session) {
-            Some(chunk) if exists(chunk) => self.give_back(session),
-            _ => self.let_go(session),
+    /// All chunks but this one are no more, whoever has them.
+    pub fn keep_only(&mut self, chunk: ChunkId) {
+        self.waiting.retain(|waiting, _| *waiting == chunk);
+        for slot in &mut self.slots {
+            if matches!(slot, Slot::Running(attempt) if attempt.chunk != chunk) {
+                *slot = Slot::Idle;
+            }
         }
     }
 
-    /// All chunks but this one are no more; sessions that have one of them [let it go](Self::let_go).
-    pub fn keep_only(&mut self, chunk: ChunkId) {
-        self.waiting.retain(|waiting, _| *waiting == chunk);
+    /// The session takes no chunk, whatever there is.
+    pub fn is_out(&self, session: SessionId) -> bool {
+        matches!(self.slots[session.0], Slot::Resting | Slot::Closed)
     }
 
-    /// The session's chunk is no more.
-    pub fn let_go(&mut self, session: SessionId) {
-        self.slots[session.0] = Slot::Idle;
-        self.rouse();
+    /// The chunk is in nobody's hands.
+    pub fn is_waiting(&self, chunk: ChunkId) -> bool {
+        self.waiting.contains_key(&chunk)
     }
 
     /// The session could not deliver its chunk. `repeatable`: nothing of it has left yet.

@@ -31,6 +31,7 @@ use encoder::{EncoderError, Recipe};
 use gst::prelude::*;
 use hints::Hints;
 use opening::in_turn;
+use overrides::Overrides;
 use slot::Slot;
 use std::fmt;
 use std::sync::{Condvar, Mutex};
@@ -231,6 +232,14 @@ impl Session {
         Ok(())
     }
 
+    /// Sets on the placed encoder all that was set on all.
+    pub(crate) fn override_placed(&self, set: &Overrides) {
+        let encoder = lock(&self.placed).as_ref().map(|live| live.encoder.clone());
+        if let Some(encoder) = encoder {
+            set.apply(&encoder);
+        }
+    }
+
     /// Sets a property of the placed encoder.
     pub(crate) fn set_placed(&self, property: &str, value: &str) {
         let encoder = lock(&self.placed).as_ref().map(|live| live.encoder.clone());
@@ -265,7 +274,8 @@ impl Session {
         Ok(())
     }
 
-    /// Starts the placed encoder, the only one of its stream.
+    /// Starts the placed encoder, the only one of its stream. It goes with its bin from now on, as an encoder without us
+    /// would.
     pub(crate) fn start_placed(&self) -> Result<(), EncoderError> {
         // Out of its place while it starts: no lock is held then, and nobody else takes it in this time.
         let Some(live) = lock(&self.placed).take() else {
@@ -273,6 +283,9 @@ impl Session {
         };
         let started = live.in_turn(|| live.element.set_state(gst::State::Paused));
         started.map_err(|_| live.cannot_start())?;
+        live.element.set_locked_state(false);
+        let synced = live.element.sync_state_with_parent();
+        synced.map_err(|_| live.cannot_start())?;
         *lock(&self.placed) = Some(live);
         Ok(())
     }

@@ -5,8 +5,8 @@
 //! Encoder libraries keep tables and thread pools that all of their encoders share, and some set them up or take them down
 //! without a lock of their own (SVT-AV1, SVT-HEVC, SVT-VP9, kvazaar). Opening takes milliseconds, so taking turns costs nothing.
 //!
-//! Not in turn are libraries that open with the caps, where nothing may be held meanwhile: the one encoder of a stream without chunks,
-//! whose caps go on downstream, which may block; and an encoder behind a queue in a chain, which opens in that queue's thread.
+//! Not in turn is what opens or closes where nothing may be held: the one encoder of a stream without chunks takes its caps, which go
+//! on downstream, and stops with its bin; an encoder behind a queue in a chain opens in that queue's thread.
 
 use crate::locking::lock;
 use once_cell::sync::Lazy;

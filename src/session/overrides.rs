@@ -37,7 +37,8 @@ impl Overrides {
     /// The property isn't set on all others any more.
     pub(crate) fn forget(&self, property: &str) {
         let mut set = lock(&self.0);
-        set.values.remove(property);
+        // GObject takes either for the other.
+        set.values.remove(&property.replace('_', "-"));
         set.revision += 1;
     }
 
