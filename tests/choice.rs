@@ -5,7 +5,7 @@
 mod common;
 
 use common::scripted::Gate;
-use common::{Pipeline, app_src, constant, gray, init, record, scripted_pipeline};
+use common::{Pipeline, app_src, constant, feed, init, record, scripted_pipeline};
 use gst::prelude::*;
 use std::sync::{Arc, Mutex};
 
@@ -185,11 +185,7 @@ fn assert_set_in_mid_stream(
         "vtparallelenc name=enc encoder=\"scriptedenc gate={gate}\" {properties}"
     ));
     let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
-    let src = app_src(&pipeline);
-    for (number, &time) in constant(frames).iter().enumerate() {
-        src.push_buffer(gray(number as u64, time)).unwrap();
-    }
-    src.end_of_stream().unwrap();
+    feed(&pipeline, &constant(frames));
     let gate = Gate::named(gate);
     gate.let_pass(3);
     pipeline.set_state(gst::State::Playing).unwrap();
@@ -306,10 +302,7 @@ fn raw_video_in_any_memory_reaches_the_encoder_as_it_is() {
                 });
             None
         });
-        for (number, &time) in constant(30).iter().enumerate() {
-            src.push_buffer(gray(number as u64, time)).unwrap();
-        }
-        src.end_of_stream().unwrap();
+        feed(&pipeline, &constant(30));
         pipeline.run().expect_eos();
         assert_eq!(output.lock().unwrap().packets.len(), 30);
         let encoder_caps = encoder_caps.lock().unwrap();
@@ -330,11 +323,7 @@ fn sessions_that_cannot_be_opened_are_closed_and_the_others_go_on() {
             ));
             let warnings = pipeline.warnings();
             let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
-            let src = app_src(&pipeline);
-            for (number, &time) in constant(100).iter().enumerate() {
-                src.push_buffer(gray(number as u64, time)).unwrap();
-            }
-            src.end_of_stream().unwrap();
+            feed(&pipeline, &constant(100));
             pipeline.run().expect_eos();
             let numbers: Vec<u64> = output
                 .lock()
@@ -364,11 +353,7 @@ fn a_start_that_was_stopped_before_the_first_caps_is_forgotten() {
     enc.set_state(gst::State::Paused).unwrap();
     enc.set_state(gst::State::Ready).unwrap();
     enc.set_locked_state(false);
-    let src = app_src(&pipeline);
-    for (number, &time) in constant(30).iter().enumerate() {
-        src.push_buffer(gray(number as u64, time)).unwrap();
-    }
-    src.end_of_stream().unwrap();
+    feed(&pipeline, &constant(30));
     pipeline.run().expect_eos();
     assert_eq!(output.lock().unwrap().packets.len(), 30);
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::scripted::HINTS;
-use common::{app_src, constant, encode_times, gray, scripted_pipeline};
+use common::{constant, encode_times, feed, scripted_pipeline};
 use gst::prelude::*;
 
 /// Encodes, and returns what the encoders were told, in no particular order.
@@ -80,11 +80,7 @@ fn what_an_encoder_recommends_is_readable_and_taken() {
             .unwrap()
     };
     assert_eq!(of("recommended-parallelization-limit"), 0);
-    let src = app_src(&pipeline);
-    for (number, &time) in constant(100).iter().enumerate() {
-        src.push_buffer(gray(number as u64, time)).unwrap();
-    }
-    src.end_of_stream().unwrap();
+    feed(&pipeline, &constant(100));
     enc.set_property("source-frame-count", 100u64);
     pipeline.run().expect_eos();
     assert_eq!(of("recommended-parallelization-limit"), 5);

@@ -5,7 +5,7 @@
 mod common;
 
 use common::scripted::Gate;
-use common::{app_src, constant, gray, scripted_pipeline};
+use common::{app_src, constant, feed, gray, scripted_pipeline};
 use gst::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -116,11 +116,7 @@ fn the_bound_is_announced_and_kept() {
         let pipeline = scripted_pipeline(&format!(
             "vtparallelenc name=enc encoder=\"scriptedenc gate={name}\" {properties}"
         ));
-        let src = app_src(&pipeline);
-        for (number, &time) in constant(1_000).iter().enumerate() {
-            src.push_buffer(gray(number as u64, time)).unwrap();
-        }
-        src.end_of_stream().unwrap();
+        feed(&pipeline, &constant(1_000));
         pipeline.set_state(gst::State::Playing).unwrap();
         // Encoders stand still, so everything that may come in does.
         gate.wait_for(1);

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{
-    End, Output, app_src, constant, encode, encode_times, gray, record, scripted_pipeline,
+    End, Output, app_src, constant, encode, encode_times, feed, gray, record, scripted_pipeline,
 };
 use gst::prelude::*;
 
@@ -41,11 +41,7 @@ fn assert_falls_back(encoder: &str, properties: &str) {
         ));
         let warnings = pipeline.warnings();
         let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
-        let src = app_src(&pipeline);
-        for (number, &time) in constant(60).iter().enumerate() {
-            src.push_buffer(gray(number as u64, time)).unwrap();
-        }
-        src.end_of_stream().unwrap();
+        feed(&pipeline, &constant(60));
         pipeline.run().expect_eos();
         let warnings = warnings.lock().unwrap().clone();
         assert_eq!(warnings.len(), 1, "{encoder} {properties}: {warnings:?}");
@@ -120,11 +116,7 @@ fn an_encoder_that_marks_no_key_frames_encodes_the_whole_stream_alone() {
                 ));
                 let warnings = pipeline.warnings();
                 let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
-                let src = app_src(&pipeline);
-                for (number, &time) in constant(200).iter().enumerate() {
-                    src.push_buffer(gray(number as u64, time)).unwrap();
-                }
-                src.end_of_stream().unwrap();
+                feed(&pipeline, &constant(200));
                 pipeline.run().expect_eos();
                 let output = output.lock().unwrap();
                 assert_eq!(
@@ -187,11 +179,7 @@ fn a_stream_that_cannot_be_cut_waits_for_downstream() {
         let _ = sender.send(());
         gst::PadProbeReturn::Ok
     });
-    let src = app_src(&pipeline);
-    for (number, &time) in constant(1000).iter().enumerate() {
-        src.push_buffer(gray(number as u64, time)).unwrap();
-    }
-    src.end_of_stream().unwrap();
+    feed(&pipeline, &constant(1000));
     pipeline.set_state(gst::State::Playing).unwrap();
     blocked.recv().unwrap();
     // The source is taken in only as far as raw frames (40) and packets (65) may wait, and those on their way.

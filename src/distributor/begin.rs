@@ -10,16 +10,16 @@ use crate::locking::lock;
 use crate::logic::frame::SessionId;
 use crate::parallelenc::ParallelEnc;
 use crate::parallelenc::settings::Job;
+use crate::session::Session;
 use crate::session::encoder::{self, EncoderError, Recipe};
-use crate::session::hints::Hints;
-use crate::session::{Input, Session};
+use crate::session::overrides::Overrides;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use std::sync::Arc;
 
 impl Distributor {
     /// The first caps: decides how the stream is encoded.
-    pub(super) fn sink_caps(&self, caps: gst::Caps, event: gst::Event) -> bool {
+    pub(super) fn sink_caps(&self, caps: &gst::Caps, event: gst::Event) -> bool {
         // Upstream sends caps again that were refused, with its first frame.
         let failed = lock(&self.state)
             .as_ref()
@@ -35,11 +35,11 @@ impl Distributor {
         false
     }
 
-    pub(super) fn begin(&self, caps: gst::Caps, event: gst::Event) -> Result<(), Refusal> {
+    pub(super) fn begin(&self, caps: &gst::Caps, event: gst::Event) -> Result<(), Refusal> {
         let Some((job, session)) = self.job() else {
             return Err(gst::error_msg!(gst::CoreError::StateChange, ("Not started")).into());
         };
-        if frame_bytes(&caps).is_none() {
+        if frame_bytes(caps).is_none() {
             return Err(gst::error_msg!(
                 gst::StreamError::Format,
                 ("The caps {caps} are not raw video with a size")
@@ -48,7 +48,7 @@ impl Distributor {
         }
         let snapshot = self.aggregator().snapshot_caps();
         if !self.is_placed(&session) {
-            let description = self.choose(&job, &snapshot, &caps)?;
+            let description = self.choose(&job, &snapshot, caps)?;
             if let Some(bin) = self.bin() {
                 bin.imp().encoder_chosen(&description)?;
             }
@@ -100,12 +100,15 @@ impl Distributor {
         src.map_or_else(gst::Caps::new_any, |src| src.pad_template_caps())
     }
 
+    /// What was set on the encoder, beside its description.
+    fn overrides(&self) -> Arc<Overrides> {
+        let bin = self.bin();
+        bin.map(|bin| bin.imp().overrides()).unwrap_or_default()
+    }
+
     /// The first encoder is in its slot, with all properties that were set.
     pub(super) fn is_placed(&self, first: &Session) -> bool {
-        let set = self
-            .bin()
-            .map(|bin| bin.imp().overrides())
-            .unwrap_or_default();
+        let set = self.overrides();
         let state = lock(&self.state);
         let placed = state
             .as_ref()
@@ -126,10 +129,7 @@ impl Distributor {
     pub(super) fn place(&self, job: &Job, description: &str) -> Result<(), EncoderError> {
         let mut recipe = Recipe {
             description: description.to_string(),
-            overrides: self
-                .bin()
-                .map(|bin| bin.imp().overrides())
-                .unwrap_or_default(),
+            overrides: self.overrides(),
             threads: None,
         };
         // The generic element makes whatever its encoder makes.
@@ -191,10 +191,8 @@ impl Distributor {
         }
         session.start_placed()?;
         // What was set while it was being placed and started reached nobody.
-        if !self.is_placed(session)
-            && let Some(bin) = self.bin()
-        {
-            session.override_placed(&bin.imp().overrides());
+        if !self.is_placed(session) {
+            session.override_placed(&self.overrides());
         }
         for event in early.into_iter().chain([caps]) {
             session.src.push_event(event);
@@ -202,31 +200,25 @@ impl Distributor {
         Ok(())
     }
 
-    fn begin_parallel(&self, session: &Session, caps: gst::Caps) -> Result<(), Refusal> {
+    fn begin_parallel(&self, session: &Session, caps: &gst::Caps) -> Result<(), Refusal> {
         let sink_caps = session.src.peer_query_caps(None);
-        let (early, input) = {
+        let early = {
             let mut state = lock(&self.state);
             let Some(state) = state.as_mut() else {
                 return Ok(());
             };
-            let plan = state.plan(&caps, None).map_err(budget_error)?;
+            let plan = state.plan(caps, None).map_err(budget_error)?;
             gst::info!(CAT, imp = self, "{plan:?}");
-            self.announce(&caps, plan.capacity_frames);
+            self.announce(caps, plan.capacity_frames);
             state.sink_caps = Some(sink_caps);
             state.begin_stream(plan);
             state.mode = Mode::Parallel;
-            let early = std::mem::take(&mut state.early);
-            let input = Input {
-                caps,
-                tags: None,
-                hints: Hints::default(),
-            };
-            (early, input)
+            std::mem::take(&mut state.early)
         };
         for event in early {
             self.serialized(event);
         }
-        let primed = session.prime_placed(&input);
+        let primed = session.prime_placed(caps);
         primed.map_err(|error| Refusal::of(self, session.id, &error))
     }
 }

@@ -137,7 +137,7 @@ impl Distributor {
             if !state.slots.iter().any(|slot| slot.works) {
                 return;
             }
-            let open = state.slots.iter().filter(|slot| !slot.closed).count();
+            let open = state.open_sessions();
             (std::mem::take(&mut state.closings), open)
         };
         let Some(bin) = self.bin() else { return };

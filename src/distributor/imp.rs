@@ -290,7 +290,7 @@ impl Distributor {
                 .as_ref()
                 .map(|recipe| recipe.description.clone()),
             profile: state.decision.as_ref().map(|decision| decision.profile),
-            sessions_open: state.slots.iter().filter(|slot| !slot.closed).count() as u64,
+            sessions_open: state.open_sessions() as u64,
             overlap: match &state.stream {
                 Some(stream) => (stream.planner.plan().before, stream.planner.plan().after),
                 None => (0, 0),

@@ -154,7 +154,7 @@ impl Distributor {
         gst::log!(CAT, imp = self, "{event:?}");
         match (self.mode(), event.view()) {
             (Mode::Undecided, gst::EventView::Caps(caps)) => {
-                self.sink_caps(caps.caps_owned(), event)
+                self.sink_caps(&caps.caps_owned(), event)
             }
             (Mode::Sequential(_), _) => self
                 .straight()

@@ -213,6 +213,11 @@ impl State {
         });
     }
 
+    /// Sessions in which an encoder can be opened, for all that is known.
+    pub(super) fn open_sessions(&self) -> usize {
+        self.slots.iter().filter(|slot| !slot.closed).count()
+    }
+
     /// Nothing goes on until the next start or the end of the flush.
     pub(super) fn is_aborting(&self) -> bool {
         self.stopped || self.flushing || self.flow.is_err()
@@ -365,11 +370,11 @@ impl State {
 
     /// A frame of `bytes` stands at the door.
     pub(super) fn admit(&mut self, bytes: u64) -> Admission {
-        let is_stuck = self.is_stuck();
+        let stream = self.stream.as_ref();
+        let urgent = stream.is_some_and(|it| it.planner.is_starving()) || self.is_stuck();
         let Some(stream) = &mut self.stream else {
             return Admission::Admitted;
         };
-        let urgent = stream.planner.is_starving() || is_stuck;
         stream.budget.admit(bytes, urgent)
     }
 

@@ -149,6 +149,7 @@ impl Distributor {
                 slot.since = Instant::now();
                 let work = Work {
                     chunk: attempt.chunk,
+                    is_whole: state.joined,
                     first,
                     input: state.input(attempt.chunk)?,
                     recipe: recipe?,
@@ -167,18 +168,17 @@ impl Distributor {
         chunk: ChunkId,
         position: FrameNo,
     ) -> Result<Step, Failure> {
-        let free = match &mut *lock(&self.state) {
-            // An attempt that is over has fed nothing to the one that follows.
-            Some(state) if state.joined && !state.slots[id.0].replanned => {
-                state.fed(chunk, position)
-            }
-            _ => Vec::new(),
-        };
-        if !free.is_empty() {
-            drop(free);
-            self.room.notify_all();
-        }
         self.wait_as(id, Waiting::Frame, |state| state.step(chunk, position))
+    }
+
+    /// A session that has a whole stream has fed it up to, not including, `position`: there is no other attempt, so these
+    /// frames go.
+    pub(crate) fn fed(&self, chunk: ChunkId, position: FrameNo) {
+        let free = lock(&self.state)
+            .as_mut()
+            .map(|state| state.fed(chunk, position));
+        drop(free);
+        self.room.notify_all();
     }
 
     /// Waits until the session's encoder has sent its EOS.
@@ -341,11 +341,8 @@ impl Distributor {
         };
         let roster = &mut stream.roster;
         let verdict = match outcome {
-            Outcome::Anew { .. } => {
-                roster.give_back(id);
-                None
-            }
-            Outcome::Join { .. } if joined => {
+            Outcome::Join { .. } if !joined => roster.failed(id, true),
+            Outcome::Anew { .. } | Outcome::Join { .. } => {
                 roster.give_back(id);
                 None
             }

@@ -138,8 +138,6 @@ struct Store<P> {
     verified: bool,
     /// Some packet was handed out.
     has_left: bool,
-    /// It is all there is, so it stands alone whatever its packets say.
-    is_whole: bool,
 }
 
 impl<P> Store<P> {
@@ -152,7 +150,6 @@ impl<P> Store<P> {
             skipped: BTreeSet::new(),
             verified: false,
             has_left: false,
-            is_whole: false,
         }
     }
 
@@ -166,8 +163,9 @@ impl<P> Store<P> {
         }
     }
 
-    /// A visible picture of `frame` comes next in decoding order.
-    fn advance(&mut self, frame: FrameNo, kind: Kind) -> Result<Phase, Fault> {
+    /// A visible picture of `frame` comes next in decoding order. A chunk that isn't cut from others (`joined`) stands alone
+    /// whatever it begins with.
+    fn advance(&mut self, frame: FrameNo, kind: Kind, joined: bool) -> Result<Phase, Fault> {
         let phase = self.phase_of(frame);
         if phase < self.phase {
             return Err(match phase {
@@ -176,7 +174,7 @@ impl<P> Store<P> {
             });
         }
         if phase > self.phase {
-            let opens = self.is_whole || kind == Kind::Key && self.opens_with(frame);
+            let opens = joined || kind == Kind::Key && self.opens_with(frame);
             if phase == Phase::Own && !opens {
                 return Err(Fault::StartNotKey(frame));
             }
@@ -221,11 +219,7 @@ impl<P> Reorder<P> {
     /// A chunk begins at `start`; where it ends isn't known yet.
     pub fn open(&mut self, chunk: ChunkId, start: FrameNo) {
         let own = FrameRange::new(start.0, u64::MAX);
-        let store = Store {
-            is_whole: self.joined,
-            ..Store::new(own)
-        };
-        self.chunks.insert(chunk, store);
+        self.chunks.insert(chunk, Store::new(own));
     }
 
     /// The chunk's own frames are known. Comes before any frame of its trail is fed.
@@ -242,10 +236,7 @@ impl<P> Reorder<P> {
         let Some(store) = store.filter(|store| !store.has_left && !store.verified) else {
             return false;
         };
-        *store = Store {
-            is_whole: store.is_whole,
-            ..Store::new(store.own)
-        };
+        *store = Store::new(store.own);
         true
     }
 
@@ -262,7 +253,7 @@ impl<P> Reorder<P> {
     pub fn is_crowded(&self) -> bool {
         const CROWD: usize = 64;
         let next = self.chunks.get(&self.next);
-        next.is_some_and(|store| store.is_whole && store.packets.len() > CROWD)
+        self.joined && next.is_some_and(|store| store.packets.len() > CROWD)
     }
 
     /// All chunks become this one, which isn't cut from others: its packets leave as they come, as soon as `packets` of them
@@ -270,11 +261,7 @@ impl<P> Reorder<P> {
     pub fn join(&mut self, chunk: ChunkId, own: FrameRange, packets: usize) {
         self.chunks.clear();
         self.joined = true;
-        let store = Store {
-            is_whole: true,
-            ..Store::new(own)
-        };
-        self.chunks.insert(chunk, store);
+        self.chunks.insert(chunk, Store::new(own));
         self.leave_early(packets);
     }
 
@@ -302,7 +289,7 @@ impl<P> Reorder<P> {
             (_, None) => return Err(Fault::UnknownTime),
             (Kind::Invisible, Some(frame)) => store.phase_of(frame) == Phase::Own,
             (Kind::Key | Kind::Delta, Some(frame)) => {
-                let phase = store.advance(frame, kind)?;
+                let phase = store.advance(frame, kind, self.joined)?;
                 if phase == Phase::Own && !store.delivered.insert(frame) {
                     return Err(Fault::Twice(frame));
                 }
@@ -335,13 +322,13 @@ impl<P> Reorder<P> {
             .own
             .iter()
             .filter(|frame| !store.delivered.contains(frame) && !skipped(frame));
-        if let Some(first) = missing.next().filter(|_| !store.is_whole) {
+        if let Some(first) = missing.next().filter(|_| !self.joined) {
             return Err(Fault::Missing {
                 first,
                 count: 1 + missing.count() as u64,
             });
         }
-        let skipped = match store.is_whole {
+        let skipped = match self.joined {
             // What a plain encoder leaves out, nobody misses.
             true => chunk.own.len().saturating_sub(store.delivered.len() as u64),
             false => chunk.own.iter().filter(skipped).count() as u64,

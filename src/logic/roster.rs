@@ -112,8 +112,13 @@ impl Roster {
 
     /// The session gives its chunk back, to be begun anew: through no fault of its own, so it is the same attempt.
     pub fn give_back(&mut self, session: SessionId) {
-        let slot = std::mem::replace(&mut self.slots[session.0], Slot::Idle);
+        self.put_back(session, Slot::Idle);
         self.rouse();
+    }
+
+    /// The session's chunk waits again, and its slot is `then`.
+    fn put_back(&mut self, session: SessionId, then: Slot) {
+        let slot = std::mem::replace(&mut self.slots[session.0], then);
         if let Slot::Running(attempt) = slot {
             self.waiting.insert(attempt.chunk, attempt.number);
         }
@@ -137,10 +142,7 @@ impl Roster {
             return false;
         }
         // (This session lets go of nothing that others wait for.)
-        let slot = std::mem::replace(&mut self.slots[session.0], Slot::Resting);
-        if let Slot::Running(attempt) = slot {
-            self.waiting.insert(attempt.chunk, attempt.number);
-        }
+        self.put_back(session, Slot::Resting);
         true
     }
 
@@ -152,8 +154,8 @@ impl Roster {
         if open.count() <= 1 {
             return false;
         }
-        self.give_back(session);
-        self.slots[session.0] = Slot::Closed;
+        self.put_back(session, Slot::Closed);
+        self.rouse();
         true
     }
 

@@ -8,9 +8,9 @@ use super::encoder::Recipe;
 use crate::logic::planner::Neighbours;
 use gst::prelude::*;
 
-pub(crate) const LIMIT: &str = "recommended-parallelization-limit";
-pub(crate) const MINIMUM_FRAMES: &str = "recommended-parallelized-subdivision-minimum-frame-count";
-pub(crate) const MINIMUM_DURATION: &str = "recommended-parallelized-subdivision-minimum-duration";
+const LIMIT: &str = "recommended-parallelization-limit";
+const MINIMUM_FRAMES: &str = "recommended-parallelized-subdivision-minimum-frame-count";
+const MINIMUM_DURATION: &str = "recommended-parallelized-subdivision-minimum-duration";
 
 const BEFORE: &str = "more-frames-before-start";
 const AFTER: &str = "more-frames-after-end";
@@ -45,7 +45,7 @@ fn number(encoder: &gst::Element, property: &str) -> Option<u64> {
 }
 
 /// What an encoder is told of its chunk.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Hints {
     pub(crate) neighbours: Neighbours,
     pub(crate) rate: Option<gst::Fraction>,

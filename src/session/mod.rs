@@ -48,6 +48,8 @@ pub(crate) struct Input {
 /// A chunk to encode.
 pub(crate) struct Work {
     pub(crate) chunk: ChunkId,
+    /// It isn't cut from others: what was fed goes at once.
+    pub(crate) is_whole: bool,
     /// The first frame that is fed.
     pub(crate) first: FrameNo,
     pub(crate) input: Input,
@@ -234,18 +236,21 @@ impl Session {
 
     /// Sets on the placed encoder all that was set on all.
     pub(crate) fn override_placed(&self, set: &Overrides) {
-        let encoder = lock(&self.placed).as_ref().map(|live| live.encoder.clone());
-        if let Some(encoder) = encoder {
+        if let Some(encoder) = self.placed_encoder() {
             set.apply(&encoder);
         }
     }
 
     /// Sets a property of the placed encoder.
     pub(crate) fn set_placed(&self, property: &str, value: &str) {
-        let encoder = lock(&self.placed).as_ref().map(|live| live.encoder.clone());
-        if let Some(encoder) = encoder {
+        if let Some(encoder) = self.placed_encoder() {
             let _ = overrides::set_from_text(&encoder, property, value);
         }
+    }
+
+    fn placed_encoder(&self) -> Option<gst::Element> {
+        let placed = lock(&self.placed);
+        placed.as_ref().map(|live| live.encoder.clone())
     }
 
     fn connect(&self, live: &Live) -> Result<(), EncoderError> {
@@ -265,11 +270,11 @@ impl Session {
     }
 
     /// Primes the placed encoder, so that it refuses what it can't encode before the first frame.
-    pub(crate) fn prime_placed(&self, input: &Input) -> Result<(), EncoderError> {
+    pub(crate) fn prime_placed(&self, caps: &gst::Caps) -> Result<(), EncoderError> {
         let Some(mut live) = lock(&self.placed).take() else {
             return Ok(());
         };
-        self.prime(&mut live, input)?;
+        self.prime(&mut live, caps)?;
         *lock(&self.placed) = Some(live);
         Ok(())
     }
@@ -291,16 +296,13 @@ impl Session {
     }
 
     /// Starts the encoder and tells it what comes.
-    fn prime(&self, live: &mut Live, input: &Input) -> Result<(), EncoderError> {
-        live.in_turn(|| self.open(live, input))?;
-        if let Some(tags) = &input.tags {
-            self.src.push_event(gst::event::Tag::new(tags.clone()));
-        }
-        live.caps = Some(input.caps.clone());
+    fn prime(&self, live: &mut Live, caps: &gst::Caps) -> Result<(), EncoderError> {
+        live.in_turn(|| self.open(live, caps))?;
+        live.caps = Some(caps.clone());
         Ok(())
     }
 
-    fn open(&self, live: &Live, input: &Input) -> Result<(), EncoderError> {
+    fn open(&self, live: &Live, caps: &gst::Caps) -> Result<(), EncoderError> {
         // The pads still have the events of the last encoder, EOS among them. Sent while no encoder is linked, the new
         // ones replace them, so that this encoder never sees an old one.
         self.slot.disconnect();
@@ -308,22 +310,22 @@ impl Session {
         let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
         segment.set_start(gst::ClockTime::ZERO);
         // The very event that was sent would not be sent again.
-        let caps = || gst::event::Caps::new(&input.caps);
+        let event = || gst::event::Caps::new(caps);
         self.src.push_event(gst::event::StreamStart::new(&id));
-        self.src.push_event(caps());
+        self.src.push_event(event());
         self.src.push_event(gst::event::Segment::new(&segment));
 
         self.connect(live)?;
         let started = live.element.set_state(gst::State::Paused);
         started.map_err(|_| live.cannot_start())?;
-        self.src.push_event(caps());
+        self.src.push_event(event());
         // What a sticky event's receiver thinks of it is only visible in what it keeps.
         let sink = live.element.static_pad("sink");
         let kept = sink.and_then(|sink| sink.current_caps());
-        if kept.as_ref() != Some(&input.caps) {
+        if kept.as_ref() != Some(caps) {
             return Err(EncoderError::CapsRefused {
                 encoder: live.name(),
-                caps: input.caps.clone(),
+                caps: caps.clone(),
             });
         }
         Ok(())
@@ -336,14 +338,17 @@ impl Session {
         let fits = |live: &Live| {
             live.caps.as_ref() == Some(&work.input.caps) && !hints::are_wanted(&live.encoder)
         };
-        if let Some(live) = placed.filter(fits) {
-            if let Some(tags) = &work.input.tags {
-                self.src.push_event(gst::event::Tag::new(tags.clone()));
+        let live = match placed.filter(fits) {
+            Some(live) => live,
+            None => {
+                let mut live = self.fresh(&work.recipe, Some(&work.input.hints))?;
+                self.prime(&mut live, &work.input.caps)?;
+                live
             }
-            return Ok(live);
+        };
+        if let Some(tags) = &work.input.tags {
+            self.src.push_event(gst::event::Tag::new(tags.clone()));
         }
-        let mut live = self.fresh(&work.recipe, Some(&work.input.hints))?;
-        self.prime(&mut live, &work.input)?;
         Ok(live)
     }
 
@@ -386,6 +391,9 @@ impl Session {
                     }
                     self.src.push(buffer).map_err(refused)?;
                     position = FrameNo(position.0 + 1);
+                    if work.is_whole {
+                        distributor.fed(work.chunk, position);
+                    }
                 }
                 Step::Drain(chunk) => break chunk,
             }

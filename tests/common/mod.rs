@@ -267,15 +267,20 @@ pub fn app_src(pipeline: &Pipeline) -> gst_app::AppSrc {
     pipeline.element("src").downcast().unwrap()
 }
 
-/// Encodes frames with these times through `encoder` (`vtparallelenc name=enc …`, or any other).
-pub fn encode_times(encoder: &str, times: &Times) -> (End, Output, Option<gst::Structure>) {
-    let pipeline = scripted_pipeline(encoder);
-    let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
-    let src = app_src(&pipeline);
+/// Gives a scripted pipeline frames with these times, and the end.
+pub fn feed(pipeline: &Pipeline, times: &Times) {
+    let src = app_src(pipeline);
     for (number, &time) in times.iter().enumerate() {
         src.push_buffer(gray(number as u64, time)).unwrap();
     }
     src.end_of_stream().unwrap();
+}
+
+/// Encodes frames with these times through `encoder` (`vtparallelenc name=enc …`, or any other).
+pub fn encode_times(encoder: &str, times: &Times) -> (End, Output, Option<gst::Structure>) {
+    let pipeline = scripted_pipeline(encoder);
+    let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
+    feed(&pipeline, times);
     let end = pipeline.run();
     let stats = pipeline.by_name("enc").map(|enc| enc.property("stats"));
     pipeline.set_state(gst::State::Null).unwrap();
