@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Answers that several pads give in the same way.
+//! Answers to queries, apart from the pads that give them.
 
 /// Answers a CAPS query with `caps`, in the order that the asker prefers.
 pub(crate) fn answer_caps(query: &mut gst::query::Caps, caps: gst::Caps) {
@@ -9,4 +9,41 @@ pub(crate) fn answer_caps(query: &mut gst::query::Caps, caps: gst::Caps) {
         None => caps,
     };
     query.set_result(&answer);
+}
+
+/// Answers a CONVERT query for raw video with these caps.
+pub(crate) fn convert_raw(caps: &gst::Caps, query: &mut gst::query::Convert) -> bool {
+    let (value, format) = query.get();
+    let info = gst_video::VideoInfo::from_caps(caps).ok();
+    let converted = info.and_then(|info| info.convert_generic(value, format));
+    if let Some(converted) = converted {
+        query.set(value, converted);
+    }
+    converted.is_some()
+}
+
+/// Answers a CONVERT query for encoded video of which so many bytes last so long, between bytes and time.
+pub(crate) fn convert_encoded(
+    bytes: u64,
+    time: gst::ClockTime,
+    query: &mut gst::query::Convert,
+) -> bool {
+    use gst::GenericFormattedValue as Value;
+    let (value, format) = query.get();
+    let time = time.nseconds();
+    let scale = |value: u64, by: u64, of: u64| {
+        let scaled = u128::from(value) * u128::from(by) / u128::from(of.max(1));
+        u64::try_from(scaled).ok().filter(|_| of > 0)
+    };
+    let converted = match (value, format) {
+        (Value::Bytes(Some(count)), gst::Format::Time) => scale(*count, time, bytes)
+            .map(|time| Value::Time(Some(gst::ClockTime::from_nseconds(time)))),
+        (Value::Time(Some(span)), gst::Format::Bytes) => scale(span.nseconds(), bytes, time)
+            .map(|count| Value::Bytes(Some(gst::format::Bytes::from_u64(count)))),
+        _ => (value.format() == format).then_some(value),
+    };
+    if let Some(converted) = converted {
+        query.set(value, converted);
+    }
+    converted.is_some()
 }

@@ -6,8 +6,9 @@ use super::state::{Feed, FrameTimes, Item, Stall, State, Step};
 use crate::distributor::{self, Distributor};
 use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
+use crate::logic::keys;
 use crate::logic::reorder::{Delivered, Fault};
-use crate::queries::answer_caps;
+use crate::queries::{answer_caps, convert_encoded};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use once_cell::sync::{Lazy, OnceCell};
@@ -30,8 +31,8 @@ pub(crate) struct Aggregator {
     distributor: OnceCell<glib::WeakRef<Distributor>>,
     /// One for each session, from READY to NULL.
     sinks: Mutex<Vec<gst::Pad>>,
-    /// Downstream's caps as the encoders see them, from the first CAPS to the stop.
-    snapshot: Mutex<Option<gst::Caps>>,
+    /// Downstream said that it may accept something else now.
+    reconfigures: std::sync::atomic::AtomicBool,
     /// Session 0 goes straight through; set before its first packet.
     passes: std::sync::atomic::AtomicBool,
     state: Mutex<State>,
@@ -67,7 +68,7 @@ impl ObjectSubclass for Aggregator {
             src,
             distributor: OnceCell::new(),
             sinks: Mutex::default(),
-            snapshot: Mutex::default(),
+            reconfigures: false.into(),
             passes: false.into(),
             state: Mutex::new(State::new(0)),
             wake: Condvar::new(),
@@ -155,7 +156,6 @@ impl Aggregator {
     pub(crate) fn start(&self) {
         self.passes
             .store(false, std::sync::atomic::Ordering::SeqCst);
-        *lock(&self.snapshot) = None;
         let mut state = lock(&self.state);
         *state = State::new(state.feeds.len());
     }
@@ -196,16 +196,25 @@ impl Aggregator {
         self.passes.load(std::sync::atomic::Ordering::SeqCst)
     }
 
-    /// What downstream accepts, the same for all sessions from the first call on.
-    pub(crate) fn snapshot_caps(&self) -> gst::Caps {
-        let caps = self.snapshot_or_ask();
-        lock(&self.snapshot).get_or_insert(caps).clone()
+    /// What downstream accepts now. Encoders that have no chunk yet are told the same from now on.
+    pub(crate) fn ask_downstream(&self) -> gst::Caps {
+        self.reconfigures
+            .store(false, std::sync::atomic::Ordering::SeqCst);
+        let caps = self.src.peer_query_caps(None);
+        lock(&self.state).downstream = Some(caps.clone());
+        caps
     }
 
-    /// What downstream accepts, as it was when the encoders were chosen or as it is now.
-    pub(crate) fn snapshot_or_ask(&self) -> gst::Caps {
-        let taken = lock(&self.snapshot).clone();
-        taken.unwrap_or_else(|| self.src.peer_query_caps(None))
+    /// What downstream accepts, if it has said that this may have changed.
+    pub(crate) fn renewed_downstream(&self) -> Option<gst::Caps> {
+        let renews = self.reconfigures.load(std::sync::atomic::Ordering::SeqCst);
+        renews.then(|| self.ask_downstream())
+    }
+
+    /// What downstream accepted when the stream began, or accepts now.
+    pub(crate) fn downstream_caps(&self) -> gst::Caps {
+        let told = lock(&self.state).downstream.clone();
+        told.unwrap_or_else(|| self.src.peer_query_caps(None))
     }
 
     /// The longest time of video that chunks hold back.
@@ -258,9 +267,14 @@ impl Aggregator {
         self.wake.notify_all();
     }
 
-    /// An attempt begins: what comes on the session's pad is of this chunk.
-    pub(crate) fn begin(&self, session: SessionId, chunk: ChunkId) {
-        lock(&self.state).begin(session, chunk);
+    /// An attempt begins: what comes on the session's pad is of this chunk. Its encoder sees downstream accept this.
+    pub(crate) fn begin(&self, session: SessionId, chunk: ChunkId, downstream: Option<gst::Caps>) {
+        lock(&self.state).begin(session, chunk, downstream);
+    }
+
+    /// A key frame of this frame, or else the next one, answers this request.
+    pub(crate) fn key_asked(&self, frame: FrameNo, request: keys::Request) {
+        lock(&self.state).key_asked(frame, request);
     }
 
     /// The attempt is over.
@@ -345,8 +359,12 @@ impl Aggregator {
             .event_function(move |_, parent, event| {
                 Self::catch_panic_pad_function(parent, || false, |this| this.sink_event(id, event))
             })
-            .query_function(|pad, parent, query| {
-                Self::catch_panic_pad_function(parent, || false, |this| this.sink_query(pad, query))
+            .query_function(move |pad, parent, query| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || false,
+                    |this| this.sink_query(id, pad, query),
+                )
             })
             .build()
     }
@@ -411,19 +429,22 @@ impl Aggregator {
         true
     }
 
-    fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+    fn sink_query(&self, id: SessionId, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
         if self.passes() {
             return self.src.peer_query(query);
         }
         match query.view_mut() {
             gst::QueryViewMut::Caps(query) => {
-                let caps = self.snapshot_or_ask();
+                let told = lock(&self.state).downstream_of(id);
+                let caps = told.unwrap_or_else(|| self.src.peer_query_caps(None));
                 answer_caps(query, caps);
                 true
             }
             gst::QueryViewMut::AcceptCaps(_) => {
                 gst::Pad::query_default(pad, Some(&*self.obj()), query)
             }
+            // An encoder looks for a device or display to share.
+            gst::QueryViewMut::Context(_) => self.src.peer_query(query),
             // ALLOCATION too: packets of several encoders in one downstream pool could starve it.
             _ => false,
         }
@@ -439,6 +460,10 @@ impl Aggregator {
     fn src_event(&self, event: gst::Event) -> bool {
         if self.passes() {
             return self.session_0().is_some_and(|sink| sink.push_event(event));
+        }
+        if event.type_() == gst::EventType::Reconfigure {
+            self.reconfigures
+                .store(true, std::sync::atomic::Ordering::SeqCst);
         }
         let handed = self.with_distributor(|distributor| distributor.upstream_event(event));
         handed.unwrap_or(false)
@@ -461,6 +486,12 @@ impl Aggregator {
             gst::QueryViewMut::AcceptCaps(_) => {
                 gst::Pad::query_default(pad, Some(&*self.obj()), query)
             }
+            gst::QueryViewMut::Convert(query) => {
+                let (bytes, time) = lock(&self.state).sent_amount();
+                convert_encoded(bytes, time, query)
+            }
+            // Packets come out of many pools, and nobody can pull them.
+            gst::QueryViewMut::Allocation(_) | gst::QueryViewMut::Scheduling(_) => false,
             _ => {
                 let answered =
                     self.with_distributor(|distributor| distributor.upstream_query(query));
@@ -531,10 +562,6 @@ impl Aggregator {
                 if let Err(flow) = self.send(items) {
                     self.refused(flow);
                 }
-            }
-            Step::End(items) => {
-                let _ = self.send(items);
-                let _ = self.src.pause_task();
             }
             Step::CapsDiffer { chunk, differences } => {
                 let error = gst::error_msg!(

@@ -3,6 +3,7 @@
 //! What the aggregator knows, and what it sends next. Decides only; `imp` acts.
 
 use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
+use crate::logic::keys;
 use crate::logic::reorder::{Fault, Kind, Pop, Reorder};
 use crate::logic::timeline::{
     DEEPEST, FrameTable, LATEST, THOUSAND_HOURS, Timeline, announced_depth, reorder_depth,
@@ -34,6 +35,8 @@ pub(super) struct Packet {
 #[derive(Debug, Default)]
 pub(super) struct Feed {
     chunk: Option<ChunkId>,
+    /// What downstream accepts, as the attempt's encoder sees it.
+    downstream: Option<gst::Caps>,
     caps: Option<gst::Caps>,
     /// What the caps declare.
     format: Format,
@@ -68,8 +71,6 @@ pub(super) enum Stall {
 pub(super) enum Step {
     /// Send these in order.
     Send(Vec<Item>),
-    /// Send these; the stream is at its end.
-    End(Vec<Item>),
     /// All chunks before this one have left: tell the distributor.
     Left(ChunkId),
     /// Nothing can leave.
@@ -92,8 +93,14 @@ struct Sent {
     headers: Vec<gst::Buffer>,
     /// The chunk of the last packet.
     chunk: Option<ChunkId>,
+    /// As it left.
+    segment: gst::FormattedSegment<gst::ClockTime>,
     any_buffer: bool,
     frames: u64,
+    bytes: u64,
+    /// The time that all of it is shown, unless a packet has no duration.
+    time: gst::ClockTime,
+    is_timeless: bool,
 }
 
 pub(super) struct State {
@@ -106,6 +113,10 @@ pub(super) struct State {
     shift: Option<gst::ClockTime>,
     /// Serialized events, each with the frame that it stood before; the frames increase.
     events: VecDeque<(FrameNo, gst::Event)>,
+    /// Requests for key frames, each with the frame from which on a key frame answers it.
+    keys: Vec<(FrameNo, keys::Request)>,
+    /// What downstream accepts, as encoders see it that have no chunk yet.
+    pub(super) downstream: Option<gst::Caps>,
     pub(super) feeds: Vec<Feed>,
     sent: Sent,
     /// New raw caps were passed, so the next chunk's caps may differ.
@@ -138,6 +149,8 @@ impl State {
             depth: 0,
             shift: None,
             events: VecDeque::new(),
+            keys: Vec::new(),
+            downstream: None,
             feeds: (0..sessions).map(|_| Feed::default()).collect(),
             sent: Sent::default(),
             caps_may_change: true,
@@ -173,6 +186,7 @@ impl State {
                 frames: self.sent.frames,
                 ..Sent::default()
             },
+            downstream: self.downstream.take(),
             holds_back: self.holds_back,
             stopped: self.stopped,
             proven: self.proven,
@@ -221,6 +235,17 @@ impl State {
         self.sent.frames
     }
 
+    /// Bytes that have left, and the time that they are shown.
+    pub(super) fn sent_amount(&self) -> (u64, gst::ClockTime) {
+        let time = self.sent.time;
+        let time = if self.sent.is_timeless {
+            gst::ClockTime::ZERO
+        } else {
+            time
+        };
+        (self.sent.bytes, time)
+    }
+
     pub(super) fn count_passed(&mut self) {
         self.sent.frames += 1;
     }
@@ -238,7 +263,19 @@ impl State {
     }
 
     pub(super) fn event(&mut self, before: FrameNo, event: gst::Event) {
-        self.events.push_back((before, event));
+        // (A chunk is opened after its first frame has come.)
+        let at = self.events.partition_point(|(other, _)| *other <= before);
+        self.events.insert(at, (before, event));
+    }
+
+    pub(super) fn key_asked(&mut self, frame: FrameNo, request: keys::Request) {
+        self.keys.push((frame, request));
+    }
+
+    /// What downstream accepts, as the session's encoder sees it.
+    pub(super) fn downstream_of(&self, session: SessionId) -> Option<gst::Caps> {
+        let own = self.feeds[session.0].downstream.clone();
+        own.or_else(|| self.downstream.clone())
     }
 
     /// A flush kept these events from being sent; they go first after it.
@@ -248,9 +285,16 @@ impl State {
         }
     }
 
-    pub(super) fn begin(&mut self, session: SessionId, chunk: ChunkId) {
+    pub(super) fn begin(
+        &mut self,
+        session: SessionId,
+        chunk: ChunkId,
+        downstream: Option<gst::Caps>,
+    ) {
         // An encoder that was primed before its chunk was known has sent its caps and tags already.
-        self.feeds[session.0].chunk = Some(chunk);
+        let feed = &mut self.feeds[session.0];
+        feed.chunk = Some(chunk);
+        feed.downstream = downstream;
     }
 
     /// The attempt is over.
@@ -317,7 +361,11 @@ impl State {
             Kind::Key
         };
         let is_first = frame.is_some_and(|frame| self.reorder.is_first(chunk, frame));
+        let mut asked = self.keys.iter();
+        let all_headers =
+            asked.any(|(asked, request)| request.all_headers && Some(*asked) == frame);
         let (buffer, kind) = match claimed {
+            Kind::Key if all_headers && !is_first => feed.examine(buffer, claimed, true),
             Kind::Key | Kind::Delta => feed.examine(buffer, claimed, is_first),
             _ => (buffer, claimed),
         };
@@ -345,7 +393,7 @@ impl State {
         if self.flow.is_err() {
             // Downstream takes no more packets, but it waits for the end.
             return match self.end.take() {
-                Some(end) => Step::End(vec![Item::Event(end)]),
+                Some(end) => Step::Send(vec![Item::Event(end)]),
                 None => Step::Wait,
             };
         }
@@ -361,12 +409,24 @@ impl State {
                     let mut items = Vec::new();
                     self.push_due_events(FrameNo(u64::MAX), None, &mut items);
                     items.push(Item::Event(end));
-                    Step::End(items)
+                    Step::Send(items)
                 }
-                None => Step::Wait,
+                None => self.send_segment_done(),
             },
             Pop::Nothing => Step::Wait,
         }
+    }
+
+    /// A segment is over, and all packets before that have left: it is said at once, as no frame need come any more.
+    fn send_segment_done(&mut self) -> Step {
+        let mut done = self.events.iter().rev();
+        let done = done.find(|(_, event)| event.type_() == gst::EventType::SegmentDone);
+        let Some(&(before, _)) = done else {
+            return Step::Wait;
+        };
+        let mut items = Vec::new();
+        self.push_due_events(before, None, &mut items);
+        Step::Send(items)
     }
 
     fn send(&mut self, chunk: ChunkId, frame: Option<FrameNo>, packet: Packet) -> Step {
@@ -384,9 +444,7 @@ impl State {
             self.sent.chunk = Some(chunk);
         }
 
-        if self.caps_due(due) {
-            self.caps_may_change = true;
-        }
+        self.caps_may_change |= self.caps_due(due);
         let mut packet = packet;
         let caps = match self.described(chunk, packet.caps.take()) {
             Ok((caps, sets)) => {
@@ -396,14 +454,20 @@ impl State {
             }
             Err(differs) => return differs,
         };
-        self.caps_may_change = false;
         self.push_due_events(due, caps, &mut items);
+        self.caps_may_change = false;
         self.push_new_tags(packet.tags, &mut items);
 
         if opens_chunk {
             self.begin_timeline(due);
         }
+        let flags = packet.buffer.flags();
+        let is_key =
+            !flags.intersects(gst::BufferFlags::DELTA_UNIT | gst::BufferFlags::DECODE_ONLY);
         if let Some(buffer) = self.stamped(frame, packet.buffer) {
+            if let (Some(frame), true) = (frame, is_key) {
+                self.push_key_events(frame, buffer.pts(), &mut items);
+            }
             items.push(Item::Buffer(buffer));
         }
         Step::Send(items)
@@ -452,28 +516,38 @@ impl State {
         self.shift.unwrap_or(gst::ClockTime::ZERO)
     }
 
-    /// The frame's PTS as it leaves; a frame without one is placed by its private time.
-    fn shifted_pts(&self, frame: FrameNo) -> u64 {
-        let own = self.frames.get(frame).and_then(|times| times.pts);
-        let pts = own.map_or_else(
-            || {
-                let private = self.frames.private(frame).unwrap_or(0);
-                private.saturating_sub(THOUSAND_HOURS)
-            },
-            gst::ClockTime::nseconds,
-        );
-        pts.saturating_add(self.shift().nseconds()).min(LATEST)
+    fn shifted(&self, pts: gst::ClockTime) -> u64 {
+        pts.saturating_add(self.shift()).nseconds().min(LATEST)
     }
 
     fn begin_timeline(&mut self, first: FrameNo) {
         let frames = (first.0..).map(FrameNo).take(self.depth + 1);
-        let first_pts: Vec<u64> = frames
-            .take_while(|&frame| self.frames.get(frame).is_some())
-            .map(|frame| self.shifted_pts(frame))
+        let first_times: Vec<u64> = frames
+            .map_while(|frame| self.frames.private(frame))
             .collect();
         let duration = self.frames.get(first).and_then(|times| times.duration);
         let duration = duration.map_or(1, gst::ClockTime::nseconds);
-        self.timeline.begin_chunk(self.depth, &first_pts, duration);
+        self.timeline
+            .begin_chunk(self.depth, &first_times, duration);
+    }
+
+    /// The DTS of a frame with this PTS, as both leave, for the one in private time. Running time may go faster than the
+    /// stream's, or the other way.
+    fn dts(&self, pts: u64, private: u64, private_dts: u64) -> u64 {
+        let delay = private.saturating_sub(private_dts);
+        let rate = self.sent.segment.rate();
+        let moved = if rate == 1.0 {
+            pts.saturating_sub(delay)
+        } else {
+            // (A delay of hours is exact to a nanosecond in this; conversion saturates.)
+            let delay = delay as f64 * rate;
+            if delay < 0.0 {
+                pts.saturating_add(-delay as u64)
+            } else {
+                pts.saturating_sub(delay as u64)
+            }
+        };
+        moved.min(LATEST)
     }
 
     /// STREAM_START, then `caps`, then the other events that stood before `frame` or earlier.
@@ -484,7 +558,7 @@ impl State {
             match event.view() {
                 gst::EventView::StreamStart(_) => items.push(Item::Event(event)),
                 // Raw caps: what they become comes from the encoder.
-                gst::EventView::Caps(_) => (),
+                gst::EventView::Caps(_) => self.caps_may_change = true,
                 _ => others.push(event),
             }
         }
@@ -492,12 +566,41 @@ impl State {
         for event in others {
             let event = match event.view() {
                 gst::EventView::Segment(segment) => {
-                    self.timeline = Timeline::default();
-                    shifted_segment(segment, self.shift.unwrap_or(gst::ClockTime::ZERO))
+                    let segment = shifted_segment(segment, self.shift());
+                    if let gst::EventView::Segment(shifted) = segment.view()
+                        && let Some(times) = shifted.segment().downcast_ref()
+                    {
+                        self.sent.segment = times.clone();
+                    }
+                    segment
                 }
                 _ => event,
             };
             items.push(Item::Event(event));
+        }
+    }
+
+    /// Says which requests the key frame answers, and sends the stream headers with it that they want.
+    fn push_key_events(
+        &mut self,
+        frame: FrameNo,
+        pts: Option<gst::ClockTime>,
+        items: &mut Vec<Item>,
+    ) {
+        let answered = self.keys.extract_if(.., |(asked, _)| *asked <= frame);
+        let answered: Vec<_> = answered.map(|(_, request)| request).collect();
+        for request in &answered {
+            let event = gst_video::DownstreamForceKeyUnitEvent::builder()
+                .timestamp(pts)
+                .stream_time(self.sent.segment.to_stream_time(pts))
+                .running_time(self.sent.segment.to_running_time(pts))
+                .all_headers(request.all_headers)
+                .count(request.count)
+                .build();
+            items.push(Item::Event(event));
+        }
+        if answered.iter().any(|request| request.all_headers) {
+            items.extend(self.sent.headers.iter().cloned().map(Item::Buffer));
         }
     }
 
@@ -524,18 +627,20 @@ impl State {
         let discont = !std::mem::replace(&mut self.sent.any_buffer, true);
         match frame {
             Some(frame) => {
-                let pts = self.shifted_pts(frame);
                 let times = self.frames.get(frame).copied();
-                let dts = if invisible {
-                    self.timeline.stamp_invisible(pts)
+                let private = self.frames.private(frame).unwrap_or(THOUSAND_HOURS);
+                let private_dts = if invisible {
+                    self.timeline.stamp_invisible(private)
                 } else {
                     self.sent.frames += 1;
-                    self.timeline.stamp(pts)
+                    self.timeline.stamp(private)
                 };
+                let pts = times.and_then(|times| times.pts);
+                let pts = pts.map(|pts| self.shifted(pts));
+                let dts = pts.map(|pts| self.dts(pts, private, private_dts));
                 let buffer = buffer.make_mut();
-                let known = times.is_some_and(|times| times.pts.is_some());
-                buffer.set_pts(known.then_some(gst::ClockTime::from_nseconds(pts)));
-                buffer.set_dts(gst::ClockTime::from_nseconds(dts));
+                buffer.set_pts(pts.map(gst::ClockTime::from_nseconds));
+                buffer.set_dts(dts.map(gst::ClockTime::from_nseconds));
                 if let Some(duration) = times.and_then(|times| times.duration)
                     && !invisible
                 {
@@ -549,6 +654,12 @@ impl State {
                 }
                 self.sent.headers.push(buffer.clone());
             }
+        }
+        self.sent.bytes += buffer.size() as u64;
+        if frame.is_some() && !invisible {
+            let time = buffer.duration();
+            self.sent.is_timeless |= time.is_none();
+            self.sent.time = self.sent.time.saturating_add(time.unwrap_or_default());
         }
         let flags = buffer.flags();
         if flags.contains(gst::BufferFlags::DISCONT) != discont {
@@ -565,7 +676,8 @@ impl State {
 
 impl Feed {
     /// Looks into the packet of a picture, which its encoder claims to be a key frame or not. As the first of its chunk
-    /// it has to be one, and to have the parameter sets with it where the format carries them in band.
+    /// it has to be one, and to have the parameter sets with it where the format carries them in band; so has one with which
+    /// all headers were asked for.
     fn examine(
         &mut self,
         buffer: gst::Buffer,

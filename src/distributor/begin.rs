@@ -5,7 +5,7 @@
 use super::decision::{Decision, Sequential};
 use super::failure::{Refusal, budget_error};
 use super::imp::{CAT, Distributor};
-use super::state::{Mode, frame_bytes};
+use super::state::{Mode, frame_bytes, frame_duration};
 use crate::locking::lock;
 use crate::logic::frame::SessionId;
 use crate::parallelenc::ParallelEnc;
@@ -46,7 +46,7 @@ impl Distributor {
             )
             .into());
         }
-        let snapshot = self.aggregator().snapshot_caps();
+        let snapshot = self.aggregator().ask_downstream();
         if !self.is_placed(&session) {
             let description = self.choose(&job, &snapshot, caps)?;
             if let Some(bin) = self.bin() {
@@ -58,10 +58,16 @@ impl Distributor {
         let sequential = self.sequential().or_else(|| {
             let mut latency = gst::query::Latency::new();
             let is_live = self.sink.peer_query(&mut latency) && latency.result().0;
-            is_live.then_some(Sequential::LiveSource)
+            match frame_duration(caps) {
+                _ if !is_live => None,
+                None if job.allow_parallel_live => Some(Sequential::LiveWithoutRate),
+                Some(_) if job.allow_parallel_live => None,
+                _ => Some(Sequential::LiveSource),
+            }
         });
         if let Some(state) = &mut *lock(&self.state) {
-            state.caps = Some(caps.clone());
+            state.set_caps(caps.clone());
+            state.downstream = Some(snapshot.clone());
         }
         match sequential {
             Some(reason) => self.begin_sequential(&session, reason, event),
@@ -218,7 +224,11 @@ impl Distributor {
         for event in early {
             self.serialized(event);
         }
-        let primed = session.prime_placed(caps);
+        self.tell_latency();
+        let downstream = lock(&self.state)
+            .as_ref()
+            .and_then(|state| state.downstream.clone());
+        let primed = session.prime_placed(caps, downstream);
         primed.map_err(|error| Refusal::of(self, session.id, &error))
     }
 }

@@ -16,6 +16,8 @@ pub(crate) enum Sequential {
     NotAllowed,
     OneSession,
     LiveSource,
+    /// Chunks are allowed for live sources, but how long they are can't be said.
+    LiveWithoutRate,
     /// The encoder can't be used in chunks.
     Encoder(&'static str),
 }
@@ -25,7 +27,12 @@ impl fmt::Display for Sequential {
         f.write_str(match self {
             Self::NotAllowed => "allow-parallel is false",
             Self::OneSession => "there is one session and no chunk length was set",
-            Self::LiveSource => "the source is live, and chunks would delay it by their length",
+            Self::LiveSource => {
+                "the source is live, and chunks would delay it by their length; allow-parallel-live allows that"
+            }
+            Self::LiveWithoutRate => {
+                "the source is live without a frame rate, so that nobody could say by how much chunks delay it"
+            }
             Self::Encoder(reason) => {
                 return write!(f, "the encoder can't be used in chunks: {reason}");
             }

@@ -4,12 +4,14 @@
 
 use super::failure::budget_error;
 use super::imp::{CAT, Distributor};
+use super::requests::key_request;
 use super::state::{Mode, frame_duration};
 use crate::aggregator::FrameTimes;
 use crate::locking::{lock, wait};
 use crate::logic::budget::Admission;
 use crate::logic::frame::{FrameNo, SessionId};
 use crate::logic::timeline::LATEST;
+use glib::translate::from_glib_none;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
@@ -43,13 +45,17 @@ impl Distributor {
     }
 
     pub(super) fn take_in(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        self.refresh_downstream();
         self.plan_with_length();
-        let mut guard = lock(&self.state);
+        let key_interval = self.key_interval();
+        let guard = lock(&self.state);
         let Some(stream) = guard.as_ref().and_then(|state| state.stream.as_ref()) else {
             return Err(gst::FlowError::Flushing);
         };
-        let Some(times) = clip(&stream.segment, &buffer) else {
-            drop(guard);
+        let capacity = stream.planner.plan().capacity_frames;
+        let clipped = clip(&stream.segment, &buffer);
+        drop(guard);
+        let Some(times) = clipped else {
             gst::debug!(
                 CAT,
                 imp = self,
@@ -57,8 +63,10 @@ impl Distributor {
             );
             return Ok(gst::FlowSuccess::Ok);
         };
+        let (buffer, copied) = self.holdable(buffer, capacity)?;
         let bytes = buffer.size() as u64;
         let mut waited = false;
+        let mut guard = lock(&self.state);
         let result = loop {
             let Some(state) = guard.as_mut() else {
                 break Err(gst::FlowError::Flushing);
@@ -88,9 +96,38 @@ impl Distributor {
         }
         result?;
         if let Some(state) = guard.as_mut() {
-            state.take_in(self.aggregator(), stampable(buffer), times, bytes);
+            state.tally.frames_copied += u64::from(copied);
+            state.take_in(
+                self.aggregator(),
+                stampable(buffer),
+                times,
+                bytes,
+                key_interval,
+            );
         }
         Ok(gst::FlowSuccess::Ok)
+    }
+
+    /// The frame as it may be held. One of a pool that may not have enough buffers for all that is held (`capacity` frames) is
+    /// copied, and goes back at once: nobody knows how many of them upstream needs itself.
+    fn holdable(
+        &self,
+        buffer: gst::Buffer,
+        capacity: u64,
+    ) -> Result<(gst::Buffer, bool), gst::FlowError> {
+        match pool_size(&buffer) {
+            Some(size) if u64::from(size) < capacity => (),
+            _ => return Ok((buffer, false)),
+        }
+        if let Some(copy) = copied(&buffer) {
+            return Ok((copy, true));
+        }
+        self.fail(gst::error_msg!(
+            gst::ResourceError::NoSpaceLeft,
+            ("Chunks hold up to {capacity} frames, but upstream's buffer pool has fewer, and its memory can't be copied; set \
+                 allow-parallel=false, or download the video to system memory before vtparallelenc")
+        ));
+        Err(gst::FlowError::Error)
     }
 
     /// Asks upstream how long the stream will be, to plan equal chunks. Some parsers know it only after some frames, so
@@ -121,6 +158,8 @@ impl Distributor {
             }
             if state.replan(plan) {
                 self.announce(&caps, capacity_frames);
+                drop(guard);
+                self.tell_latency();
             }
         }
     }
@@ -184,15 +223,22 @@ impl Distributor {
         match event.view() {
             gst::EventView::Caps(caps) => return self.new_caps(caps.caps_owned(), event),
             gst::EventView::Segment(segment) => {
-                let Some(times) = segment.segment().downcast_ref::<gst::ClockTime>() else {
-                    self.fail(gst::error_msg!(
-                        gst::StreamError::Format,
-                        ("The segment isn't in time; vtparallelenc needs timestamps")
-                    ));
-                    return false;
-                };
-                let times = times.clone();
-                self.new_segment(times, event);
+                // One that isn't in time says nothing of timestamps: it is passed on, and the last one holds.
+                match segment.segment().downcast_ref::<gst::ClockTime>() {
+                    Some(times) => self.new_segment(times.clone(), event),
+                    None => self.before_next_frame(event),
+                }
+            }
+            gst::EventView::StreamStart(_) => {
+                self.new_stream();
+                self.before_next_frame(event);
+            }
+            gst::EventView::SegmentDone(_) => {
+                if let Some(state) = &mut *lock(&self.state) {
+                    // All that came before it leaves before it, as nothing may come after it.
+                    state.cut(self.aggregator());
+                }
+                self.before_next_frame(event);
             }
             gst::EventView::Tag(_) => {
                 if let Some(state) = &mut *lock(&self.state) {
@@ -205,10 +251,7 @@ impl Distributor {
                     let Some(state) = state.as_mut() else {
                         return false;
                     };
-                    state.cut(self.aggregator());
-                    if let Some(stream) = &mut state.stream {
-                        stream.ended = true;
-                    }
+                    state.end(self.aggregator());
                     state.flow.err().filter(|_| !state.flow_returned)
                 };
                 // Said before the end can be.
@@ -217,7 +260,13 @@ impl Distributor {
                 }
                 self.aggregator().end(event);
             }
-            _ if gst_video::ForceKeyUnitEvent::is(&event) => self.force_key_frame(),
+            _ if gst_video::ForceKeyUnitEvent::is(&event) => {
+                if let Some((request, _)) = key_request(&event)
+                    && let Some(state) = &mut *lock(&self.state)
+                {
+                    state.keys.ask(request);
+                }
+            }
             _ => self.before_next_frame(event),
         }
         true
@@ -249,13 +298,19 @@ impl Distributor {
 
     pub(super) fn new_caps(&self, caps: gst::Caps, event: gst::Event) -> bool {
         {
+            let state = lock(&self.state);
+            let old = state.as_ref().and_then(|state| state.caps.as_ref());
+            if old.is_some_and(|old| is_same_video(old, &caps)) {
+                return true;
+            }
+        }
+        // A plain encoder asks it with new caps as well.
+        let downstream = self.aggregator().ask_downstream();
+        {
             let mut guard = lock(&self.state);
             let Some(state) = guard.as_mut() else {
                 return false;
             };
-            if state.caps.as_ref() == Some(&caps) {
-                return true;
-            }
             let plan = match state.plan(&caps, None) {
                 Ok(plan) => plan,
                 Err(error) => {
@@ -265,17 +320,35 @@ impl Distributor {
                 }
             };
             state.cut(self.aggregator());
-            state.caps = Some(caps);
+            self.announce(&caps, plan.capacity_frames);
+            state.set_caps(caps);
+            state.downstream = Some(downstream);
             state.replan(plan);
         }
         self.before_next_frame(event);
+        self.tell_latency();
         true
     }
 
-    pub(super) fn force_key_frame(&self) {
+    /// Another stream begins, perhaps after the end of the last one: nothing of that one holds any more.
+    fn new_stream(&self) {
         let mut state = lock(&self.state);
-        if let Some(stream) = state.as_mut().and_then(|state| state.stream.as_mut()) {
-            stream.force_key = true;
+        let Some(state) = state.as_mut() else { return };
+        state.cut(self.aggregator());
+        state.tagged(None);
+        if let Some(stream) = &mut state.stream {
+            stream.ended = false;
+        }
+    }
+
+    /// Downstream may accept something else since it said so: the next chunk's encoder is told.
+    fn refresh_downstream(&self) {
+        let Some(downstream) = self.aggregator().renewed_downstream() else {
+            return;
+        };
+        gst::debug!(CAT, imp = self, "Downstream accepts {downstream}");
+        if let Some(state) = &mut *lock(&self.state) {
+            state.downstream = Some(downstream);
         }
     }
 
@@ -317,6 +390,19 @@ impl Distributor {
     }
 }
 
+/// The caps describe the same video, as GstVideoEncoder sees it: it ignores such a change.
+fn is_same_video(a: &gst::Caps, b: &gst::Caps) -> bool {
+    if a == b {
+        return true;
+    }
+    let info = |caps: &gst::Caps| gst_video::VideoInfo::from_caps(caps).ok();
+    let in_same_memory = a
+        .features(0)
+        .zip(b.features(0))
+        .is_some_and(|(a, b)| a.is_equal(b));
+    in_same_memory && info(a).zip(info(b)).is_some_and(|(a, b)| a == b)
+}
+
 /// The frame's times inside the segment, as GstVideoEncoder clips them; `None` if it is outside.
 fn clip(
     segment: &gst::FormattedSegment<gst::ClockTime>,
@@ -334,6 +420,33 @@ fn clip(
             .zip(start)
             .map(|(stop, start)| stop.saturating_sub(start)),
     })
+}
+
+/// The most buffers that the frame's pool may have, if there is a limit.
+fn pool_size(buffer: &gst::BufferRef) -> Option<u32> {
+    // SAFETY: the buffer is valid, and holds a reference to its pool if it has one.
+    let pool: Option<gst::BufferPool> = unsafe { from_glib_none((*buffer.as_ptr()).pool) };
+    if let Some(pool) = pool {
+        let (_, _, _, most) = pool.config().params()?;
+        return Some(most).filter(|&most| most > 0);
+    }
+    // Another buffer may have lent its memory.
+    let mut parents = buffer.iter_meta::<gst::ParentBufferMeta>();
+    parents.find_map(|parent| pool_size(parent.parent()))
+}
+
+/// A copy in memory of the same kind.
+fn copied(buffer: &gst::BufferRef) -> Option<gst::Buffer> {
+    let copy = buffer.copy_deep().ok()?;
+    let kind = |memory: &gst::MemoryRef| {
+        let allocator = memory.allocator();
+        allocator.map(|allocator| allocator.type_())
+    };
+    let kinds = |buffer: &gst::BufferRef| -> Vec<_> { buffer.iter_memories().map(kind).collect() };
+    if kinds(buffer) != kinds(&copy) {
+        return None;
+    }
+    Some(copy)
 }
 
 /// A buffer whose times can be set. Where upstream keeps the one that came, a copy of the buffer but not of its

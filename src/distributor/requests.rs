@@ -3,10 +3,12 @@
 //! Queries from both sides, and what downstream and the encoders ask of upstream.
 
 use super::imp::Distributor;
-use super::state::{Mode, frame_bytes};
-use crate::locking::lock;
+use super::state::{Mode, frame_bytes, frame_duration};
+use crate::locking::{lock, wait};
 use crate::logic::frame::{FrameNo, SessionId};
-use crate::queries::answer_caps;
+use crate::logic::keys;
+use crate::logic::timeline::LATEST;
+use crate::queries::{answer_caps, convert_raw};
 use crate::session::encoder;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -29,8 +31,15 @@ impl Distributor {
             gst::QueryViewMut::Allocation(query) => {
                 mode == Mode::Parallel && self.allocation(straight.as_ref(), query)
             }
-            // Frames are held until their chunk is done: they can't be handed back on request.
-            gst::QueryViewMut::Drain(_) => false,
+            gst::QueryViewMut::Drain(_) => self.drain(),
+            gst::QueryViewMut::Convert(query) => {
+                let state = lock(&self.state);
+                let caps = state.as_ref().and_then(|state| state.caps.clone());
+                drop(state);
+                caps.is_some_and(|caps| convert_raw(&caps, query))
+            }
+            // Pull mode.
+            gst::QueryViewMut::Scheduling(_) => false,
             _ => self.aggregator().src().peer_query(query),
         }
     }
@@ -51,7 +60,7 @@ impl Distributor {
             (Some(asked), ..) => asked,
             (None, true, Some(straight)) => straight.peer_query_caps(None),
             _ => {
-                let downstream = self.aggregator().snapshot_or_ask();
+                let downstream = self.aggregator().downstream_caps();
                 let chosen = encoder::choose(&downstream, &template, &self.makes());
                 chosen.map_or(template, |factory| encoder::raw_caps(&factory))
             }
@@ -109,15 +118,88 @@ impl Distributor {
 
     /// An event from downstream, of a stream that isn't sequential.
     pub(crate) fn upstream_event(&self, event: gst::Event) -> bool {
-        if gst_video::ForceKeyUnitEvent::is(&event) {
-            self.force_key_frame();
-            return true;
+        let Some((request, as_of_upstream)) = key_request(&event) else {
+            return self.sink.push_event(event);
+        };
+        if let Some(state) = &mut *lock(&self.state) {
+            match state.mode {
+                // Whoever encodes gets it with what came before the first frame.
+                Mode::Undecided => state.early.push(as_of_upstream),
+                _ => state.key_asked(self.aggregator(), request),
+            }
         }
-        self.sink.push_event(event)
+        true
+    }
+
+    /// The shortest time between two key frames that are asked for, in nanoseconds, as set on the encoder. It is ours to keep: it
+    /// would keep the sessions' encoders from making the key frames that part chunks.
+    pub(super) fn key_interval(&self) -> u64 {
+        let waits = {
+            let state = lock(&self.state);
+            state.as_ref().is_some_and(|state| !state.keys.is_empty())
+        };
+        let bin = self.bin().filter(|_| waits);
+        bin.map_or(0, |bin| bin.imp().key_interval())
     }
 
     pub(crate) fn upstream_query(&self, query: &mut gst::QueryRef) -> bool {
-        self.sink.peer_query(query)
+        let answered = self.sink.peer_query(query);
+        if let gst::QueryViewMut::Latency(latency) = query.view_mut()
+            && answered
+        {
+            let (is_live, min, max) = latency.result();
+            let own = self.latency().unwrap_or_default();
+            latency.set(is_live, min + own, max.map(|max| max + own));
+        }
+        answered
+    }
+
+    /// What chunks add to the latency, where the frame rate is known. The budget holds as much.
+    fn latency(&self) -> Option<gst::ClockTime> {
+        let state = lock(&self.state);
+        let state = state
+            .as_ref()
+            .filter(|state| state.mode == Mode::Parallel)?;
+        let plan = *state.stream.as_ref()?.planner.plan();
+        let frame = frame_duration(state.caps.as_ref()?)?.nseconds();
+        let frames = plan.latency_frames(state.slots.len() as u64);
+        let time = frame.saturating_mul(frames).min(LATEST);
+        Some(gst::ClockTime::from_nseconds(time))
+    }
+
+    /// Has the application ask for the latency again, if it is another.
+    pub(super) fn tell_latency(&self) {
+        let latency = self.latency();
+        let is_new = lock(&self.state).as_mut().is_some_and(|state| {
+            let old = std::mem::replace(&mut state.latency, latency);
+            old != latency
+        });
+        if let Some(bin) = self.bin().filter(|_| is_new) {
+            let _ = bin.post_message(gst::message::Latency::builder().src(&bin).build());
+        }
+    }
+
+    /// Upstream wants its frames back: the open chunk ends here, and all are let go as their chunks are done. `false` if the
+    /// stream is aborted before that.
+    fn drain(&self) -> bool {
+        let mut guard = lock(&self.state);
+        if let Some(state) = guard.as_mut() {
+            state.cut(self.aggregator());
+        }
+        loop {
+            let Some(state) = guard.as_ref() else {
+                return true;
+            };
+            let stream = state.stream.as_ref();
+            let holds = stream.is_some_and(|stream| stream.planner.oldest().is_some());
+            if !holds && state.releasing == 0 {
+                return true;
+            }
+            if state.is_aborting() {
+                return false;
+            }
+            guard = wait(&self.room, guard);
+        }
     }
 
     pub(super) fn src_event(&self, event: gst::Event) -> bool {
@@ -134,7 +216,31 @@ impl Distributor {
             (_, gst::QueryView::Caps(_) | gst::QueryView::AcceptCaps(_)) => {
                 gst::Pad::query_default(pad, Some(&*self.obj()), query)
             }
+            // An encoder looks for a device or display to share.
+            (_, gst::QueryView::Context(_)) => self.sink.peer_query(query),
             _ => false,
         }
     }
+}
+
+/// What a force-key-unit event asks for, and the event that says the same from upstream.
+pub(super) fn key_request(event: &gst::EventRef) -> Option<(keys::Request, gst::Event)> {
+    if !gst_video::ForceKeyUnitEvent::is(event) {
+        return None;
+    }
+    let (time, all_headers, count) = match gst_video::ForceKeyUnitEvent::parse(event).ok()? {
+        gst_video::ForceKeyUnitEvent::Downstream(it) => (it.running_time, it.all_headers, it.count),
+        gst_video::ForceKeyUnitEvent::Upstream(it) => (it.running_time, it.all_headers, it.count),
+    };
+    let request = keys::Request {
+        time: time.map(gst::ClockTime::nseconds),
+        all_headers,
+        count,
+    };
+    let as_of_upstream = gst_video::DownstreamForceKeyUnitEvent::builder()
+        .running_time(time)
+        .all_headers(all_headers)
+        .count(count)
+        .build();
+    Some((request, as_of_upstream))
 }

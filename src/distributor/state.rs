@@ -6,8 +6,9 @@ use super::decision::{Decision, Sequential};
 use crate::aggregator::{self, FrameTimes};
 use crate::logic::budget::{Admission, Budget};
 use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
+use crate::logic::keys::{self, KeyRequests};
 use crate::logic::planner::{
-    BudgetTooSmall, Neighbours, Next, Overlap, Plan, Planner, Request, Verdict,
+    BudgetTooSmall, Neighbours, Next, Opening, Overlap, Plan, Planner, Request, Verdict,
 };
 use crate::logic::reorder::{Delivered, Side};
 use crate::logic::roster::Roster;
@@ -18,7 +19,7 @@ use crate::session::encoder::Recipe;
 use crate::session::hints::Hints;
 use crate::session::{Input, Session, Step};
 use gst::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -47,6 +48,8 @@ pub(super) struct Slot {
     pub(super) waiting: Waiting,
     /// The encoder of the attempt has sent EOS.
     pub(super) ended: bool,
+    /// The next frame that its attempt is fed.
+    pub(super) position: FrameNo,
     /// The first ERROR message of the attempt's encoder.
     pub(super) error: Option<gst::Message>,
     /// No encoder can be opened in it.
@@ -64,7 +67,7 @@ pub(super) struct Held {
     /// With its private timestamp.
     buffer: gst::Buffer,
     bytes: u64,
-    /// Downstream or upstream asked for a key frame here.
+    /// Downstream or upstream asked for a key frame here, and no chunk begins with it.
     force_key: bool,
     /// TAG events that stood before it.
     tags: Vec<gst::Event>,
@@ -84,8 +87,8 @@ pub(super) struct Stream {
     pub(super) segment: gst::FormattedSegment<gst::ClockTime>,
     /// TAG events since the last frame.
     tags: Vec<gst::Event>,
-    /// The next frame shall be a key frame.
-    pub(super) force_key: bool,
+    /// What downstream accepted when the last chunk was opened.
+    downstream: Option<gst::Caps>,
     /// EOS has come in.
     pub(super) ended: bool,
     /// The plan is made for the source's length.
@@ -108,8 +111,14 @@ pub(super) struct State {
     pub(super) sink_caps: Option<gst::Caps>,
     /// The encoder copes with GstVideoMeta.
     pub(super) takes_video_meta: bool,
-    /// Upstream's stream tags so far.
-    stream_tags: Option<gst::TagList>,
+    /// The first field of each picture, where pictures come as two fields.
+    first_field: Option<Field>,
+    /// What downstream accepts, as the encoders of the chunks that open from now on see it.
+    pub(super) downstream: Option<gst::Caps>,
+    /// Upstream's stream tags: from which frame on which; `None` after they were taken back.
+    stream_tags: VecDeque<(FrameNo, Option<gst::TagList>)>,
+    /// Key frames that were asked for.
+    pub(super) keys: KeyRequests,
     /// Serialized events before the first caps.
     pub(super) early: Vec<gst::Event>,
     pub(super) stream: Option<Stream>,
@@ -126,6 +135,10 @@ pub(super) struct State {
     /// Upstream was given the error flow, so that it knows.
     pub(super) flow_returned: bool,
     pub(super) tally: Tally,
+    /// Frames that were let go and are about to be dropped.
+    pub(super) releasing: usize,
+    /// The latency that was last announced.
+    pub(super) latency: Option<gst::ClockTime>,
     /// Sessions that were closed, and why, as far as that wasn't said yet.
     pub(super) closings: Vec<(SessionId, String)>,
     /// It was found that the encoder can't be cut at all: one chunk goes on to the end.
@@ -137,6 +150,9 @@ pub(super) struct State {
     /// That was said, of all chunks or of one.
     pub(super) overlap_warned: bool,
 }
+
+/// Taken for the duration of a frame of which nobody says it: 25 per second, as GStreamer's encoders assume.
+const UNKNOWN_DURATION: gst::ClockTime = gst::ClockTime::from_mseconds(40);
 
 /// Size of one raw frame, or an error where the caps aren't raw video.
 pub(super) fn frame_bytes(caps: &gst::Caps) -> Option<u64> {
@@ -150,13 +166,47 @@ pub(super) fn frame_bytes(caps: &gst::Caps) -> Option<u64> {
     Some((width * height * 4).max(1))
 }
 
-/// Time that one frame is shown, where the caps say so.
+/// One of the two that make a picture, as caps and flags of interlaced video name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Top,
+    Bottom,
+}
+
+impl Field {
+    /// The first one of each picture, where each buffer is one field (interlace-mode alternate).
+    fn first(caps: &gst::Caps) -> Option<Self> {
+        let structure = caps.structure(0)?;
+        let mode: &str = structure.get("interlace-mode").ok()?;
+        let order = structure.get::<&str>("field-order");
+        (mode == "alternate").then_some(match order {
+            Ok("bottom-field-first") => Self::Bottom,
+            _ => Self::Top,
+        })
+    }
+
+    fn of(buffer: &gst::BufferRef) -> Self {
+        // A top field is one field, top field first.
+        let top = gst_video::VideoBufferFlags::TFF.bits();
+        match buffer.flags().bits() & top {
+            0 => Self::Bottom,
+            _ => Self::Top,
+        }
+    }
+}
+
+/// Buffers that make one picture.
+pub(super) fn buffers_per_picture(caps: &gst::Caps) -> u64 {
+    1 + u64::from(Field::first(caps).is_some())
+}
+
+/// Time that one frame is shown, or one field where each buffer is a field, if the caps say so.
 pub(super) fn frame_duration(caps: &gst::Caps) -> Option<gst::ClockTime> {
     let rate = caps.structure(0)?.get::<gst::Fraction>("framerate").ok()?;
     // 0/1 is a variable rate.
     let numer = u64::try_from(rate.numer()).ok().filter(|&n| n > 0)?;
     let denom = u64::try_from(rate.denom()).ok()?;
-    gst::ClockTime::SECOND.mul_div_round(denom, numer)
+    gst::ClockTime::SECOND.mul_div_round(denom, numer.saturating_mul(buffers_per_picture(caps)))
 }
 
 impl State {
@@ -172,7 +222,10 @@ impl State {
             caps: None,
             sink_caps: None,
             takes_video_meta: false,
-            stream_tags: None,
+            first_field: None,
+            downstream: None,
+            stream_tags: VecDeque::new(),
+            keys: KeyRequests::default(),
             early: Vec::new(),
             stream: None,
             started: false,
@@ -182,6 +235,8 @@ impl State {
             flow: Ok(()),
             fails: false,
             flow_returned: false,
+            releasing: 0,
+            latency: None,
             closings: Vec::new(),
             joined: false,
             join_warned: false,
@@ -205,6 +260,7 @@ impl State {
             session,
             waiting: Waiting::Nothing,
             ended: false,
+            position: FrameNo(0),
             error: None,
             closed: false,
             works: false,
@@ -244,6 +300,12 @@ impl State {
         self.fails = false;
         self.flow_returned = false;
         self.combiner.reset();
+        self.keys = KeyRequests::default();
+        let tags = self.stream_tags.pop_back();
+        self.stream_tags = tags
+            .map(|(_, tags)| (FrameNo(0), tags))
+            .into_iter()
+            .collect();
         self.early.retain(|event| {
             !matches!(event.type_(), gst::EventType::Segment | gst::EventType::Eos)
         });
@@ -276,13 +338,17 @@ impl State {
         source_frames: Option<u64>,
     ) -> Result<Plan, BudgetTooSmall> {
         let job = &self.job;
+        // All that was set is in pictures.
+        let unit = buffers_per_picture(caps);
         let decision = self.decision.as_ref();
-        let overlap = |of: fn(&Decision) -> Overlap| decision.map_or(Overlap::Exactly(0), of);
-        let make = |min_chunk_frames| {
+        let overlap = |of: fn(&Decision) -> Overlap| {
+            decision.map_or(Overlap::Exactly(0), |it| of(it).times(unit))
+        };
+        let make = |min_chunk_frames: u64| {
             Plan::make(&Request {
                 sessions: self.slots.len() as u64,
-                chunk_frames: job.chunk_frames,
-                min_chunk_frames,
+                chunk_frames: job.chunk_frames.map(|frames| frames.saturating_mul(unit)),
+                min_chunk_frames: min_chunk_frames.saturating_mul(unit),
                 before: overlap(|it| it.before),
                 after: overlap(|it| it.after),
                 source_frames,
@@ -322,7 +388,7 @@ impl State {
             on_trial: BTreeMap::new(),
             segment: gst::FormattedSegment::new(),
             tags: Vec::new(),
-            force_key: false,
+            downstream: self.downstream.clone(),
             ended: false,
             length_known: false,
         });
@@ -351,21 +417,46 @@ impl State {
         frames.saturating_mul(frame_bytes(caps).unwrap_or(1))
     }
 
-    /// Upstream's tags, in the encoder's way with them: merged, the newer ones win.
+    /// Stream tags are the encoders' affair, which merge their own into them; the last ones count, as with GstVideoEncoder.
     pub(super) fn add_tags(&mut self, event: gst::Event) {
         if let gst::EventView::Tag(tag) = event.view()
             && tag.tag().scope() == gst::TagScope::Stream
         {
-            let new = tag.tag_owned();
-            let merged = match &self.stream_tags {
-                Some(old) => old.merge(&new, gst::TagMergeMode::Replace),
-                None => new,
-            };
-            self.stream_tags = Some(merged);
+            self.tagged(Some(tag.tag_owned()));
         }
         if let Some(stream) = &mut self.stream {
             stream.tags.push(event);
         }
+    }
+
+    /// Upstream's stream tags from the next frame on.
+    pub(super) fn tagged(&mut self, tags: Option<gst::TagList>) {
+        let stream = self.stream.as_ref();
+        let next = stream.map_or(FrameNo(0), |stream| stream.planner.next_frame());
+        self.stream_tags.push_back((next, tags));
+    }
+
+    /// The stream tags that hold before this frame.
+    fn tags_at(&self, frame: FrameNo) -> Option<gst::TagList> {
+        let known = self.stream_tags.iter().rev();
+        let mut before = known.filter(|(from, _)| *from <= frame);
+        before.next()?.1.clone()
+    }
+
+    /// No chunk begins before this frame any more.
+    fn forget_tags_before(&mut self, frame: FrameNo) {
+        while self
+            .stream_tags
+            .get(1)
+            .is_some_and(|(from, _)| *from <= frame)
+        {
+            self.stream_tags.pop_front();
+        }
+    }
+
+    pub(super) fn set_caps(&mut self, caps: gst::Caps) {
+        self.first_field = Field::first(&caps);
+        self.caps = Some(caps);
     }
 
     /// A frame of `bytes` stands at the door.
@@ -385,6 +476,7 @@ impl State {
         mut buffer: gst::Buffer,
         times: FrameTimes,
         bytes: u64,
+        key_interval: u64,
     ) {
         let Some(caps) = self.caps.clone() else {
             return;
@@ -395,15 +487,37 @@ impl State {
         let running_time = times
             .pts
             .and_then(|pts| stream.segment.to_running_time(pts));
-        let duration = times.duration.map(gst::ClockTime::nseconds);
-        let private = stream
-            .clock
-            .stamp(running_time.map(gst::ClockTime::nseconds), duration);
+        let running_time = running_time.map(gst::ClockTime::nseconds);
+        let duration = times.duration.or_else(|| frame_duration(&caps));
+        let private = stream.clock.stamp(
+            running_time,
+            duration.unwrap_or(UNKNOWN_DURATION).nseconds(),
+        );
         {
             let buffer = buffer.make_mut();
             buffer.set_pts(gst::ClockTime::from_nseconds(private));
             buffer.set_dts(gst::ClockTime::NONE);
             buffer.set_duration(times.duration);
+        }
+        let frame = stream.planner.next_frame();
+        let begins = self
+            .first_field
+            .is_none_or(|first| Field::of(&buffer) == first);
+        let asked = if begins {
+            self.keys.due(running_time, key_interval)
+        } else {
+            Vec::new()
+        };
+        let mut force_key = false;
+        if !asked.is_empty() {
+            match stream.planner.split() {
+                Some(closed) => aggregator.close(closed.id, closed.own),
+                None => force_key = !stream.planner.opens_next(),
+            }
+            self.keys.comes(frame);
+        }
+        for request in asked {
+            aggregator.key_asked(frame, request);
         }
         // A chunk that begins here is told the tags up to here; one that goes on gets them with the frame.
         let tags = std::mem::take(&mut stream.tags);
@@ -412,13 +526,13 @@ impl State {
             Some(Held {
                 buffer,
                 bytes,
-                force_key: std::mem::take(&mut stream.force_key),
+                force_key,
                 tags,
             }),
         );
         aggregator.frame(private, times);
         self.tally.frames_in += 1;
-        let opened = match stream.planner.frame() {
+        let opened = match stream.planner.frame(begins) {
             Verdict::Continues => None,
             Verdict::Opens(opened) => Some(opened),
             Verdict::Splits { closed, opened } => {
@@ -427,21 +541,93 @@ impl State {
             }
         };
         if let Some(opened) = opened {
-            aggregator.open(opened.id, opened.start);
-            stream.roster.offer(opened.id);
-            let tags = self.stream_tags.clone();
-            let rate = caps
-                .structure(0)
-                .and_then(|caps| caps.get("framerate").ok());
-            let hints = Hints {
-                neighbours: opened.neighbours,
-                rate,
-            };
-            stream.inputs.insert(opened.id, Input { caps, tags, hints });
-            self.tally.chunks_planned += 1;
-            self.wake(Waiting::Chunk);
+            self.open(aggregator, opened, &caps);
         }
         self.wake(Waiting::Frame);
+    }
+
+    fn open(
+        &mut self,
+        aggregator: &aggregator::imp::Aggregator,
+        opened: Opening,
+        caps: &gst::Caps,
+    ) {
+        let tags = self.tags_at(opened.start);
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        aggregator.open(opened.id, opened.start);
+        self.keys.comes(opened.start);
+        stream.roster.offer(opened.id);
+        let downstream = self.downstream.clone();
+        if stream.downstream != downstream {
+            // What the encoder makes may be something else from here on.
+            aggregator.event(opened.start, gst::event::Caps::new(caps));
+            stream.downstream = downstream.clone();
+        }
+        let rate = caps
+            .structure(0)
+            .and_then(|caps| caps.get("framerate").ok());
+        let hints = Hints {
+            neighbours: opened.neighbours,
+            rate,
+        };
+        let input = Input {
+            caps: caps.clone(),
+            downstream,
+            tags,
+            hints,
+        };
+        stream.inputs.insert(opened.id, input);
+        self.forget_tags_before(opened.start);
+        self.tally.chunks_planned += 1;
+        self.wake(Waiting::Chunk);
+    }
+
+    /// A key frame is asked for. Downstream may ask for a moment that was taken in already: as long as nobody was fed it, it is
+    /// forced there.
+    pub(super) fn key_asked(
+        &mut self,
+        aggregator: &aggregator::imp::Aggregator,
+        request: keys::Request,
+    ) {
+        let passed = self.stream.as_ref().and_then(|stream| {
+            let private = stream.clock.private(request.time?);
+            stream.frames.first_from(private)
+        });
+        let Some(frame) = passed else {
+            self.keys.ask(request);
+            return;
+        };
+        if self.keys.is_known(frame) {
+            aggregator.key_asked(frame, request);
+        } else if self.can_force(frame) {
+            let stream = self.stream.as_mut();
+            let held = stream.and_then(|stream| stream.frames.get_mut(frame)?.as_mut());
+            if let Some(held) = held {
+                held.force_key = true;
+            }
+            self.keys.comes(frame);
+            aggregator.key_asked(frame, request);
+        } else {
+            self.keys.ask(request);
+        }
+    }
+
+    /// The frame is held, and no session was fed it as its own.
+    fn can_force(&self, frame: FrameNo) -> bool {
+        let Some(stream) = &self.stream else {
+            return false;
+        };
+        let Some(owner) = stream.planner.owner(frame) else {
+            return false;
+        };
+        let mut at_it = self
+            .slots
+            .iter()
+            .filter(|slot| stream.roster.chunk_of(slot.session.id) == Some(owner));
+        at_it.all(|slot| slot.position <= frame)
+            && stream.frames.get(frame).is_some_and(Option::is_some)
     }
 
     /// The chunk ends here: what follows has other caps or another segment, or doesn't follow.
@@ -453,6 +639,19 @@ impl State {
             aggregator.close(closed.id, closed.own);
         }
         self.wake(Waiting::Frame);
+    }
+
+    /// No frame comes any more.
+    pub(super) fn end(&mut self, aggregator: &aggregator::imp::Aggregator) {
+        self.cut(aggregator);
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        stream.ended = true;
+        let next = stream.planner.next_frame();
+        for tags in std::mem::take(&mut stream.tags) {
+            aggregator.event(next, tags);
+        }
     }
 
     /// Frames have come that no session is fed until more come.

@@ -146,6 +146,7 @@ impl Distributor {
                 slot.ended = false;
                 slot.error = None;
                 slot.replanned = false;
+                slot.position = first;
                 slot.since = Instant::now();
                 let work = Work {
                     chunk: attempt.chunk,
@@ -168,7 +169,10 @@ impl Distributor {
         chunk: ChunkId,
         position: FrameNo,
     ) -> Result<Step, Failure> {
-        self.wait_as(id, Waiting::Frame, |state| state.step(chunk, position))
+        self.wait_as(id, Waiting::Frame, |state| {
+            state.slots[id.0].position = position;
+            state.step(chunk, position)
+        })
     }
 
     /// A session that has a whole stream has fed it up to, not including, `position`: there is no other attempt, so these
@@ -257,6 +261,7 @@ impl Distributor {
         state.count_attempt(id, chunk.fed.len());
         state.slots[id.0].works = true;
         let free = state.delivered(id, chunk.id, delivered);
+        state.releasing += 1;
         state.wake(Waiting::Chunk);
         if let Some(stream) = &state.stream {
             let needed = stream.planner.oldest_needed();
@@ -264,11 +269,14 @@ impl Distributor {
         }
         drop(guard);
         self.warn_of_closed_sessions();
-        self.room.notify_all();
         for (chunk, frames) in free {
             drop(frames);
             self.aggregator().finish(chunk);
         }
+        if let Some(state) = &mut *lock(&self.state) {
+            state.releasing = state.releasing.saturating_sub(1);
+        }
+        self.room.notify_all();
         Ok(())
     }
 

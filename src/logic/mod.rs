@@ -12,6 +12,7 @@
 
 pub mod budget;
 pub mod frame;
+pub mod keys;
 pub mod planner;
 pub mod reorder;
 pub mod roster;

@@ -47,6 +47,14 @@ pub enum Overlap {
 }
 
 impl Overlap {
+    /// So many buffers for each frame.
+    pub fn times(self, buffers: u64) -> Self {
+        match self {
+            Self::Exactly(frames) => Self::Exactly(frames.saturating_mul(buffers)),
+            Self::UpTo(frames) => Self::UpTo(frames.saturating_mul(buffers)),
+        }
+    }
+
     fn most(self) -> u64 {
         match self {
             Self::Exactly(frames) | Self::UpTo(frames) => frames,
@@ -147,6 +155,18 @@ impl fmt::Display for BudgetTooSmall {
 impl Plan {
     pub fn overlaps(&self) -> bool {
         self.before > 0 || self.after > 0
+    }
+
+    /// The longest that a frame waits until it may leave, in frames, with so many sessions that just keep up with the input.
+    ///
+    /// A chunk opens when `min_frames` of it have come, at a moment when the session that has the chunk `sessions` before it is
+    /// at its end; so it ends `sessions` chunks later, and not before its own last frame and its trail have come.
+    pub fn latency_frames(&self, sessions: u64) -> u64 {
+        let length = self.length.longest();
+        let encoding = length.saturating_mul(sessions.max(1));
+        encoding
+            .max(length.saturating_add(self.after))
+            .saturating_add(self.min_frames)
     }
 
     pub fn make(request: &Request) -> Result<Self, BudgetTooSmall> {
@@ -361,9 +381,16 @@ impl Planner {
         FrameNo(self.arrived)
     }
 
-    /// The next frame has come.
-    pub fn frame(&mut self) -> Verdict {
+    /// The next frame has come. `begins`: a chunk may begin with it, which it can't with the second field of a picture.
+    pub fn frame(&mut self, begins: bool) -> Verdict {
+        let number = self.arrived;
         self.arrived += 1;
+        if let Some(open) = self.live.back_mut().filter(|live| live.own_end.is_none())
+            && open.target.0 == number
+            && !begins
+        {
+            open.target.0 += 1;
+        }
         match self.live.back_mut().filter(|live| live.own_end.is_none()) {
             None => Verdict::Opens(self.open(FrameNo(self.arrived - 1))),
             Some(open) if self.arrived >= open.target.0.saturating_add(self.plan.min_frames) => {
@@ -378,6 +405,33 @@ impl Planner {
             }
             Some(_) => Verdict::Continues,
         }
+    }
+
+    /// A key frame is wanted at the next frame. The open chunk ends before it if it is long enough, so that the key frame
+    /// costs nothing; otherwise it has to be forced.
+    pub fn split(&mut self) -> Option<Closing> {
+        let arrived = self.arrived;
+        let min_frames = self.plan.min_frames;
+        let open = self.live.back_mut().filter(|live| live.own_end.is_none())?;
+        if self.joined || arrived - open.start.0 < min_frames {
+            return None;
+        }
+        open.own_end = Some(FrameNo(arrived));
+        Some(Closing {
+            id: open.id,
+            own: FrameRange::new(open.start.0, arrived),
+        })
+    }
+
+    /// The next frame begins a chunk in any case.
+    pub fn opens_next(&self) -> bool {
+        self.live.back().is_none_or(|live| live.own_end.is_some())
+    }
+
+    /// The chunk that isn't done and owns this frame.
+    pub fn owner(&self, frame: FrameNo) -> Option<ChunkId> {
+        let owns = |live: &&Live| live.start <= frame && live.own_end.is_none_or(|end| frame < end);
+        self.live.iter().rev().find(owns).map(|live| live.id)
     }
 
     fn open(&mut self, start: FrameNo) -> Opening {
@@ -700,7 +754,7 @@ mod tests {
     fn chunks_of(plan: Plan, frames: u64) -> Vec<Chunk> {
         let mut planner = Planner::new(plan);
         for _ in 0..frames {
-            let _ = planner.frame();
+            let _ = planner.frame(true);
         }
         planner.cut();
         drained(&planner)
@@ -838,7 +892,7 @@ mod tests {
     fn keys_are_forced_where_own_frames_begin_and_end() {
         let mut planner = Planner::new(fixed(4, 1, 2, 2));
         for _ in 0..12 {
-            let _ = planner.frame();
+            let _ = planner.frame(true);
         }
         planner.cut();
         let forced = |chunk, from: u64, to: u64| -> Vec<u64> {
@@ -871,11 +925,11 @@ mod tests {
     fn a_chunk_waits_until_it_is_known_where_it_ends() {
         let mut planner = Planner::new(fixed(4, 3, 0, 0));
         for _ in 0..6 {
-            let _ = planner.frame();
+            let _ = planner.frame(true);
         }
         assert_eq!(planner.next(ChunkId(0), FrameNo(4)), Some(Next::Wait));
         assert!(planner.is_starving());
-        assert!(matches!(planner.frame(), Verdict::Splits { .. }));
+        assert!(matches!(planner.frame(true), Verdict::Splits { .. }));
         assert!(matches!(
             planner.next(ChunkId(0), FrameNo(4)),
             Some(Next::Drain(_))
@@ -893,11 +947,11 @@ mod tests {
         let after = |frames: u64| {
             let mut planner = Planner::new(Plan::make(&request()).unwrap());
             for _ in 0..frames {
-                let _ = planner.frame();
+                let _ = planner.frame(true);
             }
             let accepted = planner.replan(known);
             for _ in frames..100 {
-                let _ = planner.frame();
+                let _ = planner.frame(true);
             }
             planner.cut();
             let lengths: Vec<u64> = drained(&planner)
@@ -915,7 +969,7 @@ mod tests {
     fn a_cut_frees_what_is_withheld() {
         let mut planner = Planner::new(fixed(4, 3, 0, 2));
         for frames in 1..=6 {
-            let _ = planner.frame();
+            let _ = planner.frame(true);
             assert_eq!(planner.withholds(), frames > 4, "{frames}");
         }
         assert!(planner.cut().is_some());
@@ -927,13 +981,13 @@ mod tests {
     fn no_overlap_reaches_across_a_cut() {
         let mut planner = Planner::new(fixed(10, 1, 5, 5));
         for _ in 0..12 {
-            let _ = planner.frame();
+            let _ = planner.frame(true);
         }
         let closed = planner.cut().unwrap();
         assert_eq!(closed.own, FrameRange::new(10, 12));
         assert!(planner.cut().is_none(), "a second cut in one place is none");
         for _ in 0..12 {
-            let _ = planner.frame();
+            let _ = planner.frame(true);
         }
         planner.cut();
         let fed: Vec<_> = drained(&planner).iter().map(|chunk| chunk.fed).collect();
@@ -969,7 +1023,7 @@ mod tests {
     fn four_chunks(before: u64, after: u64) -> Planner {
         let mut planner = Planner::new(fixed(10, 2, before, after));
         for _ in 0..38 {
-            let _ = planner.frame();
+            let _ = planner.frame(true);
         }
         planner
     }
@@ -1021,7 +1075,7 @@ mod tests {
         assert_eq!(drain(&planner, 1, 20), FrameRange::new(10, 20));
         // Nor has one that opens now.
         for _ in 38..42 {
-            let _ = planner.frame();
+            let _ = planner.frame(true);
         }
         assert_eq!(planner.first_fed(ChunkId(4)), Some(FrameNo(40)));
         assert!(!planner.plan().overlaps());
@@ -1045,7 +1099,7 @@ mod tests {
         assert_eq!((joined.id, joined.own.start), (ChunkId(0), FrameNo(0)));
         assert_eq!(planner.first_fed(ChunkId(1)), None);
         for _ in 38..60 {
-            assert_eq!(planner.frame(), Verdict::Continues);
+            assert_eq!(planner.frame(true), Verdict::Continues);
         }
         assert!(!planner.is_starving(), "its frames go as they are fed");
         assert!(!planner.has_let_go(ChunkId(0)));
@@ -1065,9 +1119,9 @@ mod tests {
         };
         assert_eq!(chunk.own, FrameRange::new(0, 60));
         assert_eq!(planner.done(ChunkId(0)), [FrameRange::new(38, 60)]);
-        assert!(matches!(planner.frame(), Verdict::Opens(_)));
+        assert!(matches!(planner.frame(true), Verdict::Opens(_)));
         for _ in 61..200 {
-            assert_eq!(planner.frame(), Verdict::Continues);
+            assert_eq!(planner.frame(true), Verdict::Continues);
         }
     }
 
@@ -1080,7 +1134,7 @@ mod tests {
         }
         let mut planner = four_chunks(0, 0);
         let _ = planner.cut();
-        let _ = planner.frame();
+        let _ = planner.frame(true);
         assert_eq!(planner.join(), None, "two sections");
     }
 
@@ -1110,7 +1164,7 @@ mod tests {
             let mut cuts = vec![0u64];
             for frames in &sections {
                 for _ in 0..*frames {
-                    let _ = planner.frame();
+                    let _ = planner.frame(true);
                 }
                 planner.cut();
                 cuts.push(planner.next_frame().0);
@@ -1178,7 +1232,7 @@ mod tests {
                     held -= planner.done(oldest).iter().map(FrameRange::len).sum::<u64>();
                 }
                 if held < capacity {
-                    let _ = planner.frame();
+                    let _ = planner.frame(true);
                     held += 1;
                 }
             }

@@ -34,6 +34,8 @@ pub struct Tally {
     pub frames_out: u64,
     /// Frames that an encoder said it left out.
     pub frames_skipped: u64,
+    /// Frames that were copied because their pool has too few buffers.
+    pub frames_copied: u64,
     sessions: Vec<SessionTally>,
 }
 

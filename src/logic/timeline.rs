@@ -20,28 +20,52 @@ pub const LATEST: u64 = u64::MAX - 1;
 /// allow 16 reference frames).
 pub const DEEPEST: usize = 16;
 
+/// Steps back in time up to this are jitter, in nanoseconds: the next frames are expected to be where they would have been
+/// without it. Longer ones are jumps: time goes on from there.
+const JITTER: u64 = 200_000_000;
+
+/// A frame that is no later than the one before it is moved behind that by this part of a frame's duration.
+const NUDGE: u64 = 8;
+
 /// Gives each frame its private timestamp: 1000 h + running time, always increasing.
 #[derive(Debug, Default)]
 pub struct PrivateClock {
     /// The last timestamp given out.
     last: Option<u64>,
-    /// Where the frame that got it ends, as far as its duration was known.
+    /// Where the frame that got it ends.
     end: u64,
+    /// Jumps back so far: what they are added up to.
+    offset: u64,
 }
 
 impl PrivateClock {
-    /// A frame without a running time follows the one before it; one that steps back is moved behind it.
-    pub fn stamp(&mut self, running_time: Option<u64>, duration: Option<u64>) -> u64 {
-        let wanted = match running_time {
-            Some(time) => THOUSAND_HOURS.saturating_add(time),
-            None => self.end.max(THOUSAND_HOURS),
+    /// What frames with this running time get from now on, unless they step back.
+    pub fn private(&self, running_time: u64) -> u64 {
+        THOUSAND_HOURS
+            .saturating_add(running_time)
+            .saturating_add(self.offset)
+    }
+
+    /// A frame without a running time follows the one before it; one that isn't later than the one before it is moved
+    /// behind it. `duration`: of the frame, as far as it is known.
+    pub fn stamp(&mut self, running_time: Option<u64>, duration: u64) -> u64 {
+        let duration = duration.max(1);
+        let wanted = running_time.map(|time| self.private(time));
+        let wanted = match (wanted, self.last) {
+            (Some(wanted), Some(last)) if wanted.saturating_add(JITTER) < last => {
+                self.offset = self.offset.saturating_add(self.end - wanted);
+                self.end
+            }
+            (Some(wanted), _) => wanted,
+            (None, _) => self.end.max(THOUSAND_HOURS),
         };
-        let stamp = self
-            .last
-            .map_or(wanted, |last| wanted.max(last.saturating_add(1)))
-            .min(LATEST);
+        let stamp = match self.last {
+            Some(last) if wanted <= last => last.saturating_add((duration / NUDGE).max(1)),
+            _ => wanted,
+        };
+        let stamp = stamp.min(LATEST);
         self.last = Some(stamp);
-        self.end = stamp.saturating_add(duration.unwrap_or(1));
+        self.end = stamp.saturating_add(duration);
         stamp
     }
 }
@@ -120,6 +144,13 @@ impl<T> FrameTable<T> {
         }
     }
 
+    /// The first frame with this private timestamp or a later one; `None` also if an earlier frame than is known could have it.
+    pub fn first_from(&self, private: u64) -> Option<FrameNo> {
+        let at = self.entries.partition_point(|&(time, _)| time < private);
+        let is_known = at < self.entries.len() && (at > 0 || self.first == FrameNo(0));
+        is_known.then(|| FrameNo(self.first.0 + at as u64))
+    }
+
     /// Forgets the frames before `frame`.
     pub fn forget_before(&mut self, frame: FrameNo) {
         while self.first < frame && self.entries.pop_front().is_some() {
@@ -151,7 +182,7 @@ pub fn announced_depth(delay: u64, first_times: impl Iterator<Item = u64>) -> us
     0
 }
 
-/// Makes the DTS of one segment: strictly increasing, and never after the PTS.
+/// Makes the DTS, in private time: strictly increasing, and never after the PTS.
 ///
 /// With packets reordered by `depth`, the DTS of packet *i* is the *i − depth*-th PTS in presentation
 /// order. That is what encoders with B-frames do themselves at a constant frame rate, it holds at a variable one, and
@@ -243,11 +274,25 @@ mod tests {
     #[test]
     fn private_times_increase_whatever_comes_in() {
         let mut clock = PrivateClock::default();
-        assert_eq!(clock.stamp(None, Some(40)), THOUSAND_HOURS);
-        assert_eq!(clock.stamp(None, None), THOUSAND_HOURS + 40);
-        assert_eq!(clock.stamp(Some(100), None), THOUSAND_HOURS + 100);
-        assert_eq!(clock.stamp(Some(100), None), THOUSAND_HOURS + 101);
-        assert_eq!(clock.stamp(Some(3), None), THOUSAND_HOURS + 102);
+        assert_eq!(clock.stamp(None, 40), THOUSAND_HOURS);
+        assert_eq!(clock.stamp(None, 40), THOUSAND_HOURS + 40);
+        assert_eq!(clock.stamp(Some(100), 40), THOUSAND_HOURS + 100);
+        assert_eq!(clock.stamp(Some(100), 40), THOUSAND_HOURS + 105);
+        assert_eq!(clock.stamp(Some(90), 0), THOUSAND_HOURS + 106);
+        assert_eq!(clock.stamp(Some(140), 40), THOUSAND_HOURS + 140);
+        assert_eq!(clock.stamp(Some(u64::MAX), 40), LATEST);
+        assert_eq!(clock.stamp(Some(u64::MAX), 40), LATEST);
+    }
+
+    #[test]
+    fn time_goes_on_after_a_jump_back() {
+        let mut clock = PrivateClock::default();
+        let at = |time: u64| time * 1_000_000_000;
+        assert_eq!(clock.stamp(Some(at(9)), at(1)), THOUSAND_HOURS + at(9));
+        for second in 0..4 {
+            let stamp = clock.stamp(Some(at(second)), at(1));
+            assert_eq!(stamp, THOUSAND_HOURS + at(10 + second));
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The public bin: properties, pads, states, the children's messages. Wires, decides nothing.
 
 use super::model::{self, Model};
+use super::presets;
 use super::report::Snapshot;
 use super::settings::{
     AUTOMATIC_OVERLAP, DEFAULT_MIN_CHUNK_FRAMES, MAX_OVERLAP, MAX_SESSIONS, Settings,
@@ -76,6 +77,11 @@ pub struct ParallelEnc {
         nick = "Allow parallel encoding",
         blurb = "Whether the video may be encoded in chunks. If it is false, one encoder encodes the whole stream as it would \
                  without this element.")]
+    #[property(name = "allow-parallel-live", get, set, type = bool, member = allow_parallel_live, default = false,
+        mutable_ready, nick = "Allow parallel encoding of live sources",
+        blurb = "Whether a live source may be encoded in chunks, too. It delays the stream by as many chunks as there are \
+                 sessions, which the latency query tells, so set chunk-frames. It needs a frame rate in the caps. If it is false, one \
+                 encoder encodes the whole stream of a live source.")]
     #[property(name = "max-raw-bytes", get, set, type = u64, member = max_raw_bytes, default = 0, mutable_ready,
         nick = "Maximum of raw video in bytes",
         blurb = "The most bytes of raw video that are held at once. 0 means a quarter of the machine's memory, or of the \
@@ -107,7 +113,11 @@ impl ObjectSubclass for ParallelEnc {
     const NAME: &'static str = "GstVtParallelEnc";
     type Type = super::ParallelEnc;
     type ParentType = gst::Bin;
-    type Interfaces = (gst::ChildProxy,);
+    type Interfaces = (gst::ChildProxy, gst::Preset);
+
+    fn class_init(class: &mut Self::Class) {
+        presets::adapt(class);
+    }
 
     fn new() -> Self {
         let distributor = Distributor::new();
@@ -139,8 +149,8 @@ impl ObjectImpl for ParallelEnc {
                 .nick("Statistics")
                 .blurb(
                     "What was done since the start, in frames, chunks and bytes: parallel, chunks-planned, \
-                     chunks-finished, attempts-failed, frames-in, frames-out, frames-skipped (by the encoder), bytes-held, \
-                     bytes-peak and bytes-bound (raw video), leaves-early, overlap-before, overlap-after (as planned), sessions-open, \
+                     chunks-finished, attempts-failed, frames-in, frames-out, frames-skipped (by the encoder), frames-copied (out \
+                     of a pool that is too small), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early, overlap-before, overlap-after (as planned), sessions-open, \
                      sessions (each with frames and frames-per-second), encoder (as set or chosen), profile (what is known of it: known, \
                      deterministic, forced-key, headers), sequential-reason.",
                 )
@@ -274,6 +284,8 @@ impl ElementImpl for ParallelEnc {
 }
 
 impl BinImpl for ParallelEnc {}
+
+impl PresetImpl for ParallelEnc {}
 
 /// One child, `encoder`, which stands for the encoders of all sessions.
 impl ChildProxyImpl for ParallelEnc {
@@ -434,6 +446,14 @@ impl ParallelEnc {
 
     pub(crate) fn announce_encoder(&self, encoder: &gst::Element) {
         self.obj().emit_by_name::<()>(ENCODER_SETUP, &[encoder]);
+    }
+
+    /// The encoder's least time between key frames that are asked for, in nanoseconds.
+    pub(crate) fn key_interval(&self) -> u64 {
+        let encoder = lock(&self.model)
+            .as_ref()
+            .map(|model| model.encoder.clone());
+        encoder.map_or(0, |encoder| encoder::key_interval(&encoder))
     }
 
     /// What was set on the encoder.

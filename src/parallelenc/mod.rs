@@ -68,12 +68,13 @@ use gst::prelude::*;
 mod codecs;
 pub(crate) mod imp;
 mod model;
+mod presets;
 pub(crate) mod report;
 pub(crate) mod settings;
 
 glib::wrapper! {
     pub struct ParallelEnc(ObjectSubclass<imp::ParallelEnc>)
-        @extends gst::Bin, gst::Element, gst::Object, @implements gst::ChildProxy;
+        @extends gst::Bin, gst::Element, gst::Object, @implements gst::ChildProxy, gst::Preset;
 }
 
 /// Raw video in any memory.

@@ -40,6 +40,7 @@ impl Snapshot {
             .field("frames-in", tally.frames_in)
             .field("frames-out", tally.frames_out)
             .field("frames-skipped", tally.frames_skipped)
+            .field("frames-copied", tally.frames_copied)
             .field("bytes-held", self.bytes_held)
             .field("bytes-peak", self.bytes_peak)
             .field("bytes-bound", self.bytes_bound)

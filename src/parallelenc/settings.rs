@@ -24,6 +24,7 @@ pub(crate) struct Settings {
     pub(crate) overlap_after: i32,
     pub(crate) source_frame_count: u64,
     pub(crate) allow_parallel: bool,
+    pub(crate) allow_parallel_live: bool,
     pub(crate) max_raw_bytes: u64,
 }
 
@@ -39,6 +40,7 @@ impl Default for Settings {
             overlap_after: AUTOMATIC_OVERLAP,
             source_frame_count: 0,
             allow_parallel: true,
+            allow_parallel_live: false,
             max_raw_bytes: 0,
         }
     }
@@ -58,6 +60,7 @@ pub(crate) struct Job {
     /// Frames that will come, as far as the application said so.
     pub(crate) source_frames: Option<u64>,
     pub(crate) allow_parallel: bool,
+    pub(crate) allow_parallel_live: bool,
     pub(crate) max_raw_bytes: u64,
 }
 
@@ -73,6 +76,7 @@ impl Settings {
             overlap_after: u64::try_from(self.overlap_after).ok(),
             source_frames: nonzero(self.source_frame_count),
             allow_parallel: self.allow_parallel,
+            allow_parallel_live: self.allow_parallel_live,
             max_raw_bytes: nonzero(self.max_raw_bytes).unwrap_or_else(quarter_of_memory),
         }
     }

@@ -124,6 +124,10 @@ impl Recipe {
         let encoder = encoder_within(&made);
         self.overrides.apply(&encoder);
         if let Some(threads) = self.threads {
+            // Where a key frame comes is decided before chunks are made: an encoder is asked for those only.
+            if key_interval(&encoder) > 0 {
+                encoder.set_property(KEY_INTERVAL, 0u64);
+            }
             let profile = Profile::of(&encoder);
             profile.apply(&encoder, threads, |property| self.sets(property));
         }
@@ -219,6 +223,20 @@ pub(crate) fn set_properties(
         })?;
     }
     Ok(())
+}
+
+/// Of GstVideoEncoder: the least time between two key frames that are asked for, in nanoseconds.
+const KEY_INTERVAL: &str = "min-force-key-unit-interval";
+
+pub(crate) fn key_interval(encoder: &gst::Element) -> u64 {
+    let has_it = encoder.has_property_with_type(KEY_INTERVAL, u64::static_type());
+    let interval = if has_it {
+        encoder.property(KEY_INTERVAL)
+    } else {
+        0
+    };
+    // The greatest number is no time at all.
+    if interval == u64::MAX { 0 } else { interval }
 }
 
 /// The name of the element's factory.

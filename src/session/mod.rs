@@ -40,6 +40,8 @@ use std::sync::{Condvar, Mutex};
 #[derive(Debug, Clone)]
 pub(crate) struct Input {
     pub(crate) caps: gst::Caps,
+    /// What downstream accepts: some encoders adapt to it.
+    pub(crate) downstream: Option<gst::Caps>,
     /// Upstream's stream tags: the encoder merges its own into them.
     pub(crate) tags: Option<gst::TagList>,
     pub(crate) hints: Hints,
@@ -140,8 +142,9 @@ struct Live {
     element: gst::Element,
     /// The encoder in it, or it itself.
     encoder: gst::Element,
-    /// What it was primed with.
+    /// What it was primed with: raw caps, and what downstream accepts.
     caps: Option<gst::Caps>,
+    downstream: Option<gst::Caps>,
 }
 
 impl Live {
@@ -213,6 +216,7 @@ impl Session {
             encoder: encoder::encoder_within(&element),
             element,
             caps: None,
+            downstream: None,
         };
         if let Some(hints) = hints {
             hints.apply(&live.encoder, recipe);
@@ -270,11 +274,16 @@ impl Session {
     }
 
     /// Primes the placed encoder, so that it refuses what it can't encode before the first frame.
-    pub(crate) fn prime_placed(&self, caps: &gst::Caps) -> Result<(), EncoderError> {
+    pub(crate) fn prime_placed(
+        &self,
+        caps: &gst::Caps,
+        downstream: Option<gst::Caps>,
+    ) -> Result<(), EncoderError> {
         let Some(mut live) = lock(&self.placed).take() else {
             return Ok(());
         };
         self.prime(&mut live, caps)?;
+        live.downstream = downstream;
         *lock(&self.placed) = Some(live);
         Ok(())
     }
@@ -336,7 +345,9 @@ impl Session {
         let placed = lock(&self.placed).take();
         // What wants to know of its chunk had to be made for it.
         let fits = |live: &Live| {
-            live.caps.as_ref() == Some(&work.input.caps) && !hints::are_wanted(&live.encoder)
+            live.caps.as_ref() == Some(&work.input.caps)
+                && live.downstream == work.input.downstream
+                && !hints::are_wanted(&live.encoder)
         };
         let live = match placed.filter(fits) {
             Some(live) => live,
@@ -359,7 +370,7 @@ impl Session {
         aggregator: &aggregator::imp::Aggregator,
         work: &Work,
     ) -> Result<(), Failure> {
-        aggregator.begin(self.id, work.chunk);
+        aggregator.begin(self.id, work.chunk, work.input.downstream.clone());
         let live = self.primed(work).map_err(|error| {
             let is_open = matches!(error, EncoderError::CapsRefused { .. });
             match distributor.failure(self.id) {

@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod pictures;
+pub mod rig;
 pub mod scripted;
 
 use gst::prelude::*;

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! An element alone between two pads of the test, which sees everything that leaves it on either side, and may send
+//! anything from any thread.
+
+use super::gray;
+use gst::prelude::*;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What leaves downstream, in order.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    Buffer(gst::Buffer),
+    Event(gst::Event),
+}
+
+/// What upstream answers, and what reached it.
+#[derive(Default)]
+pub struct Upstream {
+    pub events: Vec<gst::Event>,
+    pub queries: Vec<gst::QueryType>,
+    pub duration: Option<gst::ClockTime>,
+    pub is_live: bool,
+    /// Minimum and maximum latency.
+    pub latency: (gst::ClockTime, Option<gst::ClockTime>),
+}
+
+/// What downstream answers, and what reached it.
+pub struct Downstream {
+    pub entries: Vec<Entry>,
+    pub queries: Vec<gst::QueryType>,
+    /// Returned for each packet.
+    pub flow: Result<gst::FlowSuccess, gst::FlowError>,
+    /// Accepted caps.
+    pub caps: gst::Caps,
+}
+
+pub struct Rig {
+    pub enc: gst::Element,
+    pub src: gst::Pad,
+    pub sink: gst::Pad,
+    pub upstream: Arc<Mutex<Upstream>>,
+    pub downstream: Arc<Mutex<Downstream>>,
+    ended: mpsc::Receiver<()>,
+    bus: gst::Bus,
+}
+
+/// No answer takes nearly as long: one that does hangs.
+const HANG: Duration = Duration::from_secs(60);
+
+impl Rig {
+    /// An encoder that runs, without a stream.
+    pub fn bare(encoder: &str) -> Self {
+        super::init();
+        let enc = gst::parse::launch(encoder).unwrap();
+        let upstream = Arc::new(Mutex::new(Upstream::default()));
+        let downstream = Arc::new(Mutex::new(Downstream {
+            entries: Vec::new(),
+            queries: Vec::new(),
+            flow: Ok(gst::FlowSuccess::Ok),
+            caps: gst::Caps::new_any(),
+        }));
+        let (sender, ended) = mpsc::channel();
+        let (events, queries) = (upstream.clone(), upstream.clone());
+        let src = gst::Pad::builder(gst::PadDirection::Src)
+            .event_function(move |_, _, event| {
+                events.lock().unwrap().events.push(event);
+                true
+            })
+            .query_function(move |_, _, query| {
+                let mut upstream = queries.lock().unwrap();
+                upstream.queries.push(query.type_());
+                match query.view_mut() {
+                    gst::QueryViewMut::Duration(duration) => {
+                        upstream.duration.is_some_and(|time| {
+                            duration.set(time);
+                            true
+                        })
+                    }
+                    gst::QueryViewMut::Latency(latency) => {
+                        let (min, max) = upstream.latency;
+                        latency.set(upstream.is_live, min, max);
+                        true
+                    }
+                    gst::QueryViewMut::Position(position) => {
+                        position.set(gst::ClockTime::from_seconds(7));
+                        true
+                    }
+                    gst::QueryViewMut::Seeking(seeking) => {
+                        seeking.set(true, gst::ClockTime::ZERO, gst::ClockTime::from_seconds(9));
+                        true
+                    }
+                    _ => false,
+                }
+            })
+            .build();
+        let (chained, evented, queried) =
+            (downstream.clone(), downstream.clone(), downstream.clone());
+        let sink = gst::Pad::builder(gst::PadDirection::Sink)
+            .chain_function(move |_, _, buffer| {
+                let mut downstream = chained.lock().unwrap();
+                downstream.entries.push(Entry::Buffer(buffer));
+                downstream.flow
+            })
+            .event_function(move |_, _, event| {
+                let is_end = event.type_() == gst::EventType::Eos;
+                evented.lock().unwrap().entries.push(Entry::Event(event));
+                if is_end {
+                    let _ = sender.send(());
+                }
+                true
+            })
+            .query_function(move |_, _, query| {
+                let mut downstream = queried.lock().unwrap();
+                downstream.queries.push(query.type_());
+                match query.view_mut() {
+                    gst::QueryViewMut::Caps(caps) => {
+                        let answer = match caps.filter_owned() {
+                            Some(filter) => filter.intersect(&downstream.caps),
+                            None => downstream.caps.clone(),
+                        };
+                        caps.set_result(&answer);
+                        true
+                    }
+                    gst::QueryViewMut::AcceptCaps(accept) => {
+                        let accepted = accept.caps_owned().is_subset(&downstream.caps);
+                        accept.set_result(accepted);
+                        true
+                    }
+                    _ => false,
+                }
+            })
+            .build();
+        let bus = gst::Bus::new();
+        enc.set_bus(Some(&bus));
+        src.link(&enc.static_pad("sink").unwrap()).unwrap();
+        enc.static_pad("src").unwrap().link(&sink).unwrap();
+        sink.set_active(true).unwrap();
+        src.set_active(true).unwrap();
+        enc.set_state(gst::State::Playing).unwrap();
+        Self {
+            enc,
+            src,
+            sink,
+            upstream,
+            downstream,
+            ended,
+            bus,
+        }
+    }
+
+    /// An encoder whose stream of `scriptedenc` pictures has begun.
+    pub fn new(encoder: &str) -> Self {
+        Self::with_caps(encoder, super::GRAY)
+    }
+
+    pub fn with_caps(encoder: &str, caps: &str) -> Self {
+        let rig = Self::bare(encoder);
+        rig.begin(caps);
+        rig
+    }
+
+    /// STREAM_START, CAPS, SEGMENT.
+    pub fn begin(&self, caps: &str) {
+        self.send(gst::event::StreamStart::new("rig"));
+        let caps: gst::Caps = caps.parse().unwrap();
+        self.send(gst::event::Caps::new(&caps));
+        self.begin_segment();
+    }
+
+    pub fn begin_segment(&self) {
+        let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+        self.send(gst::event::Segment::new(&segment));
+    }
+
+    /// An event that has to be taken.
+    pub fn send(&self, event: gst::Event) {
+        let text = format!("{event:?}");
+        assert!(self.src.push_event(event), "{text}");
+    }
+
+    /// A picture at 25 per second.
+    pub fn push(&self, number: u64) -> Result<gst::FlowSuccess, gst::FlowError> {
+        push_to(&self.src, number)
+    }
+
+    pub fn push_all(&self, numbers: impl IntoIterator<Item = u64>) {
+        for number in numbers {
+            self.push(number).unwrap();
+        }
+    }
+
+    /// A flush and a new segment.
+    pub fn flush(&self) {
+        self.send(gst::event::FlushStart::new());
+        self.send(gst::event::FlushStop::new(true));
+        self.begin_segment();
+    }
+
+    /// Sends EOS and waits for it at the other end.
+    pub fn end(&self) {
+        self.send(gst::event::Eos::new());
+        self.wait_for_end();
+    }
+
+    pub fn wait_for_end(&self) {
+        self.ended.recv_timeout(HANG).expect("it hangs");
+    }
+
+    /// What left so far, which is forgotten.
+    pub fn take(&self) -> Vec<Entry> {
+        std::mem::take(&mut self.downstream.lock().unwrap().entries)
+    }
+
+    pub fn entries(&self) -> Vec<Entry> {
+        self.downstream.lock().unwrap().entries.clone()
+    }
+
+    /// What left so far, as text: packets by their frame's number, events by what matters of them.
+    pub fn story(&self) -> Vec<String> {
+        self.entries().iter().map(Entry::text).collect()
+    }
+
+    /// Messages of these types on the bus.
+    pub fn messages(&self, types: &[gst::MessageType]) -> Vec<gst::Message> {
+        std::iter::from_fn(|| self.bus.pop_filtered(types)).collect()
+    }
+
+    pub fn stats(&self) -> gst::Structure {
+        self.enc.property("stats")
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let _ = self.enc.set_state(gst::State::Null);
+        let _ = self.src.set_active(false);
+        let _ = self.sink.set_active(false);
+    }
+}
+
+pub fn push_to(pad: &gst::Pad, number: u64) -> Result<gst::FlowSuccess, gst::FlowError> {
+    let frame = gst::ClockTime::from_mseconds(40);
+    pad.push(gray(number, (frame * number, Some(frame))))
+}
+
+impl Entry {
+    pub fn buffer(&self) -> Option<&gst::BufferRef> {
+        match self {
+            Entry::Buffer(buffer) => Some(buffer),
+            Entry::Event(_) => None,
+        }
+    }
+
+    pub fn event(&self) -> Option<&gst::Event> {
+        match self {
+            Entry::Buffer(_) => None,
+            Entry::Event(event) => Some(event),
+        }
+    }
+
+    /// The frame's number of a packet of `scriptedenc`.
+    pub fn frame(&self) -> Option<u64> {
+        let bytes = self.buffer()?.map_readable().ok()?;
+        let text = std::str::from_utf8(&bytes).ok()?;
+        text.split(' ').next()?.parse().ok()
+    }
+
+    pub fn is_key(&self) -> bool {
+        self.buffer()
+            .is_some_and(|buffer| !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT))
+    }
+
+    pub fn text(&self) -> String {
+        match self {
+            Entry::Buffer(buffer) => match self.frame() {
+                Some(frame) => frame.to_string(),
+                None => format!("{} bytes", buffer.size()),
+            },
+            Entry::Event(event) => match event.view() {
+                gst::EventView::Caps(caps) => format!("caps {}", caps.caps()),
+                gst::EventView::Segment(segment) => format!("segment {:?}", segment.segment()),
+                gst::EventView::Tag(tag) => format!("tag {}", tag.tag()),
+                gst::EventView::StreamStart(start) => format!("stream-start {}", start.stream_id()),
+                _ => {
+                    let about = event.structure().map(|it| it.to_string());
+                    format!("{} {}", event.type_().name(), about.unwrap_or_default())
+                }
+            },
+        }
+    }
+}
