@@ -225,6 +225,8 @@ impl Aggregator {
     /// A serialized event stood before the next frame.
     pub(crate) fn event(&self, before: FrameNo, event: gst::Event) {
         lock(&self.state).event(before, event);
+        // The end of a segment may leave at once.
+        self.wake.notify_all();
     }
 
     /// The next frame has come in.
@@ -555,8 +557,8 @@ impl Aggregator {
         drop(state);
         match step {
             Step::Wait => (),
-            Step::Left(next) => {
-                self.with_distributor(|distributor| distributor.chunks_left(next));
+            Step::Left { next, end } => {
+                self.with_distributor(|distributor| distributor.chunks_left(next, end));
             }
             Step::Send(items) => {
                 if let Err(flow) = self.send(items) {

@@ -71,8 +71,8 @@ pub(super) enum Stall {
 pub(super) enum Step {
     /// Send these in order.
     Send(Vec<Item>),
-    /// All chunks before this one have left: tell the distributor.
-    Left(ChunkId),
+    /// All chunks before this one have left, all frames before `end`: tell the distributor.
+    Left { next: ChunkId, end: FrameNo },
     /// Nothing can leave.
     Wait,
     /// A later chunk's encoder describes another stream than the one that was begun: fail.
@@ -403,7 +403,10 @@ impl State {
                 frame,
                 payload,
             } => self.send(chunk, frame, payload),
-            Pop::ChunkLeft(chunk) => Step::Left(chunk.next()),
+            Pop::ChunkLeft { chunk, end } => Step::Left {
+                next: chunk.next(),
+                end,
+            },
             Pop::Nothing if self.reorder.is_empty() => match self.end.take() {
                 Some(end) => {
                     let mut items = Vec::new();

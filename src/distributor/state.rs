@@ -584,8 +584,8 @@ impl State {
         self.wake(Waiting::Chunk);
     }
 
-    /// A key frame is asked for. Downstream may ask for a moment that was taken in already: as long as nobody was fed it, it is
-    /// forced there.
+    /// A key frame is asked for. Downstream may ask for a moment that was taken in already. As long as no session was fed that
+    /// frame, it is forced there; otherwise the next key frame answers.
     pub(super) fn key_asked(
         &mut self,
         aggregator: &aggregator::imp::Aggregator,
@@ -599,9 +599,8 @@ impl State {
             self.keys.ask(request);
             return;
         };
-        if self.keys.is_known(frame) {
-            aggregator.key_asked(frame, request);
-        } else if self.can_force(frame) {
+        let known = self.keys.next_known(frame);
+        if known != Some(frame) && self.can_force(frame) {
             let stream = self.stream.as_mut();
             let held = stream.and_then(|stream| stream.frames.get_mut(frame)?.as_mut());
             if let Some(held) = held {
@@ -609,8 +608,11 @@ impl State {
             }
             self.keys.comes(frame);
             aggregator.key_asked(frame, request);
-        } else {
-            self.keys.ask(request);
+            return;
+        }
+        match known {
+            Some(known) => aggregator.key_asked(known, request),
+            None => self.keys.ask(request),
         }
     }
 

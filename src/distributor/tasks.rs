@@ -406,9 +406,10 @@ impl Distributor {
         }
     }
 
-    /// All packets of the chunks before `next` have left.
-    pub(crate) fn chunks_left(&self, next: ChunkId) {
+    /// All packets of the chunks before `next` have left, which are those of the frames before `end`.
+    pub(crate) fn chunks_left(&self, next: ChunkId, end: FrameNo) {
         if let Some(state) = &mut *lock(&self.state) {
+            state.keys.left(end);
             if let Some(stream) = &mut state.stream {
                 stream.roster.left(next);
             }

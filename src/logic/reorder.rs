@@ -113,8 +113,8 @@ pub enum Pop<P> {
         frame: Option<FrameNo>,
         payload: P,
     },
-    /// The last packet of this chunk was handed out before.
-    ChunkLeft(ChunkId),
+    /// The last packet of this chunk was handed out before. `end`: the first frame of what comes after it.
+    ChunkLeft { chunk: ChunkId, end: FrameNo },
     /// Wait for a chunk to be finished.
     Nothing,
 }
@@ -392,9 +392,10 @@ impl<P> Reorder<P> {
         if !store.verified {
             return Pop::Nothing;
         }
+        let end = store.own.end;
         self.chunks.remove(&chunk);
         self.next = chunk.next();
-        Pop::ChunkLeft(chunk)
+        Pop::ChunkLeft { chunk, end }
     }
 
     /// Every chunk that opened has left.
@@ -459,7 +460,7 @@ mod tests {
         loop {
             match reorder.pop() {
                 Pop::Packet { payload, .. } => out.push(payload),
-                Pop::ChunkLeft(_) => (),
+                Pop::ChunkLeft { .. } => (),
                 Pop::Nothing => break out,
             }
         }

@@ -218,9 +218,10 @@ impl Rig {
         self.downstream.lock().unwrap().entries.clone()
     }
 
-    /// What left so far, as text: packets by their frame's number, events by what matters of them.
+    /// What left so far, as text that is the same whatever the output's timestamps are moved by: packets by their frame's number
+    /// and times, events by what they say.
     pub fn story(&self) -> Vec<String> {
-        self.entries().iter().map(Entry::text).collect()
+        story(&self.entries())
     }
 
     /// Messages of these types on the bus.
@@ -272,23 +273,91 @@ impl Entry {
         self.buffer()
             .is_some_and(|buffer| !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT))
     }
+}
 
-    pub fn text(&self) -> String {
-        match self {
-            Entry::Buffer(buffer) => match self.frame() {
-                Some(frame) => frame.to_string(),
-                None => format!("{} bytes", buffer.size()),
-            },
+fn story(entries: &[Entry]) -> Vec<String> {
+    let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
+    let time = |time: Option<gst::ClockTime>| time.map_or("none".into(), |it| it.to_string());
+    let mut story = Vec::new();
+    for entry in entries {
+        story.push(match entry {
+            Entry::Buffer(buffer) => {
+                let what = match entry.frame() {
+                    Some(frame) => format!("frame {frame}"),
+                    None => "packet".to_string(),
+                };
+                let running = buffer.pts().map(|pts| segment.to_running_time_full(pts));
+                format!("{what} at {running:?} for {}", time(buffer.duration()))
+            }
             Entry::Event(event) => match event.view() {
                 gst::EventView::Caps(caps) => format!("caps {}", caps.caps()),
-                gst::EventView::Segment(segment) => format!("segment {:?}", segment.segment()),
-                gst::EventView::Tag(tag) => format!("tag {}", tag.tag()),
-                gst::EventView::StreamStart(start) => format!("stream-start {}", start.stream_id()),
-                _ => {
-                    let about = event.structure().map(|it| it.to_string());
-                    format!("{} {}", event.type_().name(), about.unwrap_or_default())
+                gst::EventView::Segment(event) => {
+                    let Some(times) = event.segment().downcast_ref::<gst::ClockTime>() else {
+                        story.push(format!("segment {:?}", event.segment()));
+                        continue;
+                    };
+                    segment = times.clone();
+                    format!(
+                        "segment of {} at rate {} {} from {} time {} {:?} offset {}",
+                        time(times.stop().map(|stop| stop - times.start().unwrap())),
+                        times.rate(),
+                        times.applied_rate(),
+                        time(times.base()),
+                        time(times.time()),
+                        times.flags(),
+                        event.running_time_offset(),
+                    )
                 }
+                gst::EventView::Tag(tag) => format!("tag {:?} {}", tag.tag().scope(), tag.tag()),
+                gst::EventView::StreamStart(start) => format!(
+                    "stream-start {} {:?} {:?}",
+                    start.stream_id(),
+                    start.group_id(),
+                    start.stream_flags()
+                ),
+                _ => match gst_video::DownstreamForceKeyUnitEvent::parse(event) {
+                    Ok(key) => format!(
+                        "key at {} {} headers {} count {}",
+                        time(key.running_time),
+                        time(key.stream_time),
+                        key.all_headers,
+                        key.count
+                    ),
+                    Err(_) => {
+                        let about = event.structure().map(|it| it.to_string());
+                        format!("{} {}", event.type_().name(), about.unwrap_or_default())
+                    }
+                },
             },
-        }
+        });
+    }
+    // GstVideoEncoder sends some tags twice in a row.
+    story.dedup_by(|a, b| a.starts_with("tag ") && a == b);
+    story
+}
+
+/// Does the same with the plain encoder and with ours, and compares what leaves.
+pub fn assert_same(plain: &str, ours: &str, caps: Option<&str>, act: impl Fn(&Rig)) {
+    let of = |encoder: &str| {
+        let rig = match caps {
+            Some(caps) => Rig::with_caps(encoder, caps),
+            None => Rig::bare(encoder),
+        };
+        act(&rig);
+        rig.story()
+    };
+    let (plain_story, our_story) = (of(plain), of(ours));
+    for at in 0..plain_story.len().max(our_story.len()) {
+        let around = |story: &[String]| {
+            let range = at.saturating_sub(2)..(at + 4).min(story.len());
+            story.get(range).map(<[_]>::to_vec)
+        };
+        assert_eq!(
+            plain_story.get(at),
+            our_story.get(at),
+            "{:#?}\ninstead of{:#?}",
+            around(&our_story),
+            around(&plain_story)
+        );
     }
 }

@@ -101,6 +101,8 @@ mod imp {
         ignore_keys: bool,
         /// No packet is marked as a key frame.
         mark_none: bool,
+        /// Timestamps are not moved to 1000 hours. (GstVideoEncoder 1.22 loses force-key-unit events where they are.)
+        keep_times: bool,
         /// Frames before a forced key frame refer to it.
         open_gop: bool,
         /// Announces no reordering by its DTS.
@@ -151,6 +153,7 @@ mod imp {
         #[property(name = "look-ahead", get, set, type = u32, member = look_ahead)]
         #[property(name = "ignore-keys", get, set, type = bool, member = ignore_keys)]
         #[property(name = "mark-none", get, set, type = bool, member = mark_none)]
+        #[property(name = "keep-times", get, set, type = bool, member = keep_times)]
         #[property(name = "open-gop", get, set, type = bool, member = open_gop)]
         #[property(name = "plain-dts", get, set, type = bool, member = plain_dts)]
         #[property(name = "skip-every", get, set, type = u64, member = skip_every)]
@@ -248,9 +251,11 @@ mod imp {
                 is_too_many,
                 ..State::default()
             };
-            // As every GStreamer encoder with B-frames does.
-            self.obj()
-                .set_min_pts(gst::ClockTime::from_seconds(3_600_000));
+            if !script.keep_times {
+                // As every GStreamer encoder with B-frames does.
+                self.obj()
+                    .set_min_pts(gst::ClockTime::from_seconds(3_600_000));
+            }
             Ok(())
         }
 
@@ -327,6 +332,17 @@ mod imp {
                 state.pending.push((system, number, key));
             }
             self.work(&script, false)
+        }
+
+        fn flush(&self) -> bool {
+            let mut state = self.state.lock().unwrap();
+            let is_open = state.is_open;
+            *state = State {
+                key_due: true,
+                is_open,
+                ..State::default()
+            };
+            true
         }
 
         fn finish(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
