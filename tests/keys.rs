@@ -287,7 +287,7 @@ fn real_encoders_make_the_key_frames_and_their_headers() {
         "x264enc threads=1 speed-preset=ultrafast key-int-max=1000",
         "x265enc speed-preset=ultrafast key-int-max=1000",
         "vp8enc target-bitrate=300000 keyframe-max-dist=1000",
-        "vp9enc target-bitrate=300000 keyframe-max-dist=1000 cpu-used=8",
+        "vp9enc target-bitrate=300000 keyframe-max-dist=1000 cpu-used=8 lag-in-frames=0",
         "theoraenc keyframe-force=1000",
     ] {
         let of = |encoder: &str| {

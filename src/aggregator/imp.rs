@@ -330,6 +330,12 @@ impl Aggregator {
         lock(&self.state).forget_before(frame);
     }
 
+    /// The stream has failed: after what is finished comes no more but the end.
+    pub(crate) fn fail(&self) {
+        lock(&self.state).failed = true;
+        self.wake.notify_all();
+    }
+
     /// What downstream returned, where that was an error.
     pub(crate) fn flow(&self) -> Result<(), gst::FlowError> {
         lock(&self.state).flow

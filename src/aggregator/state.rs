@@ -138,6 +138,8 @@ pub(super) struct State {
     pub(super) flow: Result<(), gst::FlowError>,
     /// Some encoder has made a packet of a frame.
     pub(super) proven: bool,
+    /// A chunk could not be encoded: neither it nor what comes after it is going to leave.
+    pub(super) failed: bool,
 }
 
 impl State {
@@ -163,6 +165,7 @@ impl State {
             flushing: false,
             flow: Ok(()),
             proven: false,
+            failed: false,
         }
     }
 
@@ -201,7 +204,8 @@ impl State {
 
     /// Frames are under way, more may come, that none comes isn't our doing, and something can be done about it.
     pub(super) fn watches_input(&self) -> bool {
-        let under_way = !self.reorder.is_empty() && self.end.is_none() && self.flow.is_ok();
+        let under_way =
+            !self.reorder.is_empty() && self.end.is_none() && self.flow.is_ok() && !self.failed;
         under_way && !self.input_waits && !self.gave_all
     }
 
@@ -407,7 +411,7 @@ impl State {
                 next: chunk.next(),
                 end,
             },
-            Pop::Nothing if self.reorder.is_empty() => match self.end.take() {
+            Pop::Nothing if self.reorder.is_empty() || self.failed => match self.end.take() {
                 Some(end) => {
                     let mut items = Vec::new();
                     self.push_due_events(FrameNo(u64::MAX), None, &mut items);

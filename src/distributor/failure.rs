@@ -59,6 +59,7 @@ impl Distributor {
         state.wake_all();
         drop(guard);
         self.room.notify_all();
+        self.aggregator().fail();
     }
 
     /// Downstream takes no more: upstream gets the same. If upstream has ended, nobody else would say so. (Whichever comes

@@ -206,7 +206,10 @@ impl Rig {
     }
 
     pub fn wait_for_end(&self) {
-        self.ended.recv_timeout(HANG).expect("it hangs");
+        if self.ended.recv_timeout(HANG).is_err() {
+            let errors = self.messages(&[gst::MessageType::Error]);
+            panic!("it hangs: {errors:?}");
+        }
     }
 
     /// What left so far, which is forgotten.
