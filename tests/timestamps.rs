@@ -6,6 +6,7 @@
 mod common;
 
 use common::pictures::{self, I420, synthetic};
+use common::rig::{Entry, Rig, assert_same};
 use common::{Pipeline, Times, encode_times};
 use gst::prelude::*;
 use std::process::Command;
@@ -188,4 +189,183 @@ fn b_frames_at_a_variable_rate_in_matroska() {
 #[test]
 fn b_frames_at_ntsc_rate_in_mp4() {
     assert_file("mp4mux", "mp4", &rate(80, 30000, 1001));
+}
+
+/// PTS and duration in milliseconds, as far as the frame has them.
+type Odd = (Option<u64>, Option<u64>);
+
+/// Twenty-five frames per second, but for what makes them odd.
+fn odd_times() -> Vec<(&'static str, Vec<Odd>)> {
+    let regular = |n: u64| (Some(n * 40), Some(40));
+    let with = |odd: &dyn Fn(u64) -> Odd| (0..60).map(odd).collect::<Vec<_>>();
+    vec![
+        ("regular", with(&regular)),
+        ("no durations", with(&|n| (Some(n * 40), None))),
+        (
+            "some durations",
+            with(&|n| (Some(n * 40), (n % 3 > 0).then_some(40))),
+        ),
+        ("gaps", with(&|n| (Some(n * 40 + n / 7 * 500), Some(40)))),
+        (
+            "an hour's gap",
+            with(&|n| (Some(n * 40 + n / 31 * 3_600_000), Some(40))),
+        ),
+        (
+            "small steps back",
+            with(&|n| (Some(n * 40 + 100 - 60 * u64::from(n % 9 == 4)), Some(40))),
+        ),
+        ("jumps back", with(&|n| (Some(n % 25 * 40), Some(40)))),
+        ("equal pairs", with(&|n| (Some(n / 2 * 80), Some(40)))),
+        ("all equal", with(&|_| (Some(1000), Some(40)))),
+        (
+            "no first PTS",
+            with(&|n| ((n > 0).then_some(n * 40), Some(40))),
+        ),
+        (
+            "no PTS in the middle",
+            with(&|n| ((n != 17).then_some(n * 40), Some(40))),
+        ),
+        ("no PTS at all", with(&|_| (None, None))),
+        ("jitter", with(&|n| (Some(n * 40 + n * 7 % 13), Some(40)))),
+        ("late", with(&|n| (Some(n * 40 + 987_654_321), Some(40)))),
+    ]
+}
+
+fn odd_buffer(mut buffer: gst::Buffer, (pts, duration): Odd) -> gst::Buffer {
+    let times = buffer.get_mut().unwrap();
+    times.set_pts(pts.map(gst::ClockTime::from_mseconds));
+    times.set_duration(duration.map(gst::ClockTime::from_mseconds));
+    buffer
+}
+
+#[test]
+fn odd_times_are_those_of_the_plain_encoder() {
+    let gray = |n| common::gray(n, (gst::ClockTime::ZERO, None));
+    for (name, times) in odd_times() {
+        for rate in ["25/1", "0/1", "30000/1001"] {
+            let caps = common::GRAY.replace("25/1", rate);
+            // (With timestamps moved, the plain encoder gives a frame without one another than this.)
+            for plain in [
+                "scriptedenc keep-times=true",
+                "scriptedenc keep-times=true skip-every=7",
+            ] {
+                let ours = format!(
+                    "vtparallelenc encoder=\"{plain}\" sessions=3 chunk-frames=11 min-chunk-frames=4"
+                );
+                assert_same(plain, &ours, Some(&caps), |rig| {
+                    for (number, &odd) in times.iter().enumerate() {
+                        rig.src.push(odd_buffer(gray(number as u64), odd)).unwrap();
+                    }
+                    rig.end();
+                });
+            }
+        }
+    }
+}
+
+/// PTS less the first one, DTS less PTS, durations: what has to be the same wherever the output begins.
+fn relative(rig: &Rig) -> Vec<(Option<i64>, Option<i64>, Option<gst::ClockTime>)> {
+    let entries = rig.entries();
+    let packets: Vec<_> = entries.iter().filter_map(Entry::buffer).collect();
+    let first = packets.iter().find_map(|packet| packet.pts());
+    let less = |a: Option<gst::ClockTime>, b: Option<gst::ClockTime>| {
+        Some(a?.nseconds() as i64 - b?.nseconds() as i64)
+    };
+    let all = packets.iter().map(|packet| {
+        (
+            less(packet.pts(), first),
+            less(packet.dts(), packet.pts()),
+            packet.duration(),
+        )
+    });
+    all.collect()
+}
+
+#[test]
+fn odd_times_with_a_real_encoder() {
+    let i420 = "video/x-raw,format=I420,width=64,height=64,framerate=25/1";
+    let encoder = "x264enc threads=1 speed-preset=ultrafast key-int-max=1000";
+    for (name, times) in odd_times() {
+        if name == "no PTS in the middle" {
+            // GstVideoEncoder moves a timestamp that isn't there, to some other time.
+            continue;
+        }
+        let of = |encoder: &str| {
+            let rig = Rig::with_caps(encoder, i420);
+            for (number, &odd) in times.iter().enumerate() {
+                let picture = gst::Buffer::from_slice(vec![number as u8; 64 * 64 * 3 / 2]);
+                rig.src.push(odd_buffer(picture, odd)).unwrap();
+            }
+            rig.end();
+            relative(&rig)
+        };
+        let ours = format!(
+            "vtparallelenc encoder=\"{encoder}\" sessions=2 chunk-frames=12 min-chunk-frames=4"
+        );
+        assert_eq!(of(encoder), of(&ours), "{name}");
+    }
+}
+
+#[test]
+fn backwards_as_the_plain_encoder_does() {
+    let segment = |rate| {
+        let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
+        segment.set_rate(rate);
+        segment.set_stop(gst::ClockTime::from_mseconds(60 * 40));
+        gst::event::Segment::new(&segment)
+    };
+    for rate in [-1.0, -2.5, 3.0] {
+        let act = |rig: &Rig| {
+            rig.send(gst::event::StreamStart::new("rig"));
+            rig.send(gst::event::Caps::new(
+                &common::GRAY.parse::<gst::Caps>().unwrap(),
+            ));
+            rig.send(segment(rate));
+            let mut numbers: Vec<u64> = (0..60).collect();
+            if rate < 0.0 {
+                numbers.reverse();
+            }
+            rig.push_all(numbers);
+            rig.end();
+        };
+        for script in ["", " bframes=2"] {
+            let plain = format!("scriptedenc{script}");
+            let ours = format!("vtparallelenc encoder=\"{plain}\" sessions=3 chunk-frames=60");
+            assert_same(&plain, &ours, None, act);
+            let ours = format!(
+                "vtparallelenc encoder=\"{plain}\" sessions=3 chunk-frames=11 min-chunk-frames=4"
+            );
+            let rig = Rig::bare(&ours);
+            act(&rig);
+            // In running time, which goes on while timestamps go back, no packet is decoded after it is shown, or before the last one.
+            let entries = rig.entries();
+            let segment = entries
+                .iter()
+                .find_map(|entry| match entry.event()?.view() {
+                    gst::EventView::Segment(it) => {
+                        it.segment().downcast_ref::<gst::ClockTime>().cloned()
+                    }
+                    _ => None,
+                });
+            let segment = segment.unwrap();
+            let mut last = None;
+            for packet in entries.iter().filter_map(Entry::buffer) {
+                let running = |time| match segment.to_running_time_full(time) {
+                    Some(gst::Signed::Positive(time)) => time.nseconds() as i64,
+                    Some(gst::Signed::Negative(time)) => -(time.nseconds() as i64),
+                    None => panic!("no time"),
+                };
+                let (dts, pts) = (
+                    running(packet.dts().unwrap()),
+                    running(packet.pts().unwrap()),
+                );
+                assert!(dts <= pts, "{rate}: {dts} {pts}");
+                assert!(
+                    last.is_none_or(|last| dts > last),
+                    "{rate}: {dts} after {last:?}"
+                );
+                last = Some(dts);
+            }
+        }
+    }
 }

@@ -323,7 +323,7 @@ mod imp {
                 return self.obj().finish_frame(frame);
             }
             let system = frame.system_frame_number();
-            let pts = frame.pts().unwrap();
+            let pts = frame.pts().unwrap_or_default();
             drop(frame);
             {
                 let mut state = self.state.lock().unwrap();
@@ -447,7 +447,7 @@ mod imp {
             if !key {
                 frame.unset_flags(gst_video::VideoCodecFrameFlags::SYNC_POINT);
             }
-            if !script.plain_dts {
+            if !script.plain_dts && frame.pts().is_some() {
                 frame.set_dts(dts);
             }
             frame.set_output_buffer(gst::Buffer::from_slice(text.into_bytes()));
