@@ -19,6 +19,8 @@ use crate::session::encoder::Recipe;
 use crate::session::hints::Hints;
 use crate::session::{Input, Session, Step};
 use gst::prelude::*;
+use gst_video::VideoBufferFlags;
+use gst_video::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -187,10 +189,9 @@ impl Field {
 
     fn of(buffer: &gst::BufferRef) -> Self {
         // A top field is one field, top field first.
-        let top = gst_video::VideoBufferFlags::TFF.bits();
-        match buffer.flags().bits() & top {
-            0 => Self::Bottom,
-            _ => Self::Top,
+        match buffer.video_flags().contains(VideoBufferFlags::TFF) {
+            true => Self::Top,
+            false => Self::Bottom,
         }
     }
 }

@@ -207,12 +207,14 @@ mod imp {
             static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
                 let always = gst::PadPresence::Always;
                 let mut raw = gst::Caps::new_empty_simple("video/x-raw");
-                // As hardware encoders take what is in their memory.
-                raw.merge(
-                    gst::Caps::builder("video/x-raw")
-                        .features(["memory:VtTest"])
-                        .build(),
-                );
+                // As hardware encoders take what is in their memory, and fields.
+                for feature in ["memory:VtTest", "format:Interlaced"] {
+                    raw.merge(
+                        gst::Caps::builder("video/x-raw")
+                            .features([feature])
+                            .build(),
+                    );
+                }
                 let out = gst::Caps::new_empty_simple(CAPS);
                 vec![
                     gst::PadTemplate::new("sink", gst::PadDirection::Sink, always, &raw).unwrap(),
