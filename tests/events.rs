@@ -281,17 +281,25 @@ fn the_end_of_a_segment_comes_after_its_frames_and_does_not_wait() {
 
 #[test]
 fn another_stream_after_the_end_of_one() {
-    // (The plain encoder goes on, too; x264enc doesn't.)
-    assert_same(PLAIN, OURS, None, |rig| {
-        for (stream, first) in [("one", 0), ("two", 1), ("three", 40)] {
-            rig.send(gst::event::StreamStart::new(stream));
-            rig.send(caps_event());
-            rig.send(segment(first * 40, None, 0, 1.0));
-            rig.send(tags(stream, gst::TagScope::Stream));
-            rig.push_all(first..first + 25);
-            rig.end();
-        }
-    });
+    // (The plain encoder goes on, too; x264enc doesn't.) Upstream waits for each end, or doesn't.
+    for waits in [true, false] {
+        assert_same(PLAIN, OURS, None, |rig| {
+            for (stream, first) in [("one", 0), ("two", 1), ("three", 40)] {
+                rig.send(gst::event::StreamStart::new(stream));
+                rig.send(caps_event());
+                rig.send(segment(first * 40, None, 0, 1.0));
+                rig.send(tags("the same", gst::TagScope::Stream));
+                rig.push_all(first..first + 25);
+                rig.send(gst::event::Eos::new());
+                if waits {
+                    rig.wait_for_end();
+                }
+            }
+            for _ in 0..if waits { 0 } else { 3 } {
+                rig.wait_for_end();
+            }
+        });
+    }
 }
 
 #[test]

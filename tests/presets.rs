@@ -59,6 +59,21 @@ fn a_preset_keeps_what_was_set() {
         assert_eq!(properties.get::<u32>("bitrate"), Ok(1234));
         let proxy = loaded.dynamic_cast_ref::<gst::ChildProxy>().unwrap();
         assert_eq!(proxy.child_property::<u32>("encoder::bitrate"), 1234);
+
+        // One that leaves the encoder open takes away what was set, and what an older one of its name said.
+        let open = make();
+        open.set_property("sessions", 5u32);
+        open.dynamic_cast_ref::<gst::Preset>()
+            .unwrap()
+            .save_preset("mine")
+            .unwrap();
+        preset.load_preset("mine").unwrap();
+        assert_eq!(loaded.property::<Option<String>>("encoder"), None);
+        assert_eq!(
+            loaded.property::<Option<gst::Structure>>("encoder-properties"),
+            None
+        );
+        assert_eq!(loaded.property::<u32>("sessions"), 5);
         preset.delete_preset("mine").unwrap();
     }
 }

@@ -241,7 +241,7 @@ fn odd_buffer(mut buffer: gst::Buffer, (pts, duration): Odd) -> gst::Buffer {
 #[test]
 fn odd_times_are_those_of_the_plain_encoder() {
     let gray = |n| common::gray(n, (gst::ClockTime::ZERO, None));
-    for (name, times) in odd_times() {
+    for (_, times) in odd_times() {
         for rate in ["25/1", "0/1", "30000/1001"] {
             let caps = common::GRAY.replace("25/1", rate);
             // (With timestamps moved, the plain encoder gives a frame without one another than this.)

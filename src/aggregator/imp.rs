@@ -205,10 +205,14 @@ impl Aggregator {
         caps
     }
 
+    /// Downstream has said that it may accept something else, and wasn't asked since.
+    pub(crate) fn reconfigures(&self) -> bool {
+        self.reconfigures.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
     /// What downstream accepts, if it has said that this may have changed.
     pub(crate) fn renewed_downstream(&self) -> Option<gst::Caps> {
-        let renews = self.reconfigures.load(std::sync::atomic::Ordering::SeqCst);
-        renews.then(|| self.ask_downstream())
+        self.reconfigures().then(|| self.ask_downstream())
     }
 
     /// What downstream accepted when the stream began, or accepts now.
@@ -225,7 +229,7 @@ impl Aggregator {
     /// A serialized event stood before the next frame.
     pub(crate) fn event(&self, before: FrameNo, event: gst::Event) {
         lock(&self.state).event(before, event);
-        // The end of a segment may leave at once.
+        // The end of a segment or stream may leave at once.
         self.wake.notify_all();
     }
 
@@ -260,12 +264,6 @@ impl Aggregator {
     /// All chunks become this one.
     pub(crate) fn join(&self, chunk: ChunkId, own: FrameRange) {
         lock(&self.state).join(chunk, own);
-        self.wake.notify_all();
-    }
-
-    /// No frame comes any more.
-    pub(crate) fn end(&self, event: gst::Event) {
-        lock(&self.state).end = Some(event);
         self.wake.notify_all();
     }
 

@@ -93,8 +93,9 @@ struct Sent {
     headers: Vec<gst::Buffer>,
     /// The chunk of the last packet.
     chunk: Option<ChunkId>,
-    /// As it left.
+    /// As it left, and its first frame.
     segment: gst::FormattedSegment<gst::ClockTime>,
+    segment_from: FrameNo,
     any_buffer: bool,
     frames: u64,
     bytes: u64,
@@ -121,8 +122,8 @@ pub(super) struct State {
     sent: Sent,
     /// New raw caps were passed, so the next chunk's caps may differ.
     caps_may_change: bool,
-    /// The EOS event, once it has come in.
-    pub(super) end: Option<gst::Event>,
+    /// EOS has come in, and no frame since.
+    ended: bool,
     /// When the last frame came in.
     pub(super) last_input: Instant,
     /// Input stands still, and all that can be done about it was done.
@@ -156,7 +157,7 @@ impl State {
             feeds: (0..sessions).map(|_| Feed::default()).collect(),
             sent: Sent::default(),
             caps_may_change: true,
-            end: None,
+            ended: false,
             last_input: Instant::now(),
             gave_all: false,
             input_waits: false,
@@ -186,6 +187,7 @@ impl State {
                 .collect(),
             sent: Sent {
                 caps,
+                tags: std::mem::take(&mut self.sent.tags),
                 frames: self.sent.frames,
                 ..Sent::default()
             },
@@ -205,7 +207,7 @@ impl State {
     /// Frames are under way, more may come, that none comes isn't our doing, and something can be done about it.
     pub(super) fn watches_input(&self) -> bool {
         let under_way =
-            !self.reorder.is_empty() && self.end.is_none() && self.flow.is_ok() && !self.failed;
+            !self.reorder.is_empty() && !self.ended && self.flow.is_ok() && !self.failed;
         under_way && !self.input_waits && !self.gave_all
     }
 
@@ -262,11 +264,13 @@ impl State {
     #[must_use]
     pub(super) fn frame(&mut self, private: u64, times: FrameTimes) -> bool {
         self.frames.push(private, times);
+        self.ended = false;
         self.last_input = Instant::now();
         std::mem::take(&mut self.gave_all)
     }
 
     pub(super) fn event(&mut self, before: FrameNo, event: gst::Event) {
+        self.ended |= event.type_() == gst::EventType::Eos;
         // (A chunk is opened after its first frame has come.)
         let at = self.events.partition_point(|(other, _)| *other <= before);
         self.events.insert(at, (before, event));
@@ -278,7 +282,9 @@ impl State {
 
     /// What downstream accepts, as the session's encoder sees it.
     pub(super) fn downstream_of(&self, session: SessionId) -> Option<gst::Caps> {
-        let own = self.feeds[session.0].downstream.clone();
+        // (A query may come while the element is shut down.)
+        let own = self.feeds.get(session.0);
+        let own = own.and_then(|feed| feed.downstream.clone());
         own.or_else(|| self.downstream.clone())
     }
 
@@ -396,10 +402,7 @@ impl State {
     pub(super) fn next(&mut self) -> Step {
         if self.flow.is_err() {
             // Downstream takes no more packets, but it waits for the end.
-            return match self.end.take() {
-                Some(end) => Step::Send(vec![Item::Event(end)]),
-                None => Step::Wait,
-            };
+            return self.give_up();
         }
         match self.reorder.pop() {
             Pop::Packet {
@@ -411,28 +414,37 @@ impl State {
                 next: chunk.next(),
                 end,
             },
-            Pop::Nothing if self.reorder.is_empty() || self.failed => match self.end.take() {
-                Some(end) => {
-                    let mut items = Vec::new();
-                    self.push_due_events(FrameNo(u64::MAX), None, &mut items);
-                    items.push(Item::Event(end));
-                    Step::Send(items)
-                }
-                None => self.send_segment_done(),
-            },
-            Pop::Nothing => Step::Wait,
+            Pop::Nothing if self.failed => self.give_up(),
+            Pop::Nothing => self.send_end(),
         }
     }
 
-    /// A segment is over, and all packets before that have left: it is said at once, as no frame need come any more.
-    fn send_segment_done(&mut self) -> Step {
-        let mut done = self.events.iter().rev();
-        let done = done.find(|(_, event)| event.type_() == gst::EventType::SegmentDone);
-        let Some(&(before, _)) = done else {
+    /// No packet leaves any more: of what is still to be said, only the end is.
+    fn give_up(&mut self) -> Step {
+        let is_end = |event: &gst::Event| event.type_() == gst::EventType::Eos;
+        let end = self.events.iter().position(|(_, event)| is_end(event));
+        match end.and_then(|end| self.events.remove(end)) {
+            Some((_, end)) => Step::Send(vec![Item::Event(end)]),
+            None => Step::Wait,
+        }
+    }
+
+    /// A stream or a segment is over, and all packets before that have left: it is said at once, as no frame need come any more.
+    fn send_end(&mut self) -> Step {
+        let left = self.reorder.oldest_held().unwrap_or(FrameNo(u64::MAX));
+        let is_end = |event: &gst::Event| {
+            let ends = [gst::EventType::SegmentDone, gst::EventType::Eos];
+            ends.contains(&event.type_())
+        };
+        let events = self.events.iter();
+        let end = events
+            .take_while(|(before, _)| *before <= left)
+            .position(|(_, event)| is_end(event));
+        let Some(end) = end else {
             return Step::Wait;
         };
         let mut items = Vec::new();
-        self.push_due_events(before, None, &mut items);
+        self.push_events(end + 1, None, &mut items);
         Step::Send(items)
     }
 
@@ -541,6 +553,13 @@ impl State {
     /// The DTS of a frame with this PTS, as both leave, for the one in private time. Running time may go faster than the
     /// stream's, or the other way.
     fn dts(&self, pts: u64, private: u64, private_dts: u64) -> u64 {
+        // That of another frame, where it is of this segment: timestamps may step back.
+        let frame = self.frames.exact(private_dts);
+        let frame = frame.filter(|frame| *frame >= self.sent.segment_from);
+        let of_frame = frame.and_then(|frame| self.frames.get(frame)?.pts);
+        if let Some(of_frame) = of_frame {
+            return self.shifted(of_frame);
+        }
         let delay = private.saturating_sub(private_dts);
         let rate = self.sent.segment.rate();
         let moved = if rate == 1.0 {
@@ -557,20 +576,35 @@ impl State {
         moved.min(LATEST)
     }
 
-    /// STREAM_START, then `caps`, then the other events that stood before `frame` or earlier.
+    /// The events that stood before `frame` or earlier, with `caps`.
     fn push_due_events(&mut self, frame: FrameNo, caps: Option<gst::Caps>, items: &mut Vec<Item>) {
         let due = self.events.partition_point(|(before, _)| *before <= frame);
+        // What was still to be said of a stream that is over comes before the next one.
+        let mut ends = self.events.iter().take(due);
+        let over = ends.rposition(|(_, event)| event.type_() == gst::EventType::Eos);
+        let over = over.map_or(0, |last| last + 1);
+        self.push_events(over, None, items);
+        self.push_events(due - over, caps, items);
+    }
+
+    /// STREAM_START, then `caps`, then the others of the first `due` events.
+    fn push_events(&mut self, due: usize, caps: Option<gst::Caps>, items: &mut Vec<Item>) {
         let mut others = Vec::new();
-        for (_, event) in self.events.drain(..due) {
+        let events: Vec<_> = self.events.drain(..due).collect();
+        for (before, event) in events {
             match event.view() {
-                gst::EventView::StreamStart(_) => items.push(Item::Event(event)),
+                gst::EventView::StreamStart(_) => {
+                    // It takes the tags of the last stream from all that comes after us.
+                    self.sent.tags.clear();
+                    items.push(Item::Event(event));
+                }
                 // Raw caps: what they become comes from the encoder.
                 gst::EventView::Caps(_) => self.caps_may_change = true,
-                _ => others.push(event),
+                _ => others.push((before, event)),
             }
         }
         items.extend(caps.map(|caps| Item::Event(gst::event::Caps::new(&caps))));
-        for event in others {
+        for (before, event) in others {
             let event = match event.view() {
                 gst::EventView::Segment(segment) => {
                     let segment = shifted_segment(segment, self.shift());
@@ -578,12 +612,27 @@ impl State {
                         && let Some(times) = shifted.segment().downcast_ref()
                     {
                         self.sent.segment = times.clone();
+                        self.sent.segment_from = before;
                     }
                     segment
                 }
+                gst::EventView::Tag(tag) => self.merged(tag, &event),
                 _ => event,
             };
             items.push(Item::Event(event));
+        }
+    }
+
+    /// Tags that no encoder gets any more, as the last one would have merged them.
+    fn merged(&self, new: &gst::event::Tag, event: &gst::Event) -> gst::Event {
+        let new = new.tag_owned();
+        let is_stream = |tags: &&gst::TagList| tags.scope() == gst::TagScope::Stream;
+        match self.sent.tags.iter().find(is_stream) {
+            // What is said of the encoded video stays, as upstream doesn't know it.
+            Some(sent) if is_stream(&&new) => {
+                gst::event::Tag::new(new.merge(sent, gst::TagMergeMode::Replace))
+            }
+            _ => event.clone(),
         }
     }
 
@@ -659,7 +708,9 @@ impl State {
                 if self.sent.headers.iter().any(is_same) {
                     return None;
                 }
-                self.sent.headers.push(buffer.clone());
+                let mut again = buffer.clone();
+                again.make_mut().unset_flags(gst::BufferFlags::DISCONT);
+                self.sent.headers.push(again);
             }
         }
         self.sent.bytes += buffer.size() as u64;

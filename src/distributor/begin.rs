@@ -60,9 +60,9 @@ impl Distributor {
             let is_live = self.sink.peer_query(&mut latency) && latency.result().0;
             match frame_duration(caps) {
                 _ if !is_live => None,
-                None if job.allow_parallel_live => Some(Sequential::LiveWithoutRate),
-                Some(_) if job.allow_parallel_live => None,
-                _ => Some(Sequential::LiveSource),
+                _ if !job.allow_parallel_live => Some(Sequential::LiveSource),
+                None => Some(Sequential::LiveWithoutRate),
+                Some(_) => (!self.holds_its_latency(caps)).then_some(Sequential::LiveBeyondMemory),
             }
         });
         if let Some(state) = &mut *lock(&self.state) {
@@ -73,6 +73,17 @@ impl Distributor {
             Some(reason) => self.begin_sequential(&session, reason, event),
             None => self.begin_parallel(&session, caps),
         }
+    }
+
+    /// A live source doesn't wait: what chunks delay it by has to fit into the memory.
+    fn holds_its_latency(&self, caps: &gst::Caps) -> bool {
+        let state = lock(&self.state);
+        let Some(state) = state.as_ref() else {
+            return true;
+        };
+        let sessions = state.slots.len() as u64;
+        let plan = state.plan(caps, None);
+        plan.is_ok_and(|plan| plan.latency_frames(sessions) <= plan.capacity_frames)
     }
 
     pub(super) fn job(&self) -> Option<(Job, Arc<Session>)> {
@@ -229,6 +240,11 @@ impl Distributor {
             .as_ref()
             .and_then(|state| state.downstream.clone());
         let primed = session.prime_placed(caps, downstream);
-        primed.map_err(|error| Refusal::of(self, session.id, &error))
+        primed.map_err(|error| Refusal::of(self, session.id, &error))?;
+        let proposal = self.proposal(caps);
+        if let Some(state) = &mut *lock(&self.state) {
+            state.proposal = proposal;
+        }
+        Ok(())
     }
 }

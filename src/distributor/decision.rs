@@ -18,6 +18,8 @@ pub(crate) enum Sequential {
     LiveSource,
     /// Chunks are allowed for live sources, but how long they are can't be said.
     LiveWithoutRate,
+    /// Chunks are allowed for live sources, but there isn't the memory to delay the source so long.
+    LiveBeyondMemory,
     /// The encoder can't be used in chunks.
     Encoder(&'static str),
 }
@@ -32,6 +34,9 @@ impl fmt::Display for Sequential {
             }
             Self::LiveWithoutRate => {
                 "the source is live without a frame rate, so that nobody could say by how much chunks delay it"
+            }
+            Self::LiveBeyondMemory => {
+                "the source is live, and max-raw-bytes doesn't hold it for as long as chunks delay it; set a smaller chunk-frames"
             }
             Self::Encoder(reason) => {
                 return write!(f, "the encoder can't be used in chunks: {reason}");

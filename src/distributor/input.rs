@@ -5,7 +5,7 @@
 use super::failure::budget_error;
 use super::imp::{CAT, Distributor};
 use super::requests::key_request;
-use super::state::{Mode, frame_duration};
+use super::state::{Mode, buffers_per_picture, frame_duration};
 use crate::aggregator::FrameTimes;
 use crate::locking::{lock, wait};
 use crate::logic::budget::Admission;
@@ -53,6 +53,7 @@ impl Distributor {
             return Err(gst::FlowError::Flushing);
         };
         let capacity = stream.planner.plan().capacity_frames;
+        let caps = guard.as_ref().and_then(|state| state.caps.clone());
         let clipped = clip(&stream.segment, &buffer);
         drop(guard);
         let Some(times) = clipped else {
@@ -63,7 +64,8 @@ impl Distributor {
             );
             return Ok(gst::FlowSuccess::Ok);
         };
-        let (buffer, copied) = self.holdable(buffer, capacity)?;
+        let is_in_system_memory = caps.is_some_and(|caps| are_of_system_memory(&caps));
+        let (buffer, copied) = self.holdable(buffer, capacity, is_in_system_memory)?;
         let bytes = buffer.size() as u64;
         let mut waited = false;
         let mut guard = lock(&self.state);
@@ -114,12 +116,13 @@ impl Distributor {
         &self,
         buffer: gst::Buffer,
         capacity: u64,
+        is_in_system_memory: bool,
     ) -> Result<(gst::Buffer, bool), gst::FlowError> {
         match pool_size(&buffer) {
             Some(size) if u64::from(size) < capacity => (),
             _ => return Ok((buffer, false)),
         }
-        if let Some(copy) = copied(&buffer) {
+        if let Some(copy) = copied(&buffer, is_in_system_memory) {
             return Ok((copy, true));
         }
         self.fail(gst::error_msg!(
@@ -143,7 +146,11 @@ impl Distributor {
             if stream.length_known || !ASK_AT.contains(&stream.planner.next_frame()) {
                 return;
             }
-            let told = state.job.source_frames;
+            let unit = buffers_per_picture(caps);
+            let told = state
+                .job
+                .source_frames
+                .map(|frames| frames.saturating_mul(unit));
             (caps.clone(), stream.segment.clone(), told)
         };
         let frames = told.or_else(|| self.frames_to_come(&caps, &segment));
@@ -258,7 +265,7 @@ impl Distributor {
                 if let Some(flow) = unheard {
                     self.refused_after_end(flow);
                 }
-                self.aggregator().end(event);
+                self.before_next_frame(event);
             }
             _ if gst_video::ForceKeyUnitEvent::is(&event) => {
                 if let Some((request, _)) = key_request(&event)
@@ -335,6 +342,7 @@ impl Distributor {
         let mut state = lock(&self.state);
         let Some(state) = state.as_mut() else { return };
         state.cut(self.aggregator());
+        state.tags_leave(self.aggregator());
         state.tagged(None);
         if let Some(stream) = &mut state.stream {
             stream.ended = false;
@@ -360,7 +368,7 @@ impl Distributor {
         for event in early.into_iter().flatten() {
             self.aggregator().event(FrameNo(0), event);
         }
-        self.aggregator().end(eos);
+        self.aggregator().event(FrameNo(0), eos);
         true
     }
 
@@ -435,15 +443,21 @@ fn pool_size(buffer: &gst::BufferRef) -> Option<u32> {
     parents.find_map(|parent| pool_size(parent.parent()))
 }
 
-/// A copy in memory of the same kind.
-fn copied(buffer: &gst::BufferRef) -> Option<gst::Buffer> {
+/// The caps name no other memory, so that any will do.
+fn are_of_system_memory(caps: &gst::CapsRef) -> bool {
+    let mut features = caps.features(0).into_iter().flat_map(|it| it.iter());
+    features.all(|feature| !feature.starts_with("memory:") || feature == "memory:SystemMemory")
+}
+
+/// A copy in memory of the same kind, or in system memory where that will do.
+fn copied(buffer: &gst::BufferRef, is_in_system_memory: bool) -> Option<gst::Buffer> {
     let copy = buffer.copy_deep().ok()?;
     let kind = |memory: &gst::MemoryRef| {
         let allocator = memory.allocator();
         allocator.map(|allocator| allocator.type_())
     };
     let kinds = |buffer: &gst::BufferRef| -> Vec<_> { buffer.iter_memories().map(kind).collect() };
-    if kinds(buffer) != kinds(&copy) {
+    if !is_in_system_memory && kinds(buffer) != kinds(&copy) {
         return None;
     }
     Some(copy)

@@ -3,9 +3,8 @@
 //! Queries from both sides, and what downstream and the encoders ask of upstream.
 
 use super::imp::Distributor;
-use super::state::{Mode, frame_bytes, frame_duration};
+use super::state::{Mode, Proposal, frame_bytes, frame_duration};
 use crate::locking::{lock, wait};
-use crate::logic::frame::{FrameNo, SessionId};
 use crate::logic::keys;
 use crate::logic::timeline::LATEST;
 use crate::queries::{answer_caps, convert_raw};
@@ -29,7 +28,7 @@ impl Distributor {
                 gst::Pad::query_default(pad, Some(&*self.obj()), query)
             }
             gst::QueryViewMut::Allocation(query) => {
-                mode == Mode::Parallel && self.allocation(straight.as_ref(), query)
+                mode == Mode::Parallel && self.allocation(query)
             }
             gst::QueryViewMut::Drain(_) => self.drain(),
             gst::QueryViewMut::Convert(query) => {
@@ -47,18 +46,23 @@ impl Distributor {
     /// What can be encoded: as the encoder said before it began, or says now, or as far as it is known which
     /// encoder it will be.
     fn sink_caps_answer(&self, pad: &gst::Pad, straight: Option<gst::Pad>) -> gst::Caps {
-        let (asked, known) = {
+        let (asked, recipe) = {
             let state = lock(&self.state);
             let state = state.as_ref();
             (
                 state.and_then(|state| state.sink_caps.clone()),
-                state.is_some_and(|state| state.recipe.is_some()),
+                state.and_then(|state| state.recipe.clone()),
             )
         };
         let template = pad.pad_template_caps();
-        match (asked, known, straight) {
+        match (asked, recipe, straight) {
+            (Some(_), Some(recipe), _) if self.aggregator().reconfigures() => {
+                // The encoders at work have seen what downstream accepted before.
+                let takes = recipe.takes().unwrap_or(template);
+                encoder::restricted(&takes, &self.aggregator().src().peer_query_caps(None))
+            }
             (Some(asked), ..) => asked,
-            (None, true, Some(straight)) => straight.peer_query_caps(None),
+            (None, Some(_), Some(straight)) => straight.peer_query_caps(None),
             _ => {
                 let downstream = self.aggregator().downstream_caps();
                 let chosen = encoder::choose(&downstream, &template, &self.makes());
@@ -68,12 +72,8 @@ impl Distributor {
     }
 
     /// As a tee answers: the metas that the encoder copes with, an honest minimum, nobody's pool.
-    pub(super) fn allocation(
-        &self,
-        straight: Option<&gst::Pad>,
-        query: &mut gst::query::Allocation,
-    ) -> bool {
-        let (unused, bytes, frames, known) = {
+    fn allocation(&self, query: &mut gst::query::Allocation) -> bool {
+        let (bytes, frames, proposal) = {
             let state = lock(&self.state);
             let Some(state) = state.as_ref() else {
                 return false;
@@ -82,38 +82,36 @@ impl Distributor {
                 return false;
             };
             (
-                stream.planner.next_frame() == FrameNo(0),
                 frame_bytes(caps).unwrap_or(1),
                 stream.planner.plan().capacity_frames,
-                state.takes_video_meta,
+                state.proposal.clone(),
             )
         };
-        // Once frames flow the encoder is its session's; what it said before holds for the others too.
-        let is_placed = self
-            .session(SessionId(0))
-            .is_some_and(|session| session.is_placed());
-        let takes_video_meta = match straight.filter(|_| unused && is_placed) {
-            Some(straight) => {
-                straight.peer_query(query.query_mut());
-                while query.allocation_pools().next().is_some() {
-                    query.remove_nth_allocation_pool(0);
-                }
-                let found = query.find_allocation_meta::<gst_video::VideoMeta>();
-                found.is_some()
-            }
-            None => {
-                if known {
-                    query.add_allocation_meta::<gst_video::VideoMeta>(None);
-                }
-                known
-            }
-        };
-        if let Some(state) = &mut *lock(&self.state) {
-            state.takes_video_meta = takes_video_meta;
+        if proposal.takes_video_meta {
+            query.add_allocation_meta::<gst_video::VideoMeta>(None);
+        }
+        for params in &proposal.params {
+            query.add_allocation_param(None::<&gst::Allocator>, params.clone());
         }
         let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         query.add_allocation_pool(None::<&gst::BufferPool>, small(bytes), small(frames), 0);
         true
+    }
+
+    /// What the encoder that is placed first proposes, for itself and all that come after it.
+    pub(super) fn proposal(&self, caps: &gst::Caps) -> Proposal {
+        let mut query = gst::query::Allocation::new(Some(caps), false);
+        let straight = self.straight();
+        if !straight.is_some_and(|straight| straight.peer_query(&mut query)) {
+            return Proposal::default();
+        }
+        let params = query.allocation_params().map(|(_, params)| params);
+        Proposal {
+            takes_video_meta: query
+                .find_allocation_meta::<gst_video::VideoMeta>()
+                .is_some(),
+            params: params.collect(),
+        }
     }
 
     /// An event from downstream, of a stream that isn't sequential.
@@ -149,7 +147,8 @@ impl Distributor {
         {
             let (is_live, min, max) = latency.result();
             let own = self.latency().unwrap_or_default();
-            latency.set(is_live, min + own, max.map(|max| max + own));
+            let longer = |time: gst::ClockTime| time.saturating_add(own);
+            latency.set(is_live, longer(min), max.map(longer));
         }
         answered
     }
@@ -160,6 +159,9 @@ impl Distributor {
         let state = state
             .as_ref()
             .filter(|state| state.mode == Mode::Parallel)?;
+        if state.joined {
+            return None;
+        }
         let plan = *state.stream.as_ref()?.planner.plan();
         let frame = frame_duration(state.caps.as_ref()?)?.nseconds();
         let frames = plan.latency_frames(state.slots.len() as u64);
@@ -186,20 +188,25 @@ impl Distributor {
         if let Some(state) = guard.as_mut() {
             state.cut(self.aggregator());
         }
-        loop {
+        // That no frame comes meanwhile is no wonder.
+        self.aggregator().input_waits(true);
+        let drained = loop {
             let Some(state) = guard.as_ref() else {
-                return true;
+                break true;
             };
             let stream = state.stream.as_ref();
             let holds = stream.is_some_and(|stream| stream.planner.oldest().is_some());
             if !holds && state.releasing == 0 {
-                return true;
+                break true;
             }
             if state.is_aborting() {
-                return false;
+                break false;
             }
             guard = wait(&self.room, guard);
-        }
+        };
+        drop(guard);
+        self.aggregator().input_waits(false);
+        drained
     }
 
     pub(super) fn src_event(&self, event: gst::Event) -> bool {

@@ -6,7 +6,7 @@ use super::decision::{Decision, Sequential};
 use crate::aggregator::{self, FrameTimes};
 use crate::logic::budget::{Admission, Budget};
 use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
-use crate::logic::keys::{self, KeyRequests};
+use crate::logic::keys::{self, Due, KeyRequests};
 use crate::logic::planner::{
     BudgetTooSmall, Neighbours, Next, Opening, Overlap, Plan, Planner, Request, Verdict,
 };
@@ -50,7 +50,7 @@ pub(super) struct Slot {
     pub(super) waiting: Waiting,
     /// The encoder of the attempt has sent EOS.
     pub(super) ended: bool,
-    /// The next frame that its attempt is fed.
+    /// The next frame that its attempt is fed, after the one that it was handed.
     pub(super) position: FrameNo,
     /// The first ERROR message of the attempt's encoder.
     pub(super) error: Option<gst::Message>,
@@ -69,7 +69,7 @@ pub(super) struct Held {
     /// With its private timestamp.
     buffer: gst::Buffer,
     bytes: u64,
-    /// Downstream or upstream asked for a key frame here, and no chunk begins with it.
+    /// Downstream or upstream asked for a key frame here.
     force_key: bool,
     /// TAG events that stood before it.
     tags: Vec<gst::Event>,
@@ -111,14 +111,16 @@ pub(super) struct State {
     pub(super) caps: Option<gst::Caps>,
     /// What the encoder accepts, asked before the first frame.
     pub(super) sink_caps: Option<gst::Caps>,
-    /// The encoder copes with GstVideoMeta.
-    pub(super) takes_video_meta: bool,
+    /// What the encoder proposed to upstream.
+    pub(super) proposal: Proposal,
     /// The first field of each picture, where pictures come as two fields.
     first_field: Option<Field>,
     /// What downstream accepts, as the encoders of the chunks that open from now on see it.
     pub(super) downstream: Option<gst::Caps>,
     /// Upstream's stream tags: from which frame on which; `None` after they were taken back.
     stream_tags: VecDeque<(FrameNo, Option<gst::TagList>)>,
+    /// The last tags of all streams, which encoders only pass on.
+    global_tags: Option<gst::Event>,
     /// Key frames that were asked for.
     pub(super) keys: KeyRequests,
     /// Serialized events before the first caps.
@@ -151,6 +153,13 @@ pub(super) struct State {
     pub(super) overlap_dropped: bool,
     /// That was said, of all chunks or of one.
     pub(super) overlap_warned: bool,
+}
+
+/// What upstream is told of how to allocate frames: as the first encoder says it, but for its pool and allocator.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Proposal {
+    pub(super) takes_video_meta: bool,
+    pub(super) params: Vec<gst::AllocationParams>,
 }
 
 /// Taken for the duration of a frame of which nobody says it: 25 per second, as GStreamer's encoders assume.
@@ -222,10 +231,11 @@ impl State {
             job,
             caps: None,
             sink_caps: None,
-            takes_video_meta: false,
+            proposal: Proposal::default(),
             first_field: None,
             downstream: None,
             stream_tags: VecDeque::new(),
+            global_tags: None,
             keys: KeyRequests::default(),
             early: Vec::new(),
             stream: None,
@@ -316,6 +326,10 @@ impl State {
             let caps = self.caps.clone().filter(|_| old.planner.is_joined());
             let anew = caps.and_then(|caps| self.plan(&caps, None).ok());
             self.begin_stream(anew.unwrap_or(*old.planner.plan()));
+            if let Some(stream) = &mut self.stream {
+                // They may not have left; if they have, they don't again.
+                stream.tags.extend(self.global_tags.clone());
+            }
         }
         old
     }
@@ -359,8 +373,10 @@ impl State {
         };
         let recommended = decision.map_or(0, |it| {
             let frame = frame_duration(caps).map_or(u64::MAX, gst::ClockTime::nseconds);
-            it.min_chunk_frames
-                .max(it.min_chunk_duration.div_ceil(frame.max(1)))
+            it.min_chunk_frames.max(
+                it.min_chunk_duration
+                    .div_ceil(frame.saturating_mul(unit).max(1)),
+            )
         });
         // What an encoder recommends can't make a plan impossible that is possible without it.
         let plan = make(job.min_chunk_frames.max(recommended));
@@ -420,10 +436,11 @@ impl State {
 
     /// Stream tags are the encoders' affair, which merge their own into them; the last ones count, as with GstVideoEncoder.
     pub(super) fn add_tags(&mut self, event: gst::Event) {
-        if let gst::EventView::Tag(tag) = event.view()
-            && tag.tag().scope() == gst::TagScope::Stream
-        {
-            self.tagged(Some(tag.tag_owned()));
+        if let gst::EventView::Tag(tag) = event.view() {
+            match tag.tag().scope() {
+                gst::TagScope::Stream => self.tagged(Some(tag.tag_owned())),
+                _ => self.global_tags = Some(event.clone()),
+            }
         }
         if let Some(stream) = &mut self.stream {
             stream.tags.push(event);
@@ -504,20 +521,18 @@ impl State {
         let begins = self
             .first_field
             .is_none_or(|first| Field::of(&buffer) == first);
-        let asked = if begins {
+        let due = if begins {
             self.keys.due(running_time, key_interval)
         } else {
-            Vec::new()
+            Due::default()
         };
-        let mut force_key = false;
-        if !asked.is_empty() {
-            match stream.planner.split() {
-                Some(closed) => aggregator.close(closed.id, closed.own),
-                None => force_key = !stream.planner.opens_next(),
+        if due.forces {
+            if let Some(closed) = stream.planner.split() {
+                aggregator.close(closed.id, closed.own);
             }
             self.keys.comes(frame);
         }
-        for request in asked {
+        for request in due.requests {
             aggregator.key_asked(frame, request);
         }
         // A chunk that begins here is told the tags up to here; one that goes on gets them with the frame.
@@ -527,7 +542,7 @@ impl State {
             Some(Held {
                 buffer,
                 bytes,
-                force_key,
+                force_key: due.forces,
                 tags,
             }),
         );
@@ -622,7 +637,8 @@ impl State {
         let Some(stream) = &self.stream else {
             return false;
         };
-        let Some(owner) = stream.planner.owner(frame) else {
+        let owner = stream.planner.owner(frame);
+        let Some(owner) = owner.filter(|owner| !stream.on_trial.contains_key(owner)) else {
             return false;
         };
         let mut at_it = self
@@ -651,6 +667,14 @@ impl State {
             return;
         };
         stream.ended = true;
+        self.tags_leave(aggregator);
+    }
+
+    /// No encoder gets the tags that came since the last frame.
+    pub(super) fn tags_leave(&mut self, aggregator: &aggregator::imp::Aggregator) {
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
         let next = stream.planner.next_frame();
         for tags in std::mem::take(&mut stream.tags) {
             aggregator.event(next, tags);
@@ -749,6 +773,8 @@ impl State {
             };
         }
         stream.on_trial.clear();
+        self.keys.forget_known();
+        self.keys.comes(whole.own.start);
         aggregator.join(whole.id, whole.own);
         self.joined = true;
         self.tally.chunks_planned = 1;
@@ -765,6 +791,7 @@ impl State {
         let fed = stream.planner.fed(chunk, position);
         let free = stream.let_go(fed);
         stream.frames.forget_before(stream.planner.oldest_needed());
+        self.forget_tags_before(position);
         free
     }
 

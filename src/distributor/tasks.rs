@@ -170,8 +170,9 @@ impl Distributor {
         position: FrameNo,
     ) -> Result<Step, Failure> {
         self.wait_as(id, Waiting::Frame, |state| {
-            state.slots[id.0].position = position;
-            state.step(chunk, position)
+            let step = state.step(chunk, position)?;
+            state.slots[id.0].position = FrameNo(position.0 + 1);
+            Some(step)
         })
     }
 

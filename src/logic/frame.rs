@@ -5,7 +5,7 @@
 use std::fmt;
 
 /// A frame's place among all frames that entered since the start or the last flush; the first is 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Default, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrameNo(pub u64);
 
 /// A chunk's place in the output; the first is 0.

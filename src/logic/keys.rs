@@ -19,6 +19,15 @@ pub struct Request {
     pub count: u32,
 }
 
+/// What the next frame answers.
+#[must_use]
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    pub requests: Vec<Request>,
+    /// It has to become a key frame for that; otherwise the next key frame will do.
+    pub forces: bool,
+}
+
 /// The requests that wait, and the key frames that are known to come.
 #[derive(Debug, Default)]
 pub struct KeyRequests {
@@ -39,9 +48,9 @@ impl KeyRequests {
         self.waiting.is_empty()
     }
 
-    /// The next frame has this running time. Returns the requests that it answers as a key frame. If the last one that was asked
-    /// for is less than `interval` ago, they wait.
-    pub fn due(&mut self, time: Option<u64>, interval: u64) -> Vec<Request> {
+    /// The next frame has this running time. Returns the requests that it answers. If the last key frame that was asked for is
+    /// less than `interval` ago, they wait.
+    pub fn due(&mut self, time: Option<u64>, interval: u64) -> Due {
         // (Without a time nobody knows whether it is time; it is, as with GstVideoEncoder.)
         let is_due = |request: &Request| {
             request
@@ -54,20 +63,29 @@ impl KeyRequests {
             .zip(time)
             .is_some_and(|(last, time)| last.saturating_add(interval) > time);
         if interval > 0 && too_soon {
-            return Vec::new();
+            return Due::default();
         }
-        let (due, waiting) = self.waiting.drain(..).partition(is_due);
+        let (requests, waiting): (Vec<_>, _) = self.waiting.drain(..).partition(is_due);
         self.waiting = waiting;
-        let due: Vec<Request> = due;
-        if !due.is_empty() {
+        // What was wanted before the last forced key frame had that: the next one answers, as with GstVideoEncoder.
+        let forces = requests.iter().any(|request: &Request| {
+            let had = request.time.zip(self.last_forced);
+            had.is_none_or(|(wanted, last)| wanted > last)
+        });
+        if forces {
             self.last_forced = time.or(self.last_forced);
         }
-        due
+        Due { requests, forces }
     }
 
     /// This frame is going to be a key frame.
     pub fn comes(&mut self, frame: FrameNo) {
         self.known.insert(frame);
+    }
+
+    /// Other frames than those that were known are going to be key frames.
+    pub fn forget_known(&mut self) {
+        self.known.clear();
     }
 
     /// All frames before this one have left.
@@ -98,11 +116,11 @@ mod tests {
         let mut keys = KeyRequests::default();
         keys.ask(at(Some(100)));
         keys.ask(at(Some(60)));
-        assert_eq!(keys.due(Some(40), 0), []);
+        assert_eq!(keys.due(Some(40), 0).requests, []);
         keys.ask(at(None));
-        assert_eq!(keys.due(Some(80), 0), [at(Some(60)), at(None)]);
-        assert_eq!(keys.due(Some(90), 0), []);
-        assert_eq!(keys.due(None, 0), [at(Some(100))]);
+        assert_eq!(keys.due(Some(80), 0).requests, [at(Some(60)), at(None)]);
+        assert_eq!(keys.due(Some(90), 0).requests, []);
+        assert_eq!(keys.due(None, 0).requests, [at(Some(100))]);
         assert!(keys.is_empty());
     }
 
@@ -110,11 +128,15 @@ mod tests {
     fn requests_keep_their_interval() {
         let mut keys = KeyRequests::default();
         keys.ask(at(None));
-        assert_eq!(keys.due(Some(0), 100).len(), 1);
+        assert!(keys.due(Some(0), 100).forces);
         keys.ask(at(Some(40)));
-        assert_eq!(keys.due(Some(40), 100), []);
-        assert_eq!(keys.due(Some(80), 100), []);
-        assert_eq!(keys.due(Some(120), 100).len(), 1);
+        assert_eq!(keys.due(Some(40), 100), Due::default());
+        assert_eq!(keys.due(Some(80), 100), Due::default());
+        assert!(keys.due(Some(120), 100).forces);
+        // Asked for again, it is answered without another key frame.
+        keys.ask(at(Some(110)));
+        let due = keys.due(Some(400), 0);
+        assert_eq!((due.requests.len(), due.forces), (1, false));
     }
 
     #[test]

@@ -299,6 +299,8 @@ struct Live {
     start: FrameNo,
     /// `start` and the planned length: where the chunk ends unless a short tail joins it.
     target: FrameNo,
+    /// `target` was moved by one frame, to where a picture begins.
+    moved: bool,
     /// End of the own frames, once that is known.
     own_end: Option<FrameNo>,
     /// End of the section, once that is known: no trail goes beyond it.
@@ -388,6 +390,7 @@ impl Planner {
         if let Some(open) = self.live.back_mut().filter(|live| live.own_end.is_none())
             && open.target.0 == number
             && !begins
+            && !std::mem::replace(&mut open.moved, true)
         {
             open.target.0 += 1;
         }
@@ -445,6 +448,7 @@ impl Planner {
             lead_start,
             start,
             target,
+            moved: false,
             own_end: None,
             barrier: None,
             after: self.plan.after,

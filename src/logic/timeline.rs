@@ -130,6 +130,14 @@ impl<T> FrameTable<T> {
         (distance <= self.reach(index)).then(|| FrameNo(self.first.0 + index as u64))
     }
 
+    /// The frame with this very private timestamp.
+    pub fn exact(&self, private: u64) -> Option<FrameNo> {
+        let found = self
+            .entries
+            .binary_search_by_key(&private, |&(time, _)| time);
+        found.ok().map(|index| FrameNo(self.first.0 + index as u64))
+    }
+
     /// Half the shorter distance from an entry to its neighbours.
     fn reach(&self, index: usize) -> u64 {
         let time = |index: usize| self.entries.get(index).map(|&(time, _)| time);

@@ -13,6 +13,7 @@ use glib::translate::{Borrowed, IntoGlib, ToGlibPtr, from_glib_borrow};
 use gst::glib;
 use gst::prelude::*;
 use once_cell::sync::OnceCell;
+use std::cell::Cell;
 use std::ffi::c_char;
 
 type Act = unsafe extern "C" fn(*mut gst::ffi::GstPreset, *const c_char) -> glib::ffi::gboolean;
@@ -22,6 +23,14 @@ static DEFAULT: OnceCell<(Act, Act)> = OnceCell::new();
 
 /// Properties whose text the key file garbles, in the order in which they are set.
 const TEXTS: [&str; 2] = ["encoder", "encoder-properties"];
+
+/// What is kept of one that is unset: metadata without a value are not kept.
+const UNSET: &str = "-";
+
+std::thread_local! {
+    /// A preset is being saved in this thread.
+    static SAVING: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Takes the places of three of the interface's functions.
 pub(super) fn adapt<C>(class: &mut C) {
@@ -50,7 +59,8 @@ unsafe extern "C" fn own_property_names(preset: *mut gst::ffi::GstPreset) -> *mu
         unsafe { from_glib_borrow(preset as *mut glib::gobject_ffi::GObject) };
     let properties = object.list_properties();
     let names = properties.iter().filter_map(|property| {
-        let can_be_kept = property.flags().contains(glib::ParamFlags::READWRITE);
+        let is_text = SAVING.get() && TEXTS.contains(&property.name());
+        let can_be_kept = property.flags().contains(glib::ParamFlags::READWRITE) && !is_text;
         let is_own = property
             .owner_type()
             .is_a(super::ParallelEnc::static_type());
@@ -88,15 +98,18 @@ unsafe extern "C" fn save(
     preset: *mut gst::ffi::GstPreset,
     name: *const c_char,
 ) -> glib::ffi::gboolean {
+    SAVING.set(true);
     // SAFETY: passed on as they came.
-    unsafe {
+    let saved = unsafe {
         with_default(
             preset,
             name,
             |it| it.1,
             |preset, name| keep_texts(preset, name),
         )
-    }
+    };
+    SAVING.set(false);
+    saved
 }
 
 unsafe extern "C" fn load(
@@ -126,8 +139,8 @@ fn keep_texts(preset: &gst::Preset, name: &str) {
                 .map(|structure| structure.to_string()),
         };
         // A line of a key file is one line.
-        let line = text.map(|text| text.replace('\n', " "));
-        let _ = preset.set_meta(name, property, line.as_deref());
+        let line = text.map_or(UNSET.to_string(), |text| text.replace('\n', " "));
+        let _ = preset.set_meta(name, property, Some(line.as_str()));
     }
 }
 
@@ -137,9 +150,11 @@ fn set_texts(preset: &gst::Preset, name: &str) {
         let Some(text) = preset.meta(name, property) else {
             continue;
         };
+        let text = Some(text.as_str()).filter(|text| *text != UNSET);
         if property == "encoder" {
-            preset.set_property(property, text.as_str());
-        } else if let Ok(structure) = text.parse::<gst::Structure>() {
+            preset.set_property(property, text);
+        } else {
+            let structure = text.and_then(|text| text.parse::<gst::Structure>().ok());
             preset.set_property(property, structure);
         }
     }

@@ -139,6 +139,12 @@ impl Recipe {
         is_mentioned(&self.description, property) || self.overrides.contains(property)
     }
 
+    /// The raw video that its encoders take, whatever stands after them.
+    pub(crate) fn takes(&self) -> Option<gst::Caps> {
+        let made = self.make().ok()?;
+        Some(made.static_pad("sink")?.query_caps(None))
+    }
+
     /// What is known of the encoders that it makes; an error if they make nothing of `makes`.
     pub(crate) fn traits(&self, makes: Option<&gst::Caps>) -> Result<Traits, EncoderError> {
         let made = self.make()?;
@@ -343,6 +349,32 @@ fn is_ours(factory: &gst::ElementFactory) -> bool {
     plugin.is_some_and(|plugin| plugin == crate::PLUGIN_NAME)
 }
 
+/// The raw video of which `downstream` accepts what is made of it: GstVideoEncoder's rule (`gst_video_encoder_proxy_getcaps`).
+pub(crate) fn restricted(raw: &gst::Caps, downstream: &gst::Caps) -> gst::Caps {
+    const KEPT: [&str; 6] = [
+        "width",
+        "height",
+        "framerate",
+        "pixel-aspect-ratio",
+        "colorimetry",
+        "chroma-site",
+    ];
+    if downstream.is_any() {
+        return raw.clone();
+    }
+    let accepted = downstream.iter().map(|encoded| {
+        let mut accepted = gst::Structure::new_empty("video/x-raw");
+        for field in KEPT {
+            if let Ok(value) = encoded.value(field) {
+                accepted.set_value(field, value.clone());
+            }
+        }
+        (accepted, gst::CapsFeatures::new_any())
+    });
+    let accepted = gst::Caps::from_iter(accepted);
+    raw.intersect_with_mode(&accepted, gst::CapsIntersectMode::First)
+}
+
 /// The raw video that encoders of a factory can take.
 pub(crate) fn raw_caps(factory: &gst::ElementFactory) -> gst::Caps {
     let mut caps = gst::Caps::new_empty();
@@ -380,6 +412,24 @@ mod tests {
             assert!(message.contains(reason), "{description}: {message}");
             assert!(message.contains("encoder"), "{description}: {message}");
         }
+    }
+
+    #[test]
+    fn raw_video_is_restricted_to_what_can_be_sent_on() {
+        gst::init().unwrap();
+        let caps = |caps: &str| caps.parse::<gst::Caps>().unwrap();
+        let raw =
+            caps("video/x-raw,format=I420,width=[1,99]; video/x-raw(memory:GLMemory),width=[1,99]");
+        assert_eq!(restricted(&raw, &gst::Caps::new_any()), raw);
+        let downstream = caps("video/x-h264,width=64,profile=high; video/x-h265,width=32");
+        let both = restricted(&raw, &downstream);
+        for width in [64, 32] {
+            for features in ["", "(memory:GLMemory)"] {
+                let one = caps(&format!("video/x-raw{features},format=I420,width={width}"));
+                assert!(both.can_intersect(&one), "{both}");
+            }
+        }
+        assert!(!both.can_intersect(&caps("video/x-raw,format=I420,width=48")));
     }
 
     #[test]
