@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::rig::{Entry, Rig, push_to};
 use common::scripted::Gate;
 use common::{Pipeline, app_src, constant, gray, record, scripted_pipeline};
 use gst::prelude::*;
@@ -210,103 +211,26 @@ fn settings_changed_at_ready_hold_from_then_on() {
     assert_eq!(stats.get::<gst::ArrayRef<'_>>("sessions").unwrap().len(), 4);
 }
 
-fn push_to(pad: &gst::Pad, number: u64) -> Result<gst::FlowSuccess, gst::FlowError> {
-    let frame = gst::ClockTime::from_mseconds(40);
-    pad.push(gray(number, (frame * number, Some(frame))))
-}
-
-/// The element alone between two pads of the test, which may flush from any thread.
-struct Bench {
-    enc: gst::Element,
-    src: gst::Pad,
-    sink: gst::Pad,
-    output: std::sync::Arc<std::sync::Mutex<common::Output>>,
-    ended: mpsc::Receiver<()>,
-    /// The encoder marks its key frames.
-    marks_keys: bool,
-}
-
-impl Bench {
-    fn new(encoder: &str) -> Self {
-        common::init();
-        let enc = gst::parse::launch(encoder).unwrap();
-        let src = gst::Pad::builder(gst::PadDirection::Src).build();
-        let (sender, ended) = mpsc::channel();
-        let sink = gst::Pad::builder(gst::PadDirection::Sink)
-            .chain_function(|_, _, _| Ok(gst::FlowSuccess::Ok))
-            .event_function(move |_, _, event| {
-                if event.type_() == gst::EventType::Eos {
-                    let _ = sender.send(());
-                }
-                true
-            })
-            .build();
-        src.link(&enc.static_pad("sink").unwrap()).unwrap();
-        enc.static_pad("src").unwrap().link(&sink).unwrap();
-        let output = record(&sink);
-        sink.set_active(true).unwrap();
-        src.set_active(true).unwrap();
-        enc.set_state(gst::State::Playing).unwrap();
-        assert!(src.push_event(gst::event::StreamStart::new("bench")));
-        let caps: gst::Caps = common::GRAY.parse().unwrap();
-        assert!(src.push_event(gst::event::Caps::new(&caps)));
-        let bench = Self {
-            enc,
-            src,
-            sink,
-            output,
-            ended,
-            marks_keys: !encoder.contains("mark-none"),
-        };
-        bench.begin_segment();
-        bench
-    }
-
-    fn begin_segment(&self) {
-        let segment = gst::FormattedSegment::<gst::ClockTime>::new();
-        assert!(self.src.push_event(gst::event::Segment::new(&segment)));
-    }
-
-    fn push(&self, number: u64) -> Result<gst::FlowSuccess, gst::FlowError> {
-        push_to(&self.src, number)
-    }
-
-    fn flush(&self) {
-        assert!(self.src.push_event(gst::event::FlushStart::new()));
-        assert!(self.src.push_event(gst::event::FlushStop::new(true)));
-        self.begin_segment();
-    }
-
-    /// Frames 1000..1033 come out whole and alone after the last flush.
-    fn assert_goes_on(&self) {
-        for number in 1000..1033 {
-            self.push(number).unwrap();
-        }
-        assert!(self.src.push_event(gst::event::Eos::new()));
-        self.ended
-            .recv_timeout(std::time::Duration::from_secs(60))
-            .expect("it hangs");
-        let output = self.output.lock().unwrap();
-        let frames: Vec<_> = output.packets.iter().map(|packet| packet.frame()).collect();
-        let first_new = frames.iter().position(|&frame| frame >= 1000).unwrap();
-        let mut new = frames[first_new..].to_vec();
-        new.sort_unstable();
-        assert_eq!(new, (1000..1033).collect::<Vec<_>>());
-        assert_eq!(output.packets[first_new].is_key(), self.marks_keys);
-        assert!(
-            output.packets[first_new]
-                .flags
-                .contains(gst::BufferFlags::DISCONT)
-        );
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        let _ = self.enc.set_state(gst::State::Null);
-        let _ = self.src.set_active(false);
-        let _ = self.sink.set_active(false);
-    }
+/// Frames 1000..1033 come out whole and alone after the last flush.
+fn assert_goes_on(rig: &Rig, encoder: &str) {
+    rig.push_all(1000..1033);
+    rig.end();
+    let entries = rig.entries();
+    let frames: Vec<_> = entries.iter().filter_map(Entry::frame).collect();
+    let first_new = frames.iter().position(|&frame| frame >= 1000).unwrap();
+    let mut new = frames[first_new..].to_vec();
+    new.sort_unstable();
+    assert_eq!(new, (1000..1033).collect::<Vec<_>>());
+    let mut packets = entries.iter().filter(|entry| entry.frame().is_some());
+    let first = packets.nth(first_new).unwrap();
+    assert_eq!(first.is_key(), !encoder.contains("mark-none"));
+    assert!(
+        first
+            .buffer()
+            .unwrap()
+            .flags()
+            .contains(gst::BufferFlags::DISCONT)
+    );
 }
 
 #[test]
@@ -314,12 +238,10 @@ fn a_flush_in_the_middle_of_a_chunk() {
     // One that can be cut, and one that can't.
     for encoder in [ENCODER, CANNOT_BE_CUT] {
         for before in [0, 1, 4, 10, 13, 25, 47] {
-            let bench = Bench::new(encoder);
-            for number in 0..before {
-                bench.push(number).unwrap();
-            }
-            bench.flush();
-            bench.assert_goes_on();
+            let rig = Rig::new(encoder);
+            rig.push_all(0..before);
+            rig.flush();
+            assert_goes_on(&rig, encoder);
         }
     }
 }
@@ -327,39 +249,169 @@ fn a_flush_in_the_middle_of_a_chunk() {
 #[test]
 fn a_flush_from_another_thread_while_upstream_waits() {
     let gate = Gate::named("flush");
-    let bench = Bench::new(
-        "vtparallelenc encoder=\"scriptedenc gate=flush\" sessions=2 chunk-frames=10 min-chunk-frames=3",
-    );
+    let encoder = "vtparallelenc encoder=\"scriptedenc gate=flush\" sessions=2 chunk-frames=10 min-chunk-frames=3";
+    let rig = Rig::new(encoder);
     std::thread::scope(|scope| {
         // More than fits: this thread ends up waiting for room.
-        let src = bench.src.clone();
+        let src = rig.src.clone();
         let pusher = scope.spawn(move || (0..500).map(|n| push_to(&src, n)).find(Result::is_err));
         gate.wait_for(2);
-        assert!(bench.src.push_event(gst::event::FlushStart::new()));
+        assert!(rig.src.push_event(gst::event::FlushStart::new()));
         assert_eq!(pusher.join().unwrap(), Some(Err(gst::FlowError::Flushing)));
         gate.open();
-        assert!(bench.src.push_event(gst::event::FlushStop::new(true)));
-        bench.begin_segment();
+        assert!(rig.src.push_event(gst::event::FlushStop::new(true)));
+        rig.begin_segment();
     });
-    bench.assert_goes_on();
+    assert_goes_on(&rig, encoder);
 }
 
 #[test]
 fn an_end_and_a_flush_and_all_over_again() {
     for encoder in [ENCODER, CANNOT_BE_CUT] {
-        let bench = Bench::new(encoder);
+        let rig = Rig::new(encoder);
         for _ in 0..10 {
-            for number in 0..25 {
-                bench.push(number).unwrap();
-            }
-            assert!(bench.src.push_event(gst::event::Eos::new()));
-            bench
-                .ended
-                .recv_timeout(std::time::Duration::from_secs(60))
-                .expect("it hangs");
-            bench.flush();
+            rig.push_all(0..25);
+            rig.end();
+            rig.flush();
         }
-        assert_eq!(bench.output.lock().unwrap().packets.len(), 250);
-        bench.assert_goes_on();
+        assert_eq!(rig.entries().iter().filter_map(Entry::frame).count(), 250);
+        assert_goes_on(&rig, encoder);
     }
+}
+
+/// Changes the pipeline's state from two threads, `times` in all, and plays it to its end.
+fn change_states(encoder: &str, sink: &str, times: u32) {
+    let pipeline = Pipeline::parse(&format!(
+        "videotestsrc num-buffers=70 ! video/x-raw,format=GRAY8,width=16,height=16,framerate=25/1 ! {encoder} ! {sink}"
+    ));
+    const STATES: [gst::State; 4] = [
+        gst::State::Null,
+        gst::State::Ready,
+        gst::State::Paused,
+        gst::State::Playing,
+    ];
+    let change = |seed: u64| {
+        let mut dice = seed;
+        for _ in 0..times / 2 {
+            dice = dice
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            let _ = pipeline.set_state(STATES[(dice >> 40) as usize % STATES.len()]);
+            if (dice >> 50).is_multiple_of(4) {
+                std::thread::sleep(std::time::Duration::from_micros((dice >> 45) % 2000));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| change(1));
+        scope.spawn(|| change(2));
+    });
+    stop(&pipeline);
+    let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
+    pipeline.bus().unwrap().set_flushing(true);
+    pipeline.bus().unwrap().set_flushing(false);
+    pipeline.run().expect_eos();
+    assert_eq!(output.lock().unwrap().packets.len(), 70);
+    stop(&pipeline);
+}
+
+#[test]
+fn five_hundred_state_changes_from_two_threads() {
+    change_states(ENCODER, "fakesink name=sink sync=false", 500);
+    // Encoders that are slow to open: their session is opening when the state changes.
+    change_states(
+        "vtparallelenc name=enc encoder=\"scriptedenc open-ms=2\" sessions=3 chunk-frames=5 min-chunk-frames=2",
+        "fakesink name=sink sync=false",
+        200,
+    );
+}
+
+#[test]
+fn five_hundred_state_changes_while_downstream_waits() {
+    // A sink that shows each packet in its time: all before it wait for that.
+    change_states(
+        ENCODER,
+        "fakesink name=sink sync=true ts-offset=-2500000000",
+        500,
+    );
+}
+
+#[test]
+fn it_is_neither_source_nor_sink_and_changes_its_state_at_once() {
+    common::init();
+    let factories = gst::ElementFactory::factories_with_type(
+        gst::ElementFactoryType::VIDEO_ENCODER,
+        gst::Rank::NONE,
+    );
+    let ours: Vec<_> = factories
+        .into_iter()
+        .filter(|factory| factory.name().starts_with("vtparallel"))
+        .collect();
+    assert_eq!(ours.len(), 14);
+    for factory in ours {
+        for encoder in [None, Some("scriptedenc")] {
+            let enc = factory.create().build().unwrap();
+            // (Those of one format don't take it.)
+            let encoder = encoder.filter(|_| factory.name() == "vtparallelenc");
+            enc.set_property("encoder", encoder);
+            let bus = gst::Bus::new();
+            enc.set_bus(Some(&bus));
+            for _ in 0..3 {
+                for state in [
+                    gst::State::Ready,
+                    gst::State::Paused,
+                    gst::State::Playing,
+                    gst::State::Paused,
+                    gst::State::Playing,
+                    gst::State::Ready,
+                    gst::State::Paused,
+                    gst::State::Null,
+                ] {
+                    let changed = enc.set_state(state);
+                    assert_eq!(
+                        changed,
+                        Ok(gst::StateChangeSuccess::Success),
+                        "{} {state:?}",
+                        factory.name()
+                    );
+                    let flags = enc.element_flags();
+                    assert!(!flags.intersects(gst::ElementFlags::SINK | gst::ElementFlags::SOURCE));
+                }
+            }
+            let types = [
+                gst::MessageType::AsyncStart,
+                gst::MessageType::AsyncDone,
+                gst::MessageType::Error,
+            ];
+            assert!(bus.pop_filtered(&types).is_none());
+        }
+    }
+}
+
+#[test]
+fn the_application_hears_of_no_session() {
+    let pipeline = scripted_pipeline(ENCODER);
+    push(&pipeline, 0..200);
+    app_src(&pipeline).end_of_stream().unwrap();
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept = heard.clone();
+    pipeline.bus().unwrap().set_sync_handler(move |_, message| {
+        let source = message.src().map(|source| source.path_string().to_string());
+        kept.lock()
+            .unwrap()
+            .push((message.type_(), source.unwrap_or_default()));
+        gst::BusSyncReply::Pass
+    });
+    pipeline.set_state(gst::State::Paused).unwrap();
+    pipeline.state(gst::ClockTime::from_seconds(60)).0.unwrap();
+    let before = heard.lock().unwrap().len();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    pipeline.end().expect_eos();
+    let heard = heard.lock().unwrap();
+    // Twenty chunks, twenty encoders: all that is told of them is which threads there are.
+    let of_sessions = heard[before..].iter().filter(|(kind, source)| {
+        source.contains("session") && *kind != gst::MessageType::StreamStatus
+    });
+    let of_encoders = of_sessions.filter(|(_, source)| source.contains("encoder"));
+    assert_eq!(of_encoders.count(), 0, "{heard:?}");
 }

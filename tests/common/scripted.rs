@@ -6,8 +6,8 @@
 //! this encoder has seen since then, as a hash. So a packet tells which frame it is, and it differs if its
 //! encoder was fed other frames before it, as those of a real encoder do.
 //!
-//! The frame number is read from the first 8 bytes of the picture. Nothing here sleeps: a frame waits at a [`Gate`]
-//! until the test opens it.
+//! The frame number is read from the first 8 bytes of the picture. No frame sleeps: it waits at a [`Gate`] until the test
+//! opens that.
 
 use gst::glib;
 use gst::subclass::prelude::*;
@@ -123,6 +123,8 @@ mod imp {
         max_open: u32,
         /// One too many fails with its first frame, not when it is opened.
         opens_late: bool,
+        /// Milliseconds that opening it takes.
+        open_ms: u32,
         /// Written into each packet.
         bitrate: u32,
         /// Describes itself differently each time.
@@ -165,6 +167,7 @@ mod imp {
         #[property(name = "gate", get, set, type = Option<String>, member = gate)]
         #[property(name = "max-open", get, set, type = u32, member = max_open)]
         #[property(name = "opens-late", get, set, type = bool, member = opens_late)]
+        #[property(name = "open-ms", get, set, type = u32, member = open_ms)]
         #[property(name = "bitrate", get, set, type = u32, member = bitrate)]
         #[property(name = "vary-caps", get, set, type = bool, member = vary_caps)]
         #[property(name = "refuse-caps", get, set, type = bool, member = refuse_caps)]
@@ -228,6 +231,7 @@ mod imp {
     impl VideoEncoderImpl for ScriptedEnc {
         fn start(&self) -> Result<(), gst::ErrorMessage> {
             let script = self.script.lock().unwrap().clone();
+            std::thread::sleep(std::time::Duration::from_millis(script.open_ms.into()));
             if script.max_open > 0 {
                 let mut open = OPEN.lock().unwrap();
                 let open = open.entry(script.name_of_failure).or_default();
