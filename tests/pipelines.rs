@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! In bigger pipelines: ladders, previews, segmented output, RTP. Each is run with the plain encoder and with ours.
+
+mod common;
+
+use common::{Pipeline, record};
+use gst::prelude::*;
+use std::path::Path;
+use std::process::Command;
+
+const X264: &str =
+    "x264enc threads=1 speed-preset=ultrafast key-int-max=1000 bframes=2 rc-lookahead=5";
+
+fn in_chunks(frames: u32) -> String {
+    format!(
+        "vtparallelenc encoder=\"{X264}\" sessions=2 chunk-frames={frames} min-chunk-frames=2 overlap-before=0 overlap-after=0"
+    )
+}
+
+/// As nobody sets it up who only swaps the encoder.
+fn automatic() -> String {
+    format!("vtparallelenc encoder=\"{X264}\" sessions=2")
+}
+
+fn source(frames: u32) -> String {
+    format!(
+        "videotestsrc num-buffers={frames} pattern=ball ! video/x-raw,format=I420,width=96,height=64,framerate=25/1"
+    )
+}
+
+/// PTS in milliseconds and whether it is a key frame, of each packet of a file in the order of their PTS.
+fn packets(file: &Path) -> Vec<(i64, bool)> {
+    let output = Command::new("ffprobe")
+        .args(["-v", "error", "-select_streams", "v"])
+        .args([
+            "-show_entries",
+            "packet=pts_time,flags",
+            "-of",
+            "csv=print_section=0",
+        ])
+        .arg(file)
+        .output()
+        .expect("ffprobe is needed: Debian package ffmpeg");
+    assert!(output.status.success(), "{}", file.display());
+    assert!(
+        output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut packets: Vec<_> = text
+        .lines()
+        // (In a transport stream, packets have more to say.)
+        .filter(|line| line.starts_with(|first: char| first.is_ascii_digit()))
+        .map(|line| {
+            let mut fields = line.split(',');
+            let time: f64 = fields.next().unwrap().parse().unwrap();
+            let is_key = fields.next().unwrap().starts_with('K');
+            ((time * 1000.0).round() as i64, is_key)
+        })
+        .collect();
+    packets.sort_unstable();
+    packets
+}
+
+/// Decodes all of a file; panics at the first complaint.
+fn decode(file: &Path) {
+    let output = Command::new("ffmpeg")
+        .args(["-v", "error", "-xerror", "-i"])
+        .arg(file)
+        .args(["-f", "null", "-"])
+        .output()
+        .expect("ffmpeg is needed: Debian package ffmpeg");
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && complaints.is_empty(),
+        "{complaints}"
+    );
+}
+
+fn times(file: &Path) -> Vec<i64> {
+    let first = packets(file)[0].0;
+    packets(file).iter().map(|(time, _)| time - first).collect()
+}
+
+#[test]
+fn a_ladder_from_one_tee() {
+    for queue in ["queue", "queue max-size-buffers=2"] {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |encoder: &str, name: &str| {
+            let file = |rung: &str| dir.path().join(format!("{name}-{rung}.mp4"));
+            let rung = |rung: &str, size: &str| {
+                format!(
+                    "t. ! {queue} ! videoscale ! video/x-raw,{size} ! {encoder} ! h264parse ! mp4mux ! filesink location={}",
+                    file(rung).display()
+                )
+            };
+            Pipeline::parse(&format!(
+                "{} ! tee name=t {} {}",
+                source(150),
+                rung("large", "width=96,height=64"),
+                rung("small", "width=48,height=32")
+            ))
+            .run()
+            .expect_eos();
+            for rung in ["large", "small"] {
+                decode(&file(rung));
+            }
+            (times(&file("large")), times(&file("small")))
+        };
+        let plain = run(X264, "plain");
+        assert_eq!(plain.0.len(), 150);
+        assert_eq!(run(&in_chunks(20), "ours"), plain);
+    }
+}
+
+#[test]
+fn behind_a_tee_with_a_preview() {
+    for preview in ["sync=false", "sync=true async=false"] {
+        let pipeline = Pipeline::parse(&format!(
+            "{} ! tee name=t t. ! queue ! {} ! fakesink name=sink async=false t. ! queue max-size-buffers=3 ! fakesink name=preview {preview}",
+            source(60),
+            in_chunks(10)
+        ));
+        let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
+        let shown = record(&pipeline.element("preview").static_pad("sink").unwrap());
+        pipeline.run().expect_eos();
+        assert_eq!(output.lock().unwrap().packets.len(), 60);
+        assert_eq!(shown.lock().unwrap().packets.len(), 60);
+        output.lock().unwrap().assert_timestamps();
+    }
+}
+
+/// The number of frames of each file in a folder, in the order of their names.
+fn frames_of_files(dir: &Path, extension: &str) -> Vec<usize> {
+    let mut files: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|it| it == extension))
+        .collect();
+    files.sort();
+    let frames = files.iter().map(|file| {
+        let packets = packets(file);
+        assert!(
+            packets[0].1,
+            "{} doesn't begin with a key frame",
+            file.display()
+        );
+        packets.len()
+    });
+    frames.collect()
+}
+
+/// Segments of two seconds in 15 seconds of video.
+const SEGMENTS: [usize; 8] = [50, 50, 50, 50, 50, 50, 50, 25];
+
+fn split(encoder: &str) -> Vec<usize> {
+    let dir = tempfile::tempdir().unwrap();
+    Pipeline::parse(&format!(
+        "{} ! {encoder} ! h264parse ! splitmuxsink max-size-time=2000000000 send-keyframe-requests=true location={}/%03d.mp4",
+        source(375),
+        dir.path().display()
+    ))
+    .run()
+    .expect_eos();
+    frames_of_files(dir.path(), "mp4")
+}
+
+#[test]
+fn splitmuxsink_makes_segments_of_exact_length() {
+    assert_eq!(split(X264), SEGMENTS, "the plain encoder");
+    assert_eq!(split(&in_chunks(10)), SEGMENTS);
+    assert_eq!(split(&in_chunks(25)), SEGMENTS);
+}
+
+fn hls(encoder: &str) -> (Vec<usize>, Vec<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().display();
+    Pipeline::parse(&format!(
+        "{} ! {encoder} ! h264parse ! hlssink2 target-duration=2 max-files=100 playlist-length=100 \
+         location={path}/%03d.ts playlist-location={path}/list.m3u8",
+        source(375)
+    ))
+    .run()
+    .expect_eos();
+    let list = std::fs::read_to_string(dir.path().join("list.m3u8")).unwrap();
+    let durations = list
+        .lines()
+        .filter_map(|line| line.strip_prefix("#EXTINF:"));
+    let durations = durations.map(|it| it.trim_end_matches(',').to_string());
+    (frames_of_files(dir.path(), "ts"), durations.collect())
+}
+
+#[test]
+fn hlssink2_makes_segments_of_exact_length() {
+    let plain = hls(X264);
+    assert_eq!(plain.0, SEGMENTS, "the plain encoder");
+    assert_eq!(hls(&in_chunks(10)), plain);
+}
+
+fn dash(encoder: &str) -> Vec<usize> {
+    let dir = tempfile::tempdir().unwrap();
+    Pipeline::parse(&format!(
+        "{} ! {encoder} ! h264parse ! dashsink.video_0 dashsink name=dashsink muxer=ts target-duration=2 mpd-root-path={} \
+         mpd-filename=list.mpd",
+        source(375),
+        dir.path().display()
+    ))
+    .run()
+    .expect_eos();
+    frames_of_files(dir.path(), "ts")
+}
+
+#[test]
+fn dashsink_makes_segments_of_exact_length() {
+    assert_eq!(dash(X264), SEGMENTS, "the plain encoder");
+    assert_eq!(dash(&in_chunks(10)), SEGMENTS);
+}
+
+#[test]
+fn over_rtp() {
+    let run = |encoder: &str| {
+        let pipeline = Pipeline::parse(&format!(
+            "{} ! {encoder} ! rtph264pay config-interval=-1 ! rtph264depay ! h264parse ! avdec_h264 ! fakesink name=sink",
+            source(90)
+        ));
+        let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
+        pipeline.run().expect_eos();
+        let output = output.lock().unwrap();
+        let times: Vec<_> = output
+            .packets
+            .iter()
+            .map(|packet| packet.running_time)
+            .collect();
+        times
+    };
+    let plain = run(X264);
+    assert_eq!(plain.len(), 90);
+    assert_eq!(run(&in_chunks(20)).len(), 90);
+    assert_eq!(run(&automatic()).len(), 90);
+}
+
+#[test]
+fn one_after_the_other() {
+    let pipeline = Pipeline::parse(&format!(
+        "{} ! {} ! h264parse ! avdec_h264 ! {} ! h264parse ! avdec_h264 ! fakesink name=sink",
+        source(120),
+        in_chunks(15),
+        automatic()
+    ));
+    let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
+    pipeline.run().expect_eos();
+    assert_eq!(output.lock().unwrap().packets.len(), 120);
+}
+
+#[test]
+fn every_muxer() {
+    let dir = tempfile::tempdir().unwrap();
+    for (muxer, extension) in [
+        ("mp4mux", "mp4"),
+        ("qtmux", "mov"),
+        ("matroskamux", "mkv"),
+        ("mpegtsmux", "ts"),
+        ("flvmux", "flv"),
+    ] {
+        let run = |encoder: &str, name: &str| {
+            let file = dir.path().join(format!("{name}.{extension}"));
+            Pipeline::parse(&format!(
+                "{} ! {encoder} ! h264parse ! {muxer} ! filesink location={}",
+                source(100),
+                file.display()
+            ))
+            .run()
+            .expect_eos();
+            decode(&file);
+            times(&file)
+        };
+        let plain = run(X264, "plain");
+        assert_eq!(plain.len(), 100, "{muxer}");
+        assert_eq!(run(&in_chunks(20), "ours"), plain, "{muxer}");
+    }
+}
