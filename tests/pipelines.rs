@@ -262,7 +262,6 @@ fn every_muxer() {
         ("qtmux", "mov"),
         ("matroskamux", "mkv"),
         ("mpegtsmux", "ts"),
-        ("flvmux", "flv"),
     ] {
         let run = |encoder: &str, name: &str| {
             let file = dir.path().join(format!("{name}.{extension}"));
