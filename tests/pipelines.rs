@@ -172,6 +172,14 @@ fn splitmuxsink_makes_segments_of_exact_length() {
     assert_eq!(split(X264), SEGMENTS, "the plain encoder");
     assert_eq!(split(&in_chunks(10)), SEGMENTS);
     assert_eq!(split(&in_chunks(25)), SEGMENTS);
+    // Chunks that are longer than segments, and all frames taken in before the first packet leaves: frames that the muxer asks for
+    // were encoded already.
+    assert_eq!(split(&in_chunks(150)), SEGMENTS);
+    assert_eq!(split(&automatic()), SEGMENTS);
+    assert_eq!(
+        split("vtparallelenc encoder=\"x264enc speed-preset=ultrafast\" sessions=3"),
+        SEGMENTS
+    );
 }
 
 fn hls(encoder: &str) -> (Vec<usize>, Vec<String>) {
@@ -197,6 +205,7 @@ fn hlssink2_makes_segments_of_exact_length() {
     let plain = hls(X264);
     assert_eq!(plain.0, SEGMENTS, "the plain encoder");
     assert_eq!(hls(&in_chunks(10)), plain);
+    assert_eq!(hls(&automatic()), plain);
 }
 
 fn dash(encoder: &str) -> Vec<usize> {
@@ -216,6 +225,7 @@ fn dash(encoder: &str) -> Vec<usize> {
 fn dashsink_makes_segments_of_exact_length() {
     assert_eq!(dash(X264), SEGMENTS, "the plain encoder");
     assert_eq!(dash(&in_chunks(10)), SEGMENTS);
+    assert_eq!(dash(&automatic()), SEGMENTS);
 }
 
 #[test]

@@ -302,6 +302,47 @@ impl Aggregator {
         lock(&self.state).skip(session, private.nseconds());
     }
 
+    /// The first packet may leave before its chunk is whole. `announces`: an encoder whose first DTS is its PTS doesn't reorder.
+    pub(crate) fn herald(&self, announces: bool) {
+        lock(&self.state).herald(announces);
+    }
+
+    /// Downstream may ask for key frames when it has the first packet, and doesn't have it yet.
+    pub(crate) fn is_heralded(&self) -> bool {
+        lock(&self.state).is_heralded()
+    }
+
+    /// The first packet is on its way downstream.
+    pub(crate) fn herald_leaves(&self) -> bool {
+        lock(&self.state).herald_leaves()
+    }
+
+    /// Downstream has the first packet, or nobody waits for that any more.
+    pub(crate) fn end_herald(&self) {
+        lock(&self.state).end_herald();
+        self.with_distributor(|distributor| distributor.heralded());
+    }
+
+    /// No packet leaves before its chunk is whole.
+    pub(crate) fn forgo_herald(&self) {
+        lock(&self.state).end_herald();
+    }
+
+    /// Running time in nanoseconds of the last key frame that left.
+    pub(crate) fn last_key(&self) -> Option<u64> {
+        lock(&self.state).last_key()
+    }
+
+    /// [`retract`](Self::retract) would do it.
+    pub(crate) fn can_retract(&self, chunk: ChunkId) -> bool {
+        lock(&self.state).reorder.can_retract(chunk)
+    }
+
+    /// The chunk begins after what has left of it. Returns where.
+    pub(crate) fn begin_after_ahead(&self, chunk: ChunkId) -> Option<FrameNo> {
+        lock(&self.state).reorder.begin_after_ahead(chunk)
+    }
+
     /// The session has delivered all it has: is that all of the chunk?
     pub(crate) fn verify(&self, chunk: Chunk) -> Result<Delivered, Fault> {
         lock(&self.state).reorder.verify(chunk)
@@ -408,11 +449,16 @@ impl Aggregator {
             state = wait(&self.wake, state);
         }
         gst::trace!(CAT, imp = self, "Session {id}: {buffer:?}");
+        let was_heralded = state.is_heralded();
         let accepted = state.packet(id, buffer);
-        let wakes = state.reorder.leaves_early();
+        let ended = was_heralded && !state.is_heralded();
+        let wakes = state.reorder.leaves_early() || state.herald_leaves();
         drop(state);
         if wakes {
             self.wake.notify_all();
+        }
+        if ended {
+            self.end_herald();
         }
         accepted
             .map(|()| gst::FlowSuccess::Ok)
@@ -569,6 +615,13 @@ impl Aggregator {
                     self.refused(flow);
                 }
             }
+            Step::SendAhead(items) => {
+                let sent = self.send(items);
+                self.end_herald();
+                if let Err(flow) = sent {
+                    self.refused(flow);
+                }
+            }
             Step::CapsDiffer { chunk, differences } => {
                 let error = gst::error_msg!(
                     gst::StreamError::Encode,
@@ -598,6 +651,7 @@ impl Aggregator {
         let stall = state.stalled();
         let holds_back = state.holds_back;
         drop(state);
+        self.end_herald();
         self.with_distributor(|distributor| match stall {
             Stall::First => distributor.warn_of_stall(holds_back),
             Stall::Again => distributor.release_withheld(),

@@ -4,7 +4,7 @@
 
 use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys;
-use crate::logic::reorder::{Fault, Kind, Pop, Reorder};
+use crate::logic::reorder::{Accepted, Fault, Kind, Pop, Reorder};
 use crate::logic::timeline::{
     DEEPEST, FrameTable, LATEST, THOUSAND_HOURS, Timeline, announced_depth, reorder_depth,
 };
@@ -56,6 +56,17 @@ pub(super) enum Item {
     Buffer(gst::Buffer),
 }
 
+/// The first packet, which leaves before its chunk is whole: what comes after us may ask for key frames when it sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Herald {
+    /// It doesn't, or it has.
+    No,
+    /// It may.
+    Wanted,
+    /// It leaves. Downstream doesn't have it yet.
+    Leaves,
+}
+
 /// What is done about input that stands still.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +82,8 @@ pub(super) enum Stall {
 pub(super) enum Step {
     /// Send these in order.
     Send(Vec<Item>),
+    /// Send these, which leave before their chunk is whole, and tell the distributor that downstream has them.
+    SendAhead(Vec<Item>),
     /// All chunks before this one have left, all frames before `end`: tell the distributor.
     Left { next: ChunkId, end: FrameNo },
     /// Nothing can leave.
@@ -114,6 +127,13 @@ pub(super) struct State {
     shift: Option<gst::ClockTime>,
     /// Serialized events, each with the frame that it stood before; the frames increase.
     events: VecDeque<(FrameNo, gst::Event)>,
+    herald: Herald,
+    /// An encoder whose first DTS is its PTS doesn't reorder.
+    announces: bool,
+    /// The packets that left so, as their encoder made them.
+    ahead: Vec<gst::Buffer>,
+    /// Running time of the last key frame that left, in nanoseconds.
+    last_key: Option<u64>,
     /// Requests for key frames, each with the frame from which on a key frame answers it.
     keys: Vec<(FrameNo, keys::Request)>,
     /// What downstream accepts, as encoders see it that have no chunk yet.
@@ -152,6 +172,10 @@ impl State {
             depth: 0,
             shift: None,
             events: VecDeque::new(),
+            herald: Herald::No,
+            announces: false,
+            ahead: Vec::new(),
+            last_key: None,
             keys: Vec::new(),
             downstream: None,
             feeds: (0..sessions).map(|_| Feed::default()).collect(),
@@ -222,6 +246,7 @@ impl State {
         // An encoder that doesn't announce how far it reorders shows it in its first packets.
         let announced = self.feeds.iter().filter_map(|feed| feed.announced).max();
         let announced = announced.unwrap_or(0).max(self.depth);
+        self.herald = Herald::No;
         let packets = if announced > 0 { 1 } else { DEEPEST + 1 };
         self.reorder.leave_early(packets);
         self.last_input = Instant::now();
@@ -229,12 +254,37 @@ impl State {
     }
 
     pub(super) fn join(&mut self, chunk: ChunkId, own: FrameRange) {
+        self.herald = Herald::No;
         // So many show how far the encoder reorders.
         self.reorder.join(chunk, own, DEEPEST + 1);
         for feed in &mut self.feeds {
             // What still comes is of chunks that are no more.
             feed.chunk = None;
         }
+    }
+
+    /// The first packet of the stream may leave before its chunk is whole.
+    pub(super) fn herald(&mut self, announces: bool) {
+        self.herald = Herald::Wanted;
+        self.announces = announces;
+    }
+
+    /// What the first packet makes downstream ask for may still come.
+    pub(super) fn is_heralded(&self) -> bool {
+        self.herald != Herald::No
+    }
+
+    /// The first packet is on its way downstream.
+    pub(super) fn herald_leaves(&self) -> bool {
+        self.herald == Herald::Leaves
+    }
+
+    pub(super) fn end_herald(&mut self) {
+        self.herald = Herald::No;
+    }
+
+    pub(super) fn last_key(&self) -> Option<u64> {
+        self.last_key
     }
 
     pub(super) fn frames_sent(&self) -> u64 {
@@ -385,10 +435,29 @@ impl State {
             tags: std::mem::take(&mut feed.tags),
             announced,
         };
-        match self.reorder.accept(chunk, frame, kind, packet) {
-            Ok(_) => {
+        let accepted = self.reorder.accept(chunk, frame, kind, packet);
+        let accepted = accepted.and_then(|accepted| match accepted {
+            Accepted::Again { index, payload } => {
+                let was = self.ahead.get(index);
+                let is_same = was.is_some_and(|was| same_bytes(was, &payload.buffer));
+                let first = self.reorder.oldest_held().unwrap_or(FrameNo(0));
+                let differs = Fault::Differs(frame.unwrap_or(first));
+                is_same.then_some(()).ok_or(differs)
+            }
+            Accepted::Held | Accepted::Trimmed => Ok(()),
+        });
+        match accepted {
+            Ok(()) => {
                 feed.proven = true;
                 self.proven = true;
+                if self.herald == Herald::Wanted && frame.is_some() {
+                    // Without knowing how far it reorders nobody could give it a DTS.
+                    let leaves = announced > 0 || self.announces;
+                    self.herald = if leaves { Herald::Leaves } else { Herald::No };
+                    if leaves {
+                        self.reorder.leave_ahead();
+                    }
+                }
                 Ok(())
             }
             Err(fault) => {
@@ -409,7 +478,16 @@ impl State {
                 chunk,
                 frame,
                 payload,
-            } => self.send(chunk, frame, payload),
+                ahead,
+            } => {
+                if ahead {
+                    self.ahead.push(payload.buffer.clone());
+                }
+                match self.send(chunk, frame, payload, ahead) {
+                    Step::Send(items) if ahead && frame.is_some() => Step::SendAhead(items),
+                    step => step,
+                }
+            }
             Pop::ChunkLeft { chunk, end } => Step::Left {
                 next: chunk.next(),
                 end,
@@ -448,13 +526,21 @@ impl State {
         Step::Send(items)
     }
 
-    fn send(&mut self, chunk: ChunkId, frame: Option<FrameNo>, packet: Packet) -> Step {
+    fn send(
+        &mut self,
+        chunk: ChunkId,
+        frame: Option<FrameNo>,
+        packet: Packet,
+        ahead: bool,
+    ) -> Step {
         let mut items = Vec::new();
         // Stream headers stand before the chunk's first frame.
         let due = frame.or(self.reorder.oldest_held()).unwrap_or(FrameNo(0));
         let opens_chunk = self.sent.chunk != Some(chunk);
         if opens_chunk {
-            let held = self.reorder.held(chunk).filter_map(|(frame, _)| frame);
+            // (How many are there by now is of no account where the encoder says how far it reorders.)
+            let held = self.reorder.held(chunk).filter(|_| !ahead);
+            let held = held.filter_map(|(frame, _)| frame);
             let depth = reorder_depth(frame.into_iter().chain(held));
             self.depth = self.depth.max(depth).max(packet.announced);
             let shift = if self.depth > 0 { THOUSAND_HOURS } else { 0 };
@@ -643,13 +729,15 @@ impl State {
         pts: Option<gst::ClockTime>,
         items: &mut Vec<Item>,
     ) {
+        let running_time = self.sent.segment.to_running_time(pts);
+        self.last_key = running_time.map(gst::ClockTime::nseconds);
         let answered = self.keys.extract_if(.., |(asked, _)| *asked <= frame);
         let answered: Vec<_> = answered.map(|(_, request)| request).collect();
         for request in &answered {
             let event = gst_video::DownstreamForceKeyUnitEvent::builder()
                 .timestamp(pts)
                 .stream_time(self.sent.segment.to_stream_time(pts))
-                .running_time(self.sent.segment.to_running_time(pts))
+                .running_time(running_time)
                 .all_headers(request.all_headers)
                 .count(request.count)
                 .build();

@@ -13,6 +13,7 @@ use crate::parallelenc::settings::Job;
 use crate::session::Session;
 use crate::session::encoder::{self, EncoderError, Recipe};
 use crate::session::overrides::Overrides;
+use crate::session::profile::ForcedKey;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use std::sync::Arc;
@@ -217,6 +218,31 @@ impl Distributor {
         Ok(())
     }
 
+    /// Lets the first packet of the stream leave before its chunk is whole, so that a muxer that wants key frames at certain times
+    /// can say so while there is time for them. Not if the encoder might turn out to need that chunk without its overlap.
+    pub(super) fn herald(&self) {
+        let announces = {
+            let state = lock(&self.state);
+            let Some((state, decision)) = state
+                .as_ref()
+                .and_then(|state| Some((state, state.decision.as_ref()?)))
+            else {
+                return;
+            };
+            let overlaps = state
+                .stream
+                .as_ref()
+                .is_none_or(|stream| stream.planner.plan().overlaps());
+            let profile = decision.profile;
+            let is_closed = matches!(profile.forced_key, ForcedKey::Closed | ForcedKey::Always);
+            if overlaps && !is_closed {
+                return;
+            }
+            profile.was_run()
+        };
+        self.aggregator().herald(announces);
+    }
+
     fn begin_parallel(&self, session: &Session, caps: &gst::Caps) -> Result<(), Refusal> {
         let sink_caps = session.src.peer_query_caps(None);
         let early = {
@@ -235,6 +261,7 @@ impl Distributor {
         for event in early {
             self.serialized(event);
         }
+        self.herald();
         self.tell_latency();
         let downstream = lock(&self.state)
             .as_ref()

@@ -7,13 +7,17 @@ use super::imp::{CAT, Distributor};
 use super::requests::key_request;
 use super::state::{Mode, buffers_per_picture, frame_duration};
 use crate::aggregator::FrameTimes;
-use crate::locking::{lock, wait};
+use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::budget::Admission;
 use crate::logic::frame::{FrameNo, SessionId};
 use crate::logic::timeline::LATEST;
 use glib::translate::from_glib_none;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
+use std::time::{Duration, Instant};
+
+/// So long the input waits for downstream to take the first packet.
+const HERALD_TIMEOUT: Duration = Duration::from_millis(200);
 
 impl Distributor {
     pub(super) fn mode(&self) -> Mode {
@@ -91,7 +95,18 @@ impl Distributor {
                 waited = true;
                 self.aggregator().input_waits(true);
             }
-            guard = wait(&self.room, guard);
+            if !self.aggregator().herald_leaves() {
+                guard = wait(&self.room, guard);
+                continue;
+            }
+            // Chunks that are whole wait for downstream to take the first packet. It may be waiting for what is behind this frame.
+            let since = Instant::now();
+            guard = wait_timeout(&self.room, guard, HERALD_TIMEOUT);
+            if since.elapsed() >= HERALD_TIMEOUT {
+                drop(guard);
+                self.aggregator().end_herald();
+                guard = lock(&self.state);
+            }
         };
         if waited {
             self.aggregator().input_waits(false);
@@ -392,6 +407,7 @@ impl Distributor {
         let old = lock(&self.state).as_mut().and_then(|state| state.flush());
         drop(old);
         self.aggregator().flush_stop(event);
+        self.herald();
         for session in &sessions {
             self.start_task(&session.src, session.id);
         }

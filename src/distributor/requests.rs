@@ -188,6 +188,10 @@ impl Distributor {
         if let Some(state) = guard.as_mut() {
             state.cut(self.aggregator());
         }
+        // Chunks are done whether downstream takes them or not.
+        drop(guard);
+        self.aggregator().end_herald();
+        guard = lock(&self.state);
         // That no frame comes meanwhile is no wonder.
         self.aggregator().input_waits(true);
         let drained = loop {

@@ -530,7 +530,8 @@ impl State {
             if let Some(closed) = stream.planner.split() {
                 aggregator.close(closed.id, closed.own);
             }
-            self.keys.comes(frame);
+            let now = private.saturating_sub(stream.clock.private(0));
+            self.keys.comes(frame, now);
         }
         for request in due.requests {
             aggregator.key_asked(frame, request);
@@ -573,7 +574,8 @@ impl State {
             return;
         };
         aggregator.open(opened.id, opened.start);
-        self.keys.comes(opened.start);
+        self.keys
+            .comes(opened.start, stream.running_time_of(opened.start));
         stream.roster.offer(opened.id);
         let downstream = self.downstream.clone();
         if stream.downstream != downstream {
@@ -600,53 +602,108 @@ impl State {
         self.wake(Waiting::Chunk);
     }
 
-    /// A key frame is asked for. Downstream may ask for a moment that was taken in already. As long as no session was fed that
-    /// frame, it is forced there; otherwise the next key frame answers.
+    /// Downstream asks for a key frame. Frames are taken in long before they leave: as long as that frame's chunk hasn't left, it is
+    /// forced there, if need be in another attempt at the chunk; otherwise the next key frame answers. Those that are going to be
+    /// asked for next are made with it.
     pub(super) fn key_asked(
         &mut self,
         aggregator: &aggregator::imp::Aggregator,
         request: keys::Request,
     ) {
-        let passed = self.stream.as_ref().and_then(|stream| {
-            let private = stream.clock.private(request.time?);
-            stream.frames.first_from(private)
-        });
-        let Some(frame) = passed else {
-            self.keys.ask(request);
-            return;
-        };
-        let known = self.keys.next_known(frame);
-        if known != Some(frame) && self.can_force(frame) {
-            let stream = self.stream.as_mut();
-            let held = stream.and_then(|stream| stream.frames.get_mut(frame)?.as_mut());
-            if let Some(held) = held {
-                held.force_key = true;
+        match request.time.and_then(|time| self.first_shown_at(time)) {
+            // Its frame hasn't come, or it is gone: was it a key frame that hasn't left?
+            None => match request.time.and_then(|time| self.keys.known_at(time)) {
+                Some(known) => aggregator.key_asked(known, request),
+                None => self.keys.ask(request),
+            },
+            Some(frame) => {
+                let is_key = self.keys.next_known(frame) == Some(frame)
+                    || self.force_taken_in(aggregator, frame);
+                let answer = if is_key {
+                    Some(frame)
+                } else {
+                    self.keys.next_known(frame)
+                };
+                match answer {
+                    Some(answer) => aggregator.key_asked(answer, request),
+                    None => self.keys.ask(request),
+                }
             }
-            self.keys.comes(frame);
-            aggregator.key_asked(frame, request);
-            return;
         }
-        match known {
-            Some(known) => aggregator.key_asked(known, request),
-            None => self.keys.ask(request),
+        for time in self.expected_after(aggregator, request) {
+            let frame = self.first_shown_at(time);
+            if let Some(frame) = frame.filter(|it| self.keys.next_known(*it) != Some(*it)) {
+                self.force_taken_in(aggregator, frame);
+            }
         }
     }
 
-    /// The frame is held, and no session was fed it as its own.
-    fn can_force(&self, frame: FrameNo) -> bool {
-        let Some(stream) = &self.stream else {
+    /// The first frame that was taken in and is shown at this running time, or after it.
+    fn first_shown_at(&self, time: u64) -> Option<FrameNo> {
+        let stream = self.stream.as_ref()?;
+        stream.frames.first_from(stream.clock.private(time))
+    }
+
+    /// Moments in what was taken in for which the next requests are to be expected.
+    fn expected_after(
+        &mut self,
+        aggregator: &aggregator::imp::Aggregator,
+        request: keys::Request,
+    ) -> Vec<u64> {
+        let (Some(stream), Some(caps)) = (&self.stream, &self.caps) else {
+            return Vec::new();
+        };
+        let (Some(time), Some(last)) = (request.time, aggregator.last_key()) else {
+            return Vec::new();
+        };
+        let frame = frame_duration(caps).unwrap_or(UNKNOWN_DURATION).nseconds();
+        // What is held, and what was encoded and waits to leave.
+        let plan = stream.planner.plan();
+        let waiting = plan.length.longest().saturating_mul(stream.roster.window());
+        let depth = frame.saturating_mul(plan.capacity_frames.saturating_add(waiting));
+        let until = stream.clock.running_time();
+        self.keys.expect(time, last, depth, until)
+    }
+
+    /// Forces a key frame at a frame that was taken in, unless it is too late for that.
+    fn force_taken_in(&mut self, aggregator: &aggregator::imp::Aggregator, frame: FrameNo) -> bool {
+        let Some(stream) = &mut self.stream else {
             return false;
         };
-        let owner = stream.planner.owner(frame);
-        let Some(owner) = owner.filter(|owner| !stream.on_trial.contains_key(owner)) else {
+        let Some(owner) = stream.planner.owner(frame) else {
             return false;
         };
-        let mut at_it = self
-            .slots
-            .iter()
-            .filter(|slot| stream.roster.chunk_of(slot.session.id) == Some(owner));
-        at_it.all(|slot| slot.position <= frame)
-            && stream.frames.get(frame).is_some_and(Option::is_some)
+        let Some(held) = stream.frames.get_mut(frame).and_then(Option::as_mut) else {
+            return false;
+        };
+        let was_fed = stream.on_trial.contains_key(&owner)
+            || self.slots.iter().any(|slot| {
+                stream.roster.chunk_of(slot.session.id) == Some(owner) && slot.position > frame
+            });
+        if was_fed && !aggregator.can_retract(owner) {
+            return false;
+        }
+        held.force_key = true;
+        self.keys.comes(frame, stream.running_time_of(frame));
+        if was_fed {
+            self.begin_anew(owner, aggregator);
+            self.wake_all();
+        }
+        true
+    }
+
+    /// What was made of the chunk is thrown away.
+    fn begin_anew(&mut self, chunk: ChunkId, aggregator: &aggregator::imp::Aggregator) {
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        if stream.on_trial.remove(&chunk).is_some() {
+            aggregator.retract(chunk);
+            stream.roster.offer(chunk);
+        }
+        for slot in &mut self.slots {
+            slot.replanned |= stream.roster.chunk_of(slot.session.id) == Some(chunk);
+        }
     }
 
     /// The chunk ends here: what follows has other caps or another segment, or doesn't follow.
@@ -718,6 +775,7 @@ impl State {
     /// The session's chunk was verified. Returns all chunks that may leave now.
     pub(super) fn delivered(
         &mut self,
+        aggregator: &aggregator::imp::Aggregator,
         session: SessionId,
         chunk: ChunkId,
         delivered: Delivered,
@@ -727,6 +785,23 @@ impl State {
         };
         stream.roster.succeeded(session);
         stream.on_trial.insert(chunk, delivered);
+        if stream.planner.oldest() == Some(chunk) && !aggregator.herald_leaves() {
+            // It has made no packet that could have left first.
+            aggregator.forgo_herald();
+        }
+        self.free(aggregator)
+    }
+
+    /// Chunks that were verified and may leave now, with their frames. None may while the first packet is on its way: a key frame
+    /// that it makes downstream ask for can only be made while there are frames.
+    #[must_use]
+    pub(super) fn free(
+        &mut self,
+        aggregator: &aggregator::imp::Aggregator,
+    ) -> Vec<(ChunkId, Vec<gst::Buffer>)> {
+        let Some(stream) = self.stream.as_mut().filter(|_| !aggregator.is_heralded()) else {
+            return Vec::new();
+        };
         let mut free = Vec::new();
         // In order: each may be what the next ones wait for.
         let waiting: Vec<_> = stream.on_trial.keys().copied().collect();
@@ -774,7 +849,8 @@ impl State {
         }
         stream.on_trial.clear();
         self.keys.forget_known();
-        self.keys.comes(whole.own.start);
+        self.keys
+            .comes(whole.own.start, stream.running_time_of(whole.own.start));
         aggregator.join(whole.id, whole.own);
         self.joined = true;
         self.tally.chunks_planned = 1;
@@ -824,18 +900,13 @@ impl State {
             return false;
         };
         self.overlap_dropped |= !stream.planner.plan().overlaps();
-        for (chunk, neighbours) in losing {
+        for &(chunk, neighbours) in &losing {
             if let Some(input) = stream.inputs.get_mut(&chunk) {
                 input.hints.neighbours = neighbours;
             }
-            if stream.on_trial.remove(&chunk).is_some() {
-                aggregator.retract(chunk);
-                stream.roster.offer(chunk);
-            }
-            for slot in &mut self.slots {
-                let runs = stream.roster.chunk_of(slot.session.id) == Some(chunk);
-                slot.replanned |= runs;
-            }
+        }
+        for (chunk, _) in losing {
+            self.begin_anew(chunk, aggregator);
         }
         self.wake_all();
         true
@@ -843,6 +914,12 @@ impl State {
 }
 
 impl Stream {
+    /// Of a frame that was taken in, in nanoseconds.
+    fn running_time_of(&self, frame: FrameNo) -> u64 {
+        let private = self.frames.private(frame).unwrap_or_default();
+        private.saturating_sub(self.clock.private(0))
+    }
+
     /// Lets a chunk's frames go, unless another chunk needs them.
     fn release(&mut self, chunk: ChunkId) -> Vec<gst::Buffer> {
         self.inputs.remove(&chunk);

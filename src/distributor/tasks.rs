@@ -29,6 +29,8 @@ enum Outcome<'a> {
     },
     /// No encoder could be opened, for this reason.
     Unopened(&'a Failure),
+    /// What has left of the chunk can't be made again: it begins after that.
+    Later,
     /// Some of the chunk has left, or its frames have.
     Unrepeatable,
     Failed,
@@ -261,7 +263,7 @@ impl Distributor {
         }
         state.count_attempt(id, chunk.fed.len());
         state.slots[id.0].works = true;
-        let free = state.delivered(id, chunk.id, delivered);
+        let free = state.delivered(self.aggregator(), id, chunk.id, delivered);
         state.releasing += 1;
         state.wake(Waiting::Chunk);
         if let Some(stream) = &state.stream {
@@ -270,6 +272,12 @@ impl Distributor {
         }
         drop(guard);
         self.warn_of_closed_sessions();
+        self.let_go(free);
+        Ok(())
+    }
+
+    /// Drops the frames of chunks that may leave, while no lock is held.
+    fn let_go(&self, free: Vec<(ChunkId, Vec<gst::Buffer>)>) {
         for (chunk, frames) in free {
             drop(frames);
             self.aggregator().finish(chunk);
@@ -278,7 +286,19 @@ impl Distributor {
             state.releasing = state.releasing.saturating_sub(1);
         }
         self.room.notify_all();
-        Ok(())
+    }
+
+    /// Downstream has the first packet, or nobody waits for that any more: what is whole may leave.
+    pub(crate) fn heralded(&self) {
+        let free = {
+            let mut state = lock(&self.state);
+            let Some(state) = state.as_mut() else { return };
+            let free = state.free(self.aggregator());
+            state.releasing += 1;
+            state.wake(Waiting::Chunk);
+            free
+        };
+        self.let_go(free);
     }
 
     pub(super) fn attempt_failed(&self, id: SessionId, failure: &Failure) {
@@ -326,6 +346,7 @@ impl Distributor {
             return Some(Outcome::Anew { says });
         }
         Some(match failure {
+            Failure::Fault(Fault::Differs(_)) => Outcome::Later,
             Failure::Fault(Fault::StartNotKey(_)) if state.can_join(aggregator) => Outcome::Join {
                 says: !std::mem::replace(&mut state.join_warned, true),
             },
@@ -348,10 +369,15 @@ impl Distributor {
         let Some(stream) = &mut state.stream else {
             return;
         };
+        if let (Outcome::Later, Some(chunk)) = (&outcome, stream.roster.chunk_of(id))
+            && let Some(start) = self.aggregator().begin_after_ahead(chunk)
+        {
+            stream.planner.begin_at(chunk, start);
+        }
         let roster = &mut stream.roster;
         let verdict = match outcome {
             Outcome::Join { .. } if !joined => roster.failed(id, true),
-            Outcome::Anew { .. } | Outcome::Join { .. } => {
+            Outcome::Anew { .. } | Outcome::Join { .. } | Outcome::Later => {
                 roster.give_back(id);
                 None
             }

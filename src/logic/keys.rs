@@ -6,7 +6,7 @@
 //! for a moment or for the next frame. All times are running times in nanoseconds.
 
 use super::frame::FrameNo;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// One wish for a key frame, as a force-key-unit event says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +32,22 @@ pub struct Due {
 #[derive(Debug, Default)]
 pub struct KeyRequests {
     waiting: Vec<Request>,
-    /// Frames that haven't left and are going to be key frames.
-    known: BTreeSet<FrameNo>,
+    /// Frames that haven't left and are going to be key frames, with their times.
+    known: BTreeMap<FrameNo, u64>,
     /// Running time of the last frame of which a key frame was asked.
     last_forced: Option<u64>,
+    expected: Option<Expected>,
+}
+
+/// Requests that are going to come, if the next ones are as far apart as the last ones. Who cuts a stream into segments asks for
+/// the next key frame when the last one arrives: then the frame has long been taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Expected {
+    /// Time of the next one.
+    next: u64,
+    period: u64,
+    /// So many are expected before another request has to come.
+    credit: u64,
 }
 
 impl KeyRequests {
@@ -46,6 +58,49 @@ impl KeyRequests {
 
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// A request for `time` came when a key frame of `last` had left. Others are expected as far apart, up to `depth` ahead:
+    /// for that time frames are taken in before they leave. Returns the times that are expected up to, not including, `until`: of
+    /// frames that were taken in already.
+    pub fn expect(&mut self, time: u64, last: u64, depth: u64, until: u64) -> Vec<u64> {
+        let period = time.saturating_sub(last);
+        self.expected = None;
+        // What comes in time needs no expectation.
+        if period == 0 || period >= depth {
+            return Vec::new();
+        }
+        let credit = depth / period + 2;
+        let passed: Vec<u64> = (1..=credit)
+            .map(|n| time.saturating_add(period.saturating_mul(n)))
+            .take_while(|&expected| expected < until)
+            .collect();
+        let left = credit - passed.len() as u64;
+        self.expected = Some(Expected {
+            next: passed
+                .last()
+                .copied()
+                .unwrap_or(time)
+                .saturating_add(period),
+            period,
+            credit: left,
+        })
+        .filter(|_| left > 0);
+        passed
+    }
+
+    /// A request is expected for a moment up to this one.
+    fn is_expected(&mut self, time: u64) -> bool {
+        let mut is_due = false;
+        while let Some(expected) = self.expected.as_mut().filter(|it| it.next <= time) {
+            is_due = true;
+            expected.next = expected.next.saturating_add(expected.period);
+            expected.credit -= 1;
+            if expected.credit == 0 {
+                self.expected = None;
+            }
+        }
+        is_due
     }
 
     /// The next frame has this running time. Returns the requests that it answers. If the last key frame that was asked for is
@@ -72,6 +127,8 @@ impl KeyRequests {
             let had = request.time.zip(self.last_forced);
             had.is_none_or(|(wanted, last)| wanted > last)
         });
+        let is_expected = time.is_some_and(|time| self.is_expected(time));
+        let forces = forces || is_expected;
         if forces {
             self.last_forced = time.or(self.last_forced);
         }
@@ -79,8 +136,8 @@ impl KeyRequests {
     }
 
     /// This frame is going to be a key frame.
-    pub fn comes(&mut self, frame: FrameNo) {
-        self.known.insert(frame);
+    pub fn comes(&mut self, frame: FrameNo, time: u64) {
+        self.known.insert(frame, time);
     }
 
     /// Other frames than those that were known are going to be key frames.
@@ -95,7 +152,13 @@ impl KeyRequests {
 
     /// The first frame from this one on that is known to be going to be a key frame.
     pub fn next_known(&self, frame: FrameNo) -> Option<FrameNo> {
-        self.known.range(frame..).next().copied()
+        self.known.range(frame..).next().map(|(frame, _)| *frame)
+    }
+
+    /// The first frame at this time or later that is known to be going to be a key frame.
+    pub fn known_at(&self, time: u64) -> Option<FrameNo> {
+        let mut known = self.known.iter();
+        known.find(|(_, at)| **at >= time).map(|(frame, _)| *frame)
     }
 }
 
@@ -143,11 +206,37 @@ mod tests {
     fn key_frames_are_known_until_they_leave() {
         let mut keys = KeyRequests::default();
         for frame in [0, 10, 20] {
-            keys.comes(FrameNo(frame));
+            keys.comes(FrameNo(frame), 40 * frame);
         }
         assert_eq!(keys.next_known(FrameNo(5)), Some(FrameNo(10)));
         keys.left(FrameNo(10));
         assert_eq!(keys.next_known(FrameNo(0)), Some(FrameNo(10)));
         assert_eq!(keys.next_known(FrameNo(21)), None);
+        assert_eq!(keys.known_at(399), Some(FrameNo(10)));
+        assert_eq!(keys.known_at(401), Some(FrameNo(20)));
+    }
+
+    #[test]
+    fn what_was_asked_for_twice_is_expected_again() {
+        let mut keys = KeyRequests::default();
+        // Asked for 50 when the key frame of 0 had left, 120 were taken in, and 200 are before they leave.
+        assert_eq!(keys.expect(50, 0, 200, 120), [100]);
+        for (time, is_key) in [
+            (120, false),
+            (149, false),
+            (150, true),
+            (151, false),
+            (260, true),
+        ] {
+            let due = keys.due(Some(time), 0);
+            assert_eq!((due.forces, due.requests.len()), (is_key, 0), "{time}");
+        }
+        // Nobody has asked since: 300 and 350 are the last.
+        assert!(keys.due(Some(300), 0).forces);
+        assert!(keys.due(Some(350), 0).forces);
+        assert!(!keys.due(Some(400), 0).forces);
+        // So far apart, each request comes in time.
+        assert!(keys.expect(500, 250, 200, 700).is_empty());
+        assert!(!keys.due(Some(900), 0).forces);
     }
 }

@@ -631,6 +631,14 @@ impl Planner {
         FrameRange::new(from.0, live.lead_start.0)
     }
 
+    /// The chunk begins with this frame: those before it have left, and can't be made again.
+    pub fn begin_at(&mut self, chunk: ChunkId, start: FrameNo) {
+        if let Some(live) = self.live.iter_mut().find(|live| live.id == chunk) {
+            live.start = start;
+            live.lead_start = start;
+        }
+    }
+
     /// What the encoder shows on an older chunk may still take the overlap from this one: nothing of it may leave, and its
     /// frames have to stay.
     pub fn is_on_trial(&self, chunk: ChunkId) -> bool {

@@ -30,11 +30,13 @@ pub enum Kind {
 /// What becomes of a packet.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Accepted {
+pub enum Accepted<P> {
     /// It is held in the chunk's store.
     Held,
     /// It was of the overlap and is gone.
     Trimmed,
+    /// It has left already, ahead of an attempt before this one: as number `index` of those that did. It has to be the same.
+    Again { index: usize, payload: P },
 }
 
 /// The encoder did not deliver what the chunk needs; the attempt has failed.
@@ -47,6 +49,7 @@ pub enum Fault {
     StartNotKey(FrameNo),
     LeadAfterOwn(FrameNo),
     OwnAfterTrail(FrameNo),
+    Differs(FrameNo),
 }
 
 impl fmt::Display for Fault {
@@ -72,6 +75,10 @@ impl fmt::Display for Fault {
             Fault::LeadAfterOwn(frame) | Fault::OwnAfterTrail(frame) => write!(
                 f,
                 "frame {frame} refers across a forced key frame; set the encoder to closed GOPs"
+            ),
+            Fault::Differs(frame) => write!(
+                f,
+                "frame {frame}, which has left, came out otherwise at another attempt: the encoder isn't deterministic"
             ),
         }
     }
@@ -112,6 +119,8 @@ pub enum Pop<P> {
         chunk: ChunkId,
         frame: Option<FrameNo>,
         payload: P,
+        /// It leaves ahead of its chunk.
+        ahead: bool,
     },
     /// The last packet of this chunk was handed out before. `end`: the first frame of what comes after it.
     ChunkLeft { chunk: ChunkId, end: FrameNo },
@@ -136,8 +145,14 @@ struct Store<P> {
     skipped: BTreeSet<FrameNo>,
     /// All own frames are accounted for.
     verified: bool,
-    /// Some packet was handed out.
+    /// Some packet was handed out that can't be asked for again.
     has_left: bool,
+    /// Packets that left ahead of the chunk.
+    ahead: usize,
+    /// The first frame that didn't.
+    after_ahead: Option<FrameNo>,
+    /// So many packets of this attempt have left ahead of it.
+    again: usize,
 }
 
 impl<P> Store<P> {
@@ -150,6 +165,9 @@ impl<P> Store<P> {
             skipped: BTreeSet::new(),
             verified: false,
             has_left: false,
+            ahead: 0,
+            after_ahead: None,
+            again: 0,
         }
     }
 
@@ -202,6 +220,8 @@ pub struct Reorder<P> {
     joined: bool,
     /// Packets of the next chunk leave as they come, without waiting for the whole chunk, once so many are there.
     early: Option<usize>,
+    /// The next frame's packet leaves as it comes, and those of stream headers before it.
+    ahead: bool,
 }
 
 impl<P> Default for Reorder<P> {
@@ -211,6 +231,7 @@ impl<P> Default for Reorder<P> {
             next: ChunkId(0),
             joined: false,
             early: None,
+            ahead: false,
         }
     }
 }
@@ -236,8 +257,32 @@ impl<P> Reorder<P> {
         let Some(store) = store.filter(|store| !store.has_left && !store.verified) else {
             return false;
         };
-        *store = Store::new(store.own);
+        *store = Store {
+            ahead: store.ahead,
+            after_ahead: store.after_ahead,
+            again: store.ahead,
+            ..Store::new(store.own)
+        };
         true
+    }
+
+    /// [`retract`](Self::retract) would do it.
+    pub fn can_retract(&self, chunk: ChunkId) -> bool {
+        let store = self.chunks.get(&chunk);
+        store.is_some_and(|store| !store.has_left && !store.verified)
+    }
+
+    /// What left ahead of the chunk can't be made again: the rest of it begins after that frame. Returns where.
+    pub fn begin_after_ahead(&mut self, chunk: ChunkId) -> Option<FrameNo> {
+        let store = self.chunks.get_mut(&chunk)?;
+        let start = store.after_ahead?;
+        *store = Store::new(FrameRange::new(start.0, store.own.end.0));
+        Some(start)
+    }
+
+    /// The first frame's packet leaves before its chunk is whole, so that what comes after us knows early what it gets.
+    pub fn leave_ahead(&mut self) {
+        self.ahead = true;
     }
 
     /// Some packet has left.
@@ -246,7 +291,7 @@ impl<P> Reorder<P> {
             || self
                 .chunks
                 .get(&self.next)
-                .is_some_and(|store| store.has_left)
+                .is_some_and(|store| store.has_left || store.ahead > 0)
     }
 
     /// So many packets of a chunk that has no end wait to leave that no more should come.
@@ -278,7 +323,7 @@ impl<P> Reorder<P> {
         frame: Option<FrameNo>,
         kind: Kind,
         payload: P,
-    ) -> Result<Accepted, Fault> {
+    ) -> Result<Accepted<P>, Fault> {
         let store = self
             .chunks
             .get_mut(&chunk)
@@ -298,6 +343,11 @@ impl<P> Reorder<P> {
         };
         if !kept {
             return Ok(Accepted::Trimmed);
+        }
+        if store.again > 0 {
+            let index = store.ahead - store.again;
+            store.again -= 1;
+            return Ok(Accepted::Again { index, payload });
         }
         store.packets.push_back((frame, payload));
         Ok(Accepted::Held)
@@ -375,18 +425,27 @@ impl<P> Reorder<P> {
     pub fn pop(&mut self) -> Pop<P> {
         let chunk = self.next;
         let early = self.early;
-        let Some(store) = self.chunks.get_mut(&chunk).filter(|store| {
-            let enough = |packets| store.has_left || store.packets.len() >= packets;
-            store.verified || early.is_some_and(enough)
-        }) else {
+        let Some(store) = self.chunks.get_mut(&chunk) else {
             return Pop::Nothing;
         };
+        let enough = |packets| store.has_left || store.packets.len() >= packets;
+        let leaves = store.verified || early.is_some_and(enough);
+        if !leaves && !self.ahead {
+            return Pop::Nothing;
+        }
         if let Some((frame, payload)) = store.packets.pop_front() {
-            store.has_left = true;
+            let ahead = self.ahead;
+            self.ahead &= frame.is_none();
+            store.has_left |= !ahead;
+            if ahead {
+                store.ahead += 1;
+                store.after_ahead = frame.map(|frame| FrameNo(frame.0 + 1));
+            }
             return Pop::Packet {
                 chunk,
                 frame,
                 payload,
+                ahead,
             };
         }
         if !store.verified {
@@ -436,7 +495,7 @@ mod tests {
         chunk: ChunkId,
         kind: Kind,
         frame: u64,
-    ) -> Result<Accepted, Fault> {
+    ) -> Result<Accepted<u64>, Fault> {
         reorder.accept(chunk, Some(FrameNo(frame)), kind, frame)
     }
 
@@ -687,5 +746,43 @@ mod tests {
             prop_assert!(sessions.is_empty());
             prop_assert_eq!(out, (0..total).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn the_first_frame_leaves_ahead_and_isnt_sent_again() {
+        let mut reorder = two();
+        let _ = give(&mut reorder, C0, Kind::Key, 0).unwrap();
+        let _ = give(&mut reorder, C0, Kind::Delta, 1).unwrap();
+        assert!(drain(&mut reorder).is_empty());
+        reorder.leave_ahead();
+        assert_eq!(drain(&mut reorder), [0]);
+        assert!(reorder.has_left());
+        // Another attempt makes it again.
+        assert!(reorder.can_retract(C0) && reorder.retract(C0));
+        let again = give(&mut reorder, C0, Kind::Key, 0).unwrap();
+        assert_eq!(
+            again,
+            Accepted::Again {
+                index: 0,
+                payload: 0
+            }
+        );
+        let _ = give(&mut reorder, C0, Kind::Delta, 2).unwrap();
+        let _ = give(&mut reorder, C0, Kind::Delta, 1).unwrap();
+        assert_eq!(finish(&mut reorder, chunk(0, 0, 3)).unwrap().frames, 3);
+        assert_eq!(drain(&mut reorder), [2, 1]);
+    }
+
+    #[test]
+    fn what_cannot_be_made_again_is_left_as_it_left() {
+        let mut reorder = two();
+        let _ = give(&mut reorder, C0, Kind::Key, 0).unwrap();
+        reorder.leave_ahead();
+        assert_eq!(drain(&mut reorder), [0]);
+        assert!(reorder.retract(C0));
+        assert_eq!(reorder.begin_after_ahead(C0), Some(FrameNo(1)));
+        give_all(&mut reorder, C0, &[1, 2]);
+        let _ = finish(&mut reorder, chunk(0, 1, 3)).unwrap();
+        assert_eq!(drain(&mut reorder), [1, 2]);
     }
 }

@@ -66,7 +66,7 @@ impl Roster {
 
     /// How far ahead of the output a chunk may be taken: what was encoded and cannot leave, because
     /// downstream is slow or an older chunk is, stays bounded.
-    fn window(&self) -> u64 {
+    pub fn window(&self) -> u64 {
         2 * self.slots.len() as u64
     }
 

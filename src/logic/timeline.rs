@@ -46,6 +46,11 @@ impl PrivateClock {
             .saturating_add(self.offset)
     }
 
+    /// Where the last frame ends, as running time.
+    pub fn running_time(&self) -> u64 {
+        self.end.saturating_sub(self.private(0))
+    }
+
     /// A frame without a running time follows the one before it; one that isn't later than the one before it is moved
     /// behind it. `duration`: of the frame, as far as it is known.
     pub fn stamp(&mut self, running_time: Option<u64>, duration: u64) -> u64 {

@@ -526,6 +526,11 @@ impl Profile {
         })
     }
 
+    /// It is known from running it, not from reading.
+    pub(crate) fn was_run(&self) -> bool {
+        !self.factories.is_empty() && self.evidence == Evidence::Run
+    }
+
     /// What is known, for people to read.
     pub(crate) fn structure(&self) -> gst::Structure {
         let known = match self.evidence {

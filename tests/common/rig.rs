@@ -37,12 +37,16 @@ pub struct Downstream {
     pub caps: gst::Caps,
 }
 
+/// Called with downstream's pad and each packet, before it is taken.
+type Hook = Box<dyn FnMut(&gst::Pad, &gst::BufferRef) + Send>;
+
 pub struct Rig {
     pub enc: gst::Element,
     pub src: gst::Pad,
     pub sink: gst::Pad,
     pub upstream: Arc<Mutex<Upstream>>,
     pub downstream: Arc<Mutex<Downstream>>,
+    hook: Arc<Mutex<Option<Hook>>>,
     ended: mpsc::Receiver<()>,
     bus: gst::Bus,
 }
@@ -98,8 +102,13 @@ impl Rig {
             .build();
         let (chained, evented, queried) =
             (downstream.clone(), downstream.clone(), downstream.clone());
+        let hook = Arc::new(Mutex::new(None::<Hook>));
+        let hooked = hook.clone();
         let sink = gst::Pad::builder(gst::PadDirection::Sink)
-            .chain_function(move |_, _, buffer| {
+            .chain_function(move |pad, _, buffer| {
+                if let Some(hook) = &mut *hooked.lock().unwrap() {
+                    hook(pad, &buffer);
+                }
                 let mut downstream = chained.lock().unwrap();
                 downstream.entries.push(Entry::Buffer(buffer));
                 downstream.flow
@@ -146,6 +155,7 @@ impl Rig {
             sink,
             upstream,
             downstream,
+            hook,
             ended,
             bus,
         }
@@ -210,6 +220,11 @@ impl Rig {
             let errors = self.messages(&[gst::MessageType::Error]);
             panic!("it hangs: {errors:?}");
         }
+    }
+
+    /// Sees each packet before it is taken.
+    pub fn on_packet(&self, hook: impl FnMut(&gst::Pad, &gst::BufferRef) + Send + 'static) {
+        *self.hook.lock().unwrap() = Some(Box::new(hook));
     }
 
     /// What left so far, which is forgotten.

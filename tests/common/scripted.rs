@@ -129,11 +129,17 @@ mod imp {
         bitrate: u32,
         /// Describes itself differently each time.
         vary_caps: bool,
+        /// Its packets are others each time.
+        vary_packets: bool,
         refuse_caps: bool,
     }
 
+    static INSTANCES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+
     #[derive(Default)]
     struct State {
+        /// Which of all encoders it is.
+        instance: u32,
         /// Frames that are in, in order: their number in the base class, their number, key.
         pending: Vec<(u32, u64, bool)>,
         /// A key frame is due: at the start, or because the one that was due was skipped.
@@ -170,6 +176,7 @@ mod imp {
         #[property(name = "open-ms", get, set, type = u32, member = open_ms)]
         #[property(name = "bitrate", get, set, type = u32, member = bitrate)]
         #[property(name = "vary-caps", get, set, type = bool, member = vary_caps)]
+        #[property(name = "vary-packets", get, set, type = bool, member = vary_packets)]
         #[property(name = "refuse-caps", get, set, type = bool, member = refuse_caps)]
         script: Mutex<Script>,
         state: Mutex<State>,
@@ -277,14 +284,14 @@ mod imp {
             &self,
             state: &gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>,
         ) -> Result<(), gst::LoggableError> {
-            static INSTANCES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
             let script = self.script.lock().unwrap().clone();
             if script.refuse_caps {
                 return Err(gst::loggable_error!(gst::CAT_RUST, "refused by script"));
             }
             let mut caps = gst::Caps::new_empty_simple(CAPS);
+            let instance = INSTANCES.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            self.state.lock().unwrap().instance = instance;
             if script.vary_caps {
-                let instance = INSTANCES.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                 caps.make_mut().set("instance", instance);
             }
             let obj = self.obj();
@@ -432,6 +439,10 @@ mod imp {
                     rate => format!(" at {rate}"),
                 };
                 let text = format!("{number} {kind} {} {:x}{rate}", state.since_key, state.hash);
+                let text = match script.vary_packets {
+                    true => format!("{text} of {}", state.instance),
+                    false => text,
+                };
                 (text, dts)
             };
             if script.lose == number as i64 {
