@@ -4,7 +4,7 @@
 
 use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys;
-use crate::logic::reorder::{Accepted, Fault, Kind, Pop, Reorder};
+use crate::logic::reorder::{Accepted, Ahead, Fault, Kind, Pop, Reorder};
 use crate::logic::timeline::{
     DEEPEST, FrameTable, LATEST, THOUSAND_HOURS, Timeline, announced_depth, reorder_depth,
 };
@@ -56,7 +56,7 @@ pub(super) enum Item {
     Buffer(gst::Buffer),
 }
 
-/// The first packet, which leaves before its chunk is whole: what comes after us may ask for key frames when it sees it.
+/// The first packets, which leave before their chunk is whole: what comes after us may ask for key frames when it sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Herald {
     /// It doesn't, or it has.
@@ -82,7 +82,7 @@ pub(super) enum Stall {
 pub(super) enum Step {
     /// Send these in order.
     Send(Vec<Item>),
-    /// Send these, which leave before their chunk is whole, and tell the distributor that downstream has them.
+    /// Send these, the last ones that leave before their chunk is whole, and tell the distributor that downstream has them.
     SendAhead(Vec<Item>),
     /// All chunks before this one have left, all frames before `end`: tell the distributor.
     Left { next: ChunkId, end: FrameNo },
@@ -455,7 +455,8 @@ impl State {
                     let leaves = announced > 0 || self.announces;
                     self.herald = if leaves { Herald::Leaves } else { Herald::No };
                     if leaves {
-                        self.reorder.leave_ahead();
+                        // Until time passes the first frame: that is when a muxer asks for the next key frame.
+                        self.reorder.leave_ahead(announced + 1);
                     }
                 }
                 Ok(())
@@ -480,11 +481,11 @@ impl State {
                 payload,
                 ahead,
             } => {
-                if ahead {
+                if ahead.is_some() {
                     self.ahead.push(payload.buffer.clone());
                 }
-                match self.send(chunk, frame, payload, ahead) {
-                    Step::Send(items) if ahead && frame.is_some() => Step::SendAhead(items),
+                match self.send(chunk, frame, payload, ahead.is_some()) {
+                    Step::Send(items) if ahead == Some(Ahead::Last) => Step::SendAhead(items),
                     step => step,
                 }
             }

@@ -110,6 +110,13 @@ pub struct Delivered {
     pub skipped: u64,
 }
 
+/// A packet that leaves before its chunk is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ahead {
+    More,
+    Last,
+}
+
 /// What leaves next.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
@@ -120,7 +127,7 @@ pub enum Pop<P> {
         frame: Option<FrameNo>,
         payload: P,
         /// It leaves ahead of its chunk.
-        ahead: bool,
+        ahead: Option<Ahead>,
     },
     /// The last packet of this chunk was handed out before. `end`: the first frame of what comes after it.
     ChunkLeft { chunk: ChunkId, end: FrameNo },
@@ -201,6 +208,28 @@ impl<P> Store<P> {
         Ok(phase)
     }
 
+    /// Of how many packets in decoding order the frames are the first ones that are shown, without a gap, and at least `least`.
+    fn packets_of_first(&self, least: usize) -> Option<usize> {
+        let skipped =
+            |frame: &FrameNo| self.skipped.contains(frame) && !self.delivered.contains(frame);
+        // (An invisible one has the frame of the next.)
+        let mut frames = BTreeSet::new();
+        for (index, (frame, _)) in self.packets.iter().enumerate() {
+            frames.extend(*frame);
+            let Some(last) = frames.last().filter(|_| frames.len() >= least) else {
+                continue;
+            };
+            let shown = FrameRange::new(self.own.start.0, last.0 + 1);
+            if shown
+                .iter()
+                .all(|frame| frames.contains(&frame) || skipped(&frame))
+            {
+                return Some(index + 1);
+            }
+        }
+        None
+    }
+
     /// No own frame before `frame` can still come: it is the first, or those before it were skipped.
     fn opens_with(&self, frame: FrameNo) -> bool {
         FrameRange::new(self.own.start.0, frame.0)
@@ -220,8 +249,10 @@ pub struct Reorder<P> {
     joined: bool,
     /// Packets of the next chunk leave as they come, without waiting for the whole chunk, once so many are there.
     early: Option<usize>,
-    /// The next frame's packet leaves as it comes, and those of stream headers before it.
-    ahead: bool,
+    /// So many frames at least are going to leave before their chunk is whole.
+    ahead: Option<usize>,
+    /// So many packets leave now before their chunk is whole.
+    leaving: usize,
 }
 
 impl<P> Default for Reorder<P> {
@@ -231,7 +262,8 @@ impl<P> Default for Reorder<P> {
             next: ChunkId(0),
             joined: false,
             early: None,
-            ahead: false,
+            ahead: None,
+            leaving: 0,
         }
     }
 }
@@ -280,9 +312,10 @@ impl<P> Reorder<P> {
         Some(start)
     }
 
-    /// The first frame's packet leaves before its chunk is whole, so that what comes after us knows early what it gets.
-    pub fn leave_ahead(&mut self) {
-        self.ahead = true;
+    /// The first packets leave before their chunk is whole, so that what comes after us knows early what it gets: those of at
+    /// least `frames` frames, and of no frame that is shown after one which isn't among them.
+    pub fn leave_ahead(&mut self, frames: usize) {
+        self.ahead = Some(frames);
     }
 
     /// Some packet has left.
@@ -430,16 +463,26 @@ impl<P> Reorder<P> {
         };
         let enough = |packets| store.has_left || store.packets.len() >= packets;
         let leaves = store.verified || early.is_some_and(enough);
-        if !leaves && !self.ahead {
+        if let Some(packets) = self.ahead.and_then(|least| store.packets_of_first(least)) {
+            self.ahead = None;
+            self.leaving = packets;
+        }
+        if !leaves && self.leaving == 0 {
             return Pop::Nothing;
         }
         if let Some((frame, payload)) = store.packets.pop_front() {
-            let ahead = self.ahead;
-            self.ahead &= frame.is_none();
-            store.has_left |= !ahead;
-            if ahead {
+            let ahead = match self.leaving {
+                0 => None,
+                1 => Some(Ahead::Last),
+                _ => Some(Ahead::More),
+            };
+            self.leaving = self.leaving.saturating_sub(1);
+            if ahead.is_some() {
                 store.ahead += 1;
-                store.after_ahead = frame.map(|frame| FrameNo(frame.0 + 1));
+                let after = frame.map(|frame| FrameNo(frame.0 + 1));
+                store.after_ahead = store.after_ahead.max(after);
+            } else {
+                store.has_left = true;
             }
             return Pop::Packet {
                 chunk,
@@ -754,7 +797,7 @@ mod tests {
         let _ = give(&mut reorder, C0, Kind::Key, 0).unwrap();
         let _ = give(&mut reorder, C0, Kind::Delta, 1).unwrap();
         assert!(drain(&mut reorder).is_empty());
-        reorder.leave_ahead();
+        reorder.leave_ahead(1);
         assert_eq!(drain(&mut reorder), [0]);
         assert!(reorder.has_left());
         // Another attempt makes it again.
@@ -777,12 +820,28 @@ mod tests {
     fn what_cannot_be_made_again_is_left_as_it_left() {
         let mut reorder = two();
         let _ = give(&mut reorder, C0, Kind::Key, 0).unwrap();
-        reorder.leave_ahead();
+        reorder.leave_ahead(1);
         assert_eq!(drain(&mut reorder), [0]);
         assert!(reorder.retract(C0));
         assert_eq!(reorder.begin_after_ahead(C0), Some(FrameNo(1)));
         give_all(&mut reorder, C0, &[1, 2]);
         let _ = finish(&mut reorder, chunk(0, 1, 3)).unwrap();
         assert_eq!(drain(&mut reorder), [1, 2]);
+    }
+
+    #[test]
+    fn what_leaves_ahead_has_no_gap() {
+        let mut reorder = Reorder::default();
+        reorder.open(C0, FrameNo(0));
+        reorder.close(C0, FrameRange::new(0, 9));
+        reorder.leave_ahead(2);
+        give_all(&mut reorder, C0, &[0, 4, 2, 1]);
+        assert!(drain(&mut reorder).is_empty());
+        // With 3, all up to 4 are there.
+        let _ = give(&mut reorder, C0, Kind::Delta, 3).unwrap();
+        let _ = give(&mut reorder, C0, Kind::Delta, 8).unwrap();
+        assert_eq!(drain(&mut reorder), [0, 4, 2, 1, 3]);
+        assert!(reorder.retract(C0));
+        assert_eq!(reorder.begin_after_ahead(C0), Some(FrameNo(5)));
     }
 }
