@@ -21,7 +21,7 @@
 //! - `distributor`: raw frames in, chunks to sessions.
 //! - `session`: one live encoder in one slot; runs a chunk through a fresh encoder.
 //! - `aggregator`: packets in, one stream out.
-//! - `queries`: answers that several pads give.
+//! - `queries`: answers to queries, apart from the pads that give them.
 //! - [`logic`]: the brains of all of them: plain Rust that knows no GStreamer, no clock and no thread.
 //!
 //! # Locks
@@ -43,7 +43,8 @@
 //!
 //! | waiter | waits for | woken by |
 //! |---|---|---|
-//! | `distributor` chain | room in the budget | a chunk done, flush, stop, failure, downstream's refusal |
+//! | `distributor` chain | room in the budget | a chunk done, flush, stop, failure, downstream's refusal; a timeout where whole chunks wait for downstream to take the first packets |
+//! | who asks DRAIN | no frame held | a chunk done, flush, stop, failure, downstream's refusal |
 //! | session task | a chunk | a chunk opened, failed or left, flush, stop |
 //! | session task | the chunk's next frame | a frame, a chunk closed, EOS, the encoder's error, flush, stop, failure |
 //! | session task | the encoder's EOS | that EOS, the encoder's error, flush, stop, failure |
@@ -54,6 +55,16 @@
 //! Input that stops while output is held may be waiting for that output, on the far side of a muxer. After a second, packets
 //! leave as they come; after another, the open chunk ends where it is. The second is the one thing that makes chunks depend on
 //! timing, and it happens only where the pipeline would stand still for ever.
+//!
+//! # The first packets
+//!
+//! Frames are taken in long before they leave, and what comes after us may want key frames at moments that it says only when it
+//! gets packets (splitmuxsink asks for the next one when time passes the last one). So the first packets of a stream leave before
+//! their chunk is whole, where the encoder says how far it reorders, and until downstream has them no frames are let go, for 200 ms
+//! at most where input waits. A moment that is asked for too late is forced in another attempt at its chunk, as long as that
+//! hasn't left, and the next ones are expected at the same distance. Requests depend on timing, and so does what they make; without
+//! them nothing does. Another attempt at the first chunk has to make those packets again; if an encoder can't, the chunk
+//! begins after them.
 
 mod aggregator;
 mod distributor;

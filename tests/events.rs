@@ -363,7 +363,7 @@ fn new_caps_begin_a_new_chunk() {
     let src = app_src(&pipeline);
     for (number, &time) in constant(50).iter().enumerate() {
         if number == 20 || number == 22 {
-            let caps = common::GRAY.replace("framerate=25/1", &format!("framerate={number}/1"));
+            let caps = GRAY.replace("framerate=25/1", &format!("framerate={number}/1"));
             let caps: gst::Caps = caps.parse().unwrap();
             let sample = gst::Sample::builder()
                 .caps(&caps)

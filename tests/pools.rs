@@ -152,7 +152,7 @@ fn a_source_with_a_pool_of_four_in_a_pipeline() {
     for queue in ["", "queue max-size-buffers=2 !"] {
         let pipeline = common::Pipeline::parse(&format!(
             "appsrc name=src format=time block=true max-buffers=2 caps=video/x-raw\\,format=(string)GRAY8\\,width=16\\,height=16\\,framerate=25/1 \
-             ! {queue} tee name=t ! vtparallelenc name=enc encoder=scriptedenc sessions=2 chunk-frames=50 ! fakesink name=sink sync=false \
+             ! {queue} tee name=t ! vtparallelenc name=enc encoder=scriptedenc sessions=2 chunk-frames=50 ! fakesink name=sink sync=false async=false \
              t. ! queue max-size-buffers=1 ! fakesink sync=false async=false"
         ));
         let output = common::record(&pipeline.element("sink").static_pad("sink").unwrap());

@@ -328,14 +328,14 @@ impl Aggregator {
         lock(&self.state).end_herald();
     }
 
-    /// Running time in nanoseconds of the last key frame that left.
-    pub(crate) fn last_key(&self) -> Option<u64> {
-        lock(&self.state).last_key()
+    /// Running time in nanoseconds of the first key frame that left.
+    pub(crate) fn first_key(&self) -> Option<u64> {
+        lock(&self.state).first_key()
     }
 
-    /// [`retract`](Self::retract) would do it.
-    pub(crate) fn can_retract(&self, chunk: ChunkId) -> bool {
-        lock(&self.state).reorder.can_retract(chunk)
+    /// What an attempt at the chunk made is thrown away, and what it still makes. `false`: some of it has left for good.
+    pub(crate) fn begin_anew(&self, chunk: ChunkId) -> bool {
+        lock(&self.state).begin_anew(chunk)
     }
 
     /// The chunk begins after what has left of it. Returns where.

@@ -4,7 +4,7 @@
 
 use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys;
-use crate::logic::reorder::{Accepted, Ahead, Fault, Kind, Pop, Reorder};
+use crate::logic::reorder::{Accepted, Fault, Kind, Pop, Reorder};
 use crate::logic::timeline::{
     DEEPEST, FrameTable, LATEST, THOUSAND_HOURS, Timeline, announced_depth, reorder_depth,
 };
@@ -130,10 +130,12 @@ pub(super) struct State {
     herald: Herald,
     /// An encoder whose first DTS is its PTS doesn't reorder.
     announces: bool,
-    /// The packets that left so, as their encoder made them.
-    ahead: Vec<gst::Buffer>,
-    /// Running time of the last key frame that left, in nanoseconds.
-    last_key: Option<u64>,
+    /// The packets that leave so.
+    heralds: VecDeque<(ChunkId, Option<FrameNo>, Packet)>,
+    /// As their encoder made them.
+    ahead: Vec<(Option<FrameNo>, gst::Buffer)>,
+    /// Running time of the first key frame that left, in nanoseconds.
+    first_key: Option<u64>,
     /// Requests for key frames, each with the frame from which on a key frame answers it.
     keys: Vec<(FrameNo, keys::Request)>,
     /// What downstream accepts, as encoders see it that have no chunk yet.
@@ -174,8 +176,9 @@ impl State {
             events: VecDeque::new(),
             herald: Herald::No,
             announces: false,
+            heralds: VecDeque::new(),
             ahead: Vec::new(),
-            last_key: None,
+            first_key: None,
             keys: Vec::new(),
             downstream: None,
             feeds: (0..sessions).map(|_| Feed::default()).collect(),
@@ -263,6 +266,37 @@ impl State {
         }
     }
 
+    /// A packet has come of this chunk, whose encoder announced to reorder by so many.
+    fn try_herald(&mut self, chunk: ChunkId, announced: usize, is_in_order: bool) {
+        // Without knowing how far it reorders nobody could give a packet its DTS.
+        if announced == 0 && !(self.announces && is_in_order) {
+            self.herald = Herald::No;
+            return;
+        }
+        // Until time passes the first frame: that is when a muxer asks for the next key frame.
+        let Some(first) = self.reorder.take_first(chunk, announced + 1) else {
+            return;
+        };
+        self.herald = Herald::Leaves;
+        for (frame, packet) in first {
+            self.ahead.push((frame, packet.buffer.clone()));
+            self.heralds.push_back((chunk, frame, packet));
+        }
+    }
+
+    /// What an attempt at the chunk made is thrown away, and what it still makes. `false`: some of it has left for good.
+    pub(super) fn begin_anew(&mut self, chunk: ChunkId) -> bool {
+        if !self.reorder.retract(chunk) {
+            return false;
+        }
+        for feed in &mut self.feeds {
+            if feed.chunk == Some(chunk) {
+                feed.chunk = None;
+            }
+        }
+        true
+    }
+
     /// The first packet of the stream may leave before its chunk is whole.
     pub(super) fn herald(&mut self, announces: bool) {
         self.herald = Herald::Wanted;
@@ -283,8 +317,8 @@ impl State {
         self.herald = Herald::No;
     }
 
-    pub(super) fn last_key(&self) -> Option<u64> {
-        self.last_key
+    pub(super) fn first_key(&self) -> Option<u64> {
+        self.first_key
     }
 
     pub(super) fn frames_sent(&self) -> u64 {
@@ -397,6 +431,8 @@ impl State {
         let frame = buffer
             .pts()
             .and_then(|pts| self.frames.find(pts.nseconds()));
+        // By its DTS it isn't reordered.
+        let is_in_order = buffer.dts().is_some() && buffer.dts() == buffer.pts();
         let announced = match (feed.announced, frame) {
             (Some(announced), _) => announced,
             (None, Some(first)) => {
@@ -439,7 +475,8 @@ impl State {
         let accepted = accepted.and_then(|accepted| match accepted {
             Accepted::Again { index, payload } => {
                 let was = self.ahead.get(index);
-                let is_same = was.is_some_and(|was| same_bytes(was, &payload.buffer));
+                let is_same =
+                    was.is_some_and(|(of, was)| *of == frame && same_bytes(was, &payload.buffer));
                 let first = self.reorder.oldest_held().unwrap_or(FrameNo(0));
                 let differs = Fault::Differs(frame.unwrap_or(first));
                 is_same.then_some(()).ok_or(differs)
@@ -451,13 +488,7 @@ impl State {
                 feed.proven = true;
                 self.proven = true;
                 if self.herald == Herald::Wanted && frame.is_some() {
-                    // Without knowing how far it reorders nobody could give it a DTS.
-                    let leaves = announced > 0 || self.announces;
-                    self.herald = if leaves { Herald::Leaves } else { Herald::No };
-                    if leaves {
-                        // Until time passes the first frame: that is when a muxer asks for the next key frame.
-                        self.reorder.leave_ahead(announced + 1);
-                    }
+                    self.try_herald(chunk, announced, is_in_order);
                 }
                 Ok(())
             }
@@ -474,25 +505,27 @@ impl State {
             // Downstream takes no more packets, but it waits for the end.
             return self.give_up();
         }
+        if let Some((chunk, frame, packet)) = self.heralds.pop_front() {
+            let is_last = self.heralds.is_empty();
+            return match self.send(chunk, frame, packet, true) {
+                Step::Send(items) if is_last => Step::SendAhead(items),
+                step => step,
+            };
+        }
         match self.reorder.pop() {
             Pop::Packet {
                 chunk,
                 frame,
                 payload,
-                ahead,
-            } => {
-                if ahead.is_some() {
-                    self.ahead.push(payload.buffer.clone());
-                }
-                match self.send(chunk, frame, payload, ahead.is_some()) {
-                    Step::Send(items) if ahead == Some(Ahead::Last) => Step::SendAhead(items),
-                    step => step,
+            } => self.send(chunk, frame, payload, false),
+            Pop::ChunkLeft { chunk, end } => {
+                // Nobody makes them again.
+                self.ahead.clear();
+                Step::Left {
+                    next: chunk.next(),
+                    end,
                 }
             }
-            Pop::ChunkLeft { chunk, end } => Step::Left {
-                next: chunk.next(),
-                end,
-            },
             Pop::Nothing if self.failed => self.give_up(),
             Pop::Nothing => self.send_end(),
         }
@@ -731,7 +764,9 @@ impl State {
         items: &mut Vec<Item>,
     ) {
         let running_time = self.sent.segment.to_running_time(pts);
-        self.last_key = running_time.map(gst::ClockTime::nseconds);
+        self.first_key = self
+            .first_key
+            .or(running_time.map(gst::ClockTime::nseconds));
         let answered = self.keys.extract_if(.., |(asked, _)| *asked <= frame);
         let answered: Vec<_> = answered.map(|(_, request)| request).collect();
         for request in &answered {

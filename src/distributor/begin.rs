@@ -223,16 +223,9 @@ impl Distributor {
     pub(super) fn herald(&self) {
         let announces = {
             let state = lock(&self.state);
-            let Some((state, decision)) = state
-                .as_ref()
-                .and_then(|state| Some((state, state.decision.as_ref()?)))
-            else {
-                return;
-            };
-            let overlaps = state
-                .stream
-                .as_ref()
-                .is_none_or(|stream| stream.planner.plan().overlaps());
+            let decision = state.as_ref().and_then(|state| state.decision.as_ref());
+            let Some(decision) = decision else { return };
+            let overlaps = decision.before.most() > 0 || decision.after.most() > 0;
             let profile = decision.profile;
             let is_closed = matches!(profile.forced_key, ForcedKey::Closed | ForcedKey::Always);
             if overlaps && !is_closed {

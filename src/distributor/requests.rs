@@ -91,7 +91,7 @@ impl Distributor {
             query.add_allocation_meta::<gst_video::VideoMeta>(None);
         }
         for params in &proposal.params {
-            query.add_allocation_param(None::<&gst::Allocator>, params.clone());
+            query.add_allocation_param(None::<&gst::Allocator>, *params);
         }
         let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         query.add_allocation_pool(None::<&gst::BufferPool>, small(bytes), small(frames), 0);
@@ -119,11 +119,12 @@ impl Distributor {
         let Some((request, as_of_upstream)) = key_request(&event) else {
             return self.sink.push_event(event);
         };
+        let key_interval = self.set_key_interval();
         if let Some(state) = &mut *lock(&self.state) {
             match state.mode {
                 // Whoever encodes gets it with what came before the first frame.
                 Mode::Undecided => state.early.push(as_of_upstream),
-                _ => state.key_asked(self.aggregator(), request),
+                _ => state.key_asked(self.aggregator(), request, key_interval),
             }
         }
         true
@@ -136,8 +137,11 @@ impl Distributor {
             let state = lock(&self.state);
             state.as_ref().is_some_and(|state| !state.keys.is_empty())
         };
-        let bin = self.bin().filter(|_| waits);
-        bin.map_or(0, |bin| bin.imp().key_interval())
+        if waits { self.set_key_interval() } else { 0 }
+    }
+
+    fn set_key_interval(&self) -> u64 {
+        self.bin().map_or(0, |bin| bin.imp().key_interval())
     }
 
     pub(crate) fn upstream_query(&self, query: &mut gst::QueryRef) -> bool {

@@ -17,6 +17,7 @@ use crate::logic::timeline::{FrameTable, PrivateClock};
 use crate::parallelenc::settings::Job;
 use crate::session::encoder::Recipe;
 use crate::session::hints::Hints;
+use crate::session::profile::ForcedKey;
 use crate::session::{Input, Session, Step};
 use gst::prelude::*;
 use gst_video::VideoBufferFlags;
@@ -530,8 +531,7 @@ impl State {
             if let Some(closed) = stream.planner.split() {
                 aggregator.close(closed.id, closed.own);
             }
-            let now = private.saturating_sub(stream.clock.private(0));
-            self.keys.comes(frame, now);
+            self.keys.comes(frame, private);
         }
         for request in due.requests {
             aggregator.key_asked(frame, request);
@@ -574,8 +574,7 @@ impl State {
             return;
         };
         aggregator.open(opened.id, opened.start);
-        self.keys
-            .comes(opened.start, stream.running_time_of(opened.start));
+        self.keys.comes(opened.start, stream.private(opened.start));
         stream.roster.offer(opened.id);
         let downstream = self.downstream.clone();
         if stream.downstream != downstream {
@@ -609,10 +608,11 @@ impl State {
         &mut self,
         aggregator: &aggregator::imp::Aggregator,
         request: keys::Request,
+        key_interval: u64,
     ) {
         match request.time.and_then(|time| self.first_shown_at(time)) {
             // Its frame hasn't come, or it is gone: was it a key frame that hasn't left?
-            None => match request.time.and_then(|time| self.keys.known_at(time)) {
+            None => match request.time.and_then(|time| self.known_at(time)) {
                 Some(known) => aggregator.key_asked(known, request),
                 None => self.keys.ask(request),
             },
@@ -630,7 +630,7 @@ impl State {
                 }
             }
         }
-        for time in self.expected_after(aggregator, request) {
+        for time in self.expected_after(aggregator, request, key_interval) {
             let frame = self.first_shown_at(time);
             if let Some(frame) = frame.filter(|it| self.keys.next_known(*it) != Some(*it)) {
                 self.force_taken_in(aggregator, frame);
@@ -638,10 +638,21 @@ impl State {
         }
     }
 
-    /// The first frame that was taken in and is shown at this running time, or after it.
+    /// The first frame that was taken in and is shown at this running time, or after it; of a picture of two fields the first.
     fn first_shown_at(&self, time: u64) -> Option<FrameNo> {
         let stream = self.stream.as_ref()?;
-        stream.frames.first_from(stream.clock.private(time))
+        let frame = stream.frames.first_from(stream.clock.private(time))?;
+        let held = stream.frames.get(frame).and_then(Option::as_ref);
+        let is_second = self
+            .first_field
+            .zip(held)
+            .is_some_and(|(first, held)| Field::of(&held.buffer) != first);
+        Some(FrameNo(frame.0 + u64::from(is_second)))
+    }
+
+    fn known_at(&self, time: u64) -> Option<FrameNo> {
+        let stream = self.stream.as_ref()?;
+        self.keys.known_at(stream.clock.private(time))
     }
 
     /// Moments in what was taken in for which the next requests are to be expected.
@@ -649,11 +660,12 @@ impl State {
         &mut self,
         aggregator: &aggregator::imp::Aggregator,
         request: keys::Request,
+        key_interval: u64,
     ) -> Vec<u64> {
         let (Some(stream), Some(caps)) = (&self.stream, &self.caps) else {
             return Vec::new();
         };
-        let (Some(time), Some(last)) = (request.time, aggregator.last_key()) else {
+        let Some(time) = request.time.filter(|_| !self.joined) else {
             return Vec::new();
         };
         let frame = frame_duration(caps).unwrap_or(UNKNOWN_DURATION).nseconds();
@@ -661,8 +673,10 @@ impl State {
         let plan = stream.planner.plan();
         let waiting = plan.length.longest().saturating_mul(stream.roster.window());
         let depth = frame.saturating_mul(plan.capacity_frames.saturating_add(waiting));
-        let until = stream.clock.running_time();
-        self.keys.expect(time, last, depth, until)
+        let least = frame.saturating_mul(plan.min_frames).max(key_interval);
+        let first = aggregator.first_key().filter(|_| aggregator.is_heralded());
+        let until = stream.clock.after_last();
+        self.keys.expect(time, first, least, depth, until)
     }
 
     /// Forces a key frame at a frame that was taken in, unless it is too late for that.
@@ -673,37 +687,48 @@ impl State {
         let Some(owner) = stream.planner.owner(frame) else {
             return false;
         };
-        let Some(held) = stream.frames.get_mut(frame).and_then(Option::as_mut) else {
+        if stream.frames.get(frame).is_none_or(Option::is_none) {
             return false;
-        };
+        }
         let was_fed = stream.on_trial.contains_key(&owner)
             || self.slots.iter().any(|slot| {
                 stream.roster.chunk_of(slot.session.id) == Some(owner) && slot.position > frame
             });
-        if was_fed && !aggregator.can_retract(owner) {
-            return false;
-        }
-        held.force_key = true;
-        self.keys.comes(frame, stream.running_time_of(frame));
         if was_fed {
-            self.begin_anew(owner, aggregator);
-            self.wake_all();
+            let ignores = self
+                .decision
+                .as_ref()
+                .is_some_and(|decision| decision.profile.forced_key == ForcedKey::Ignored);
+            if ignores || stream.planner.is_joined() || !self.begin_anew(owner, aggregator) {
+                return false;
+            }
+        }
+        let Some(stream) = &mut self.stream else {
+            return false;
+        };
+        self.keys.comes(frame, stream.private(frame));
+        if let Some(held) = stream.frames.get_mut(frame).and_then(Option::as_mut) {
+            held.force_key = true;
         }
         true
     }
 
-    /// What was made of the chunk is thrown away.
-    fn begin_anew(&mut self, chunk: ChunkId, aggregator: &aggregator::imp::Aggregator) {
+    /// What was made of the chunk is thrown away, and it begins anew. `false`: some of it has left for good.
+    fn begin_anew(&mut self, chunk: ChunkId, aggregator: &aggregator::imp::Aggregator) -> bool {
         let Some(stream) = &mut self.stream else {
-            return;
+            return false;
         };
+        if !aggregator.begin_anew(chunk) {
+            return false;
+        }
         if stream.on_trial.remove(&chunk).is_some() {
-            aggregator.retract(chunk);
             stream.roster.offer(chunk);
         }
         for slot in &mut self.slots {
             slot.replanned |= stream.roster.chunk_of(slot.session.id) == Some(chunk);
         }
+        self.wake_all();
+        true
     }
 
     /// The chunk ends here: what follows has other caps or another segment, or doesn't follow.
@@ -850,7 +875,7 @@ impl State {
         stream.on_trial.clear();
         self.keys.forget_known();
         self.keys
-            .comes(whole.own.start, stream.running_time_of(whole.own.start));
+            .comes(whole.own.start, stream.private(whole.own.start));
         aggregator.join(whole.id, whole.own);
         self.joined = true;
         self.tally.chunks_planned = 1;
@@ -908,16 +933,13 @@ impl State {
         for (chunk, _) in losing {
             self.begin_anew(chunk, aggregator);
         }
-        self.wake_all();
         true
     }
 }
 
 impl Stream {
-    /// Of a frame that was taken in, in nanoseconds.
-    fn running_time_of(&self, frame: FrameNo) -> u64 {
-        let private = self.frames.private(frame).unwrap_or_default();
-        private.saturating_sub(self.clock.private(0))
+    fn private(&self, frame: FrameNo) -> u64 {
+        self.frames.private(frame).unwrap_or_default()
     }
 
     /// Lets a chunk's frames go, unless another chunk needs them.
@@ -927,6 +949,12 @@ impl Stream {
         let free = ranges.flat_map(|range| self.let_go(range)).collect();
         self.frames.forget_before(self.planner.oldest_needed());
         free
+    }
+
+    /// The chunk begins with this frame.
+    pub(super) fn begin_at(&mut self, chunk: ChunkId, start: FrameNo) -> Vec<gst::Buffer> {
+        let ranges = self.planner.begin_at(chunk, start).into_iter();
+        ranges.flat_map(|range| self.let_go(range)).collect()
     }
 
     fn let_go(&mut self, range: FrameRange) -> Vec<gst::Buffer> {

@@ -295,6 +295,10 @@ impl Distributor {
             let Some(state) = state.as_mut() else { return };
             let free = state.free(self.aggregator());
             state.releasing += 1;
+            if let Some(stream) = &state.stream {
+                let needed = stream.planner.oldest_needed();
+                self.aggregator().forget_before(needed);
+            }
             state.wake(Waiting::Chunk);
             free
         };
@@ -369,14 +373,15 @@ impl Distributor {
         let Some(stream) = &mut state.stream else {
             return;
         };
-        if let (Outcome::Later, Some(chunk)) = (&outcome, stream.roster.chunk_of(id))
-            && let Some(start) = self.aggregator().begin_after_ahead(chunk)
-        {
-            stream.planner.begin_at(chunk, start);
-        }
+        let chunk = stream.roster.chunk_of(id);
+        let later = chunk
+            .filter(|_| matches!(outcome, Outcome::Later))
+            .and_then(|chunk| Some((chunk, self.aggregator().begin_after_ahead(chunk)?)));
+        let gone = later.map(|(chunk, start)| stream.begin_at(chunk, start));
         let roster = &mut stream.roster;
         let verdict = match outcome {
             Outcome::Join { .. } if !joined => roster.failed(id, true),
+            Outcome::Later if gone.is_none() => roster.failed(id, true),
             Outcome::Anew { .. } | Outcome::Join { .. } | Outcome::Later => {
                 roster.give_back(id);
                 None
@@ -396,6 +401,7 @@ impl Distributor {
         }
         state.wake(Waiting::Chunk);
         drop(guard);
+        drop(gone);
         // A session less may be what the budget was waiting for.
         self.room.notify_all();
         match verdict {

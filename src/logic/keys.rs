@@ -32,12 +32,17 @@ pub struct Due {
 #[derive(Debug, Default)]
 pub struct KeyRequests {
     waiting: Vec<Request>,
-    /// Frames that haven't left and are going to be key frames, with their times.
+    /// Frames that haven't left and are going to be key frames, with their private timestamps.
     known: BTreeMap<FrameNo, u64>,
     /// Running time of the last frame of which a key frame was asked.
     last_forced: Option<u64>,
     expected: Option<Expected>,
+    /// Time of downstream's last request, and its distance from the one before.
+    last_request: Option<(u64, Option<u64>)>,
 }
+
+/// Segments are as long as frames make them: so far the distance of requests may differ from one to the next, in nanoseconds.
+const JITTER: u64 = 100_000_000;
 
 /// Requests that are going to come, if the next ones are as far apart as the last ones. Who cuts a stream into segments asks for
 /// the next key frame when the last one arrives: then the frame has long been taken in.
@@ -56,18 +61,40 @@ impl KeyRequests {
         self.waiting.push(request);
     }
 
+    /// Nobody waits for a key frame, and none is expected to be asked for.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting.is_empty() && self.expected.is_none()
     }
 
-    /// A request for `time` came when a key frame of `last` had left. Others are expected as far apart, up to `depth` ahead:
-    /// for that time frames are taken in before they leave. Returns the times that are expected up to, not including, `until`: of
-    /// frames that were taken in already.
-    pub fn expect(&mut self, time: u64, last: u64, depth: u64, until: u64) -> Vec<u64> {
-        let period = time.saturating_sub(last);
+    /// A request for `time` came. If the last ones were as far apart, or it is the first one since the stream began with a key frame
+    /// at `first`, others are expected to follow at this distance, which is at least `least`, up to `depth` ahead: for that time
+    /// frames are taken in before they leave. Returns the times that are expected up to, not including, `until`, of frames that
+    /// were taken in already.
+    pub fn expect(
+        &mut self,
+        time: u64,
+        first: Option<u64>,
+        least: u64,
+        depth: u64,
+        until: u64,
+    ) -> Vec<u64> {
+        let Some(before) = self.last_request.map(|(last, _)| last).or(first) else {
+            self.last_request = Some((time, None));
+            return Vec::new();
+        };
+        // (Two may ask for the same.)
+        let Some(period) = time.checked_sub(before).filter(|&period| period > 0) else {
+            return Vec::new();
+        };
+        let is_regular = match self.last_request {
+            Some((_, Some(last))) => period.abs_diff(last) <= JITTER,
+            Some((_, None)) => false,
+            None => true,
+        };
+        self.last_request = Some((time, Some(period)));
         self.expected = None;
         // What comes in time needs no expectation.
-        if period == 0 || period >= depth {
+        if !is_regular || period < least.max(1) || period >= depth {
             return Vec::new();
         }
         let credit = depth / period + 2;
@@ -136,8 +163,8 @@ impl KeyRequests {
     }
 
     /// This frame is going to be a key frame.
-    pub fn comes(&mut self, frame: FrameNo, time: u64) {
-        self.known.insert(frame, time);
+    pub fn comes(&mut self, frame: FrameNo, private: u64) {
+        self.known.insert(frame, private);
     }
 
     /// Other frames than those that were known are going to be key frames.
@@ -155,10 +182,12 @@ impl KeyRequests {
         self.known.range(frame..).next().map(|(frame, _)| *frame)
     }
 
-    /// The first frame at this time or later that is known to be going to be a key frame.
-    pub fn known_at(&self, time: u64) -> Option<FrameNo> {
+    /// The first frame with this private timestamp or a later one that is known to be going to be a key frame.
+    pub fn known_at(&self, private: u64) -> Option<FrameNo> {
         let mut known = self.known.iter();
-        known.find(|(_, at)| **at >= time).map(|(frame, _)| *frame)
+        known
+            .find(|(_, at)| **at >= private)
+            .map(|(frame, _)| *frame)
     }
 }
 
@@ -220,7 +249,7 @@ mod tests {
     fn what_was_asked_for_twice_is_expected_again() {
         let mut keys = KeyRequests::default();
         // Asked for 50 when the key frame of 0 had left, 120 were taken in, and 200 are before they leave.
-        assert_eq!(keys.expect(50, 0, 200, 120), [100]);
+        assert_eq!(keys.expect(50, Some(0), 10, 200, 120), [100]);
         for (time, is_key) in [
             (120, false),
             (149, false),
@@ -236,7 +265,24 @@ mod tests {
         assert!(keys.due(Some(350), 0).forces);
         assert!(!keys.due(Some(400), 0).forces);
         // So far apart, each request comes in time.
-        assert!(keys.expect(500, 250, 200, 700).is_empty());
+        assert!(keys.expect(500, None, 10, 200, 700).is_empty());
         assert!(!keys.due(Some(900), 0).forces);
+    }
+
+    #[test]
+    fn what_is_irregular_is_not_expected() {
+        const SECOND: u64 = 1_000_000_000;
+        let at = |seconds: u64| seconds * SECOND;
+        let mut keys = KeyRequests::default();
+        let mut expect = |time: u64| keys.expect(at(time), None, SECOND, at(60), at(100)).len();
+        // One, another, and the same distance again.
+        assert_eq!(expect(10), 0);
+        assert_eq!(expect(14), 0);
+        assert_eq!(expect(14), 0);
+        assert!(expect(18) > 0);
+        assert_eq!(expect(19), 0);
+        // A distance that is too small for anybody is no distance.
+        let mut keys = KeyRequests::default();
+        assert!(keys.expect(3, Some(0), SECOND, at(60), at(100)).is_empty());
     }
 }

@@ -55,7 +55,8 @@ impl Overlap {
         }
     }
 
-    fn most(self) -> u64 {
+    /// In frames.
+    pub fn most(self) -> u64 {
         match self {
             Self::Exactly(frames) | Self::UpTo(frames) => frames,
         }
@@ -631,12 +632,16 @@ impl Planner {
         FrameRange::new(from.0, live.lead_start.0)
     }
 
-    /// The chunk begins with this frame: those before it have left, and can't be made again.
-    pub fn begin_at(&mut self, chunk: ChunkId, start: FrameNo) {
-        if let Some(live) = self.live.iter_mut().find(|live| live.id == chunk) {
-            live.start = start;
-            live.lead_start = start;
-        }
+    /// The chunk begins with this frame: those before it have left, and can't be made again. Let the frames go that are returned.
+    #[must_use]
+    pub fn begin_at(&mut self, chunk: ChunkId, start: FrameNo) -> Vec<FrameRange> {
+        let Some(live) = self.live.iter_mut().find(|live| live.id == chunk) else {
+            return Vec::new();
+        };
+        let gone = FrameRange::new(live.lead_start.0, start.0);
+        live.start = start;
+        live.lead_start = start;
+        self.unneeded(gone)
     }
 
     /// What the encoder shows on an older chunk may still take the overlap from this one: nothing of it may leave, and its
@@ -701,7 +706,12 @@ impl Planner {
             return Vec::new();
         };
         let fed = done.needs();
-        let mut free = vec![FrameRange::new(fed.start.0, fed.end.0.min(self.arrived))];
+        self.unneeded(FrameRange::new(fed.start.0, fed.end.0.min(self.arrived)))
+    }
+
+    /// The frames of the range that no live chunk needs.
+    fn unneeded(&self, range: FrameRange) -> Vec<FrameRange> {
+        let mut free = vec![range];
         for needs in self.live.iter().map(|live| live.needs()) {
             free = free
                 .into_iter()

@@ -110,13 +110,6 @@ pub struct Delivered {
     pub skipped: u64,
 }
 
-/// A packet that leaves before its chunk is whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ahead {
-    More,
-    Last,
-}
-
 /// What leaves next.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
@@ -126,8 +119,6 @@ pub enum Pop<P> {
         chunk: ChunkId,
         frame: Option<FrameNo>,
         payload: P,
-        /// It leaves ahead of its chunk.
-        ahead: Option<Ahead>,
     },
     /// The last packet of this chunk was handed out before. `end`: the first frame of what comes after it.
     ChunkLeft { chunk: ChunkId, end: FrameNo },
@@ -249,10 +240,6 @@ pub struct Reorder<P> {
     joined: bool,
     /// Packets of the next chunk leave as they come, without waiting for the whole chunk, once so many are there.
     early: Option<usize>,
-    /// So many frames at least are going to leave before their chunk is whole.
-    ahead: Option<usize>,
-    /// So many packets leave now before their chunk is whole.
-    leaving: usize,
 }
 
 impl<P> Default for Reorder<P> {
@@ -262,8 +249,6 @@ impl<P> Default for Reorder<P> {
             next: ChunkId(0),
             joined: false,
             early: None,
-            ahead: None,
-            leaving: 0,
         }
     }
 }
@@ -298,12 +283,6 @@ impl<P> Reorder<P> {
         true
     }
 
-    /// [`retract`](Self::retract) would do it.
-    pub fn can_retract(&self, chunk: ChunkId) -> bool {
-        let store = self.chunks.get(&chunk);
-        store.is_some_and(|store| !store.has_left && !store.verified)
-    }
-
     /// What left ahead of the chunk can't be made again: the rest of it begins after that frame. Returns where.
     pub fn begin_after_ahead(&mut self, chunk: ChunkId) -> Option<FrameNo> {
         let store = self.chunks.get_mut(&chunk)?;
@@ -312,10 +291,23 @@ impl<P> Reorder<P> {
         Some(start)
     }
 
-    /// The first packets leave before their chunk is whole, so that what comes after us knows early what it gets: those of at
-    /// least `frames` frames, and of no frame that is shown after one which isn't among them.
-    pub fn leave_ahead(&mut self, frames: usize) {
-        self.ahead = Some(frames);
+    /// The first packets of the chunk that is next, before it is whole: those of at least `frames` frames, and of no frame that
+    /// is shown after one which isn't among them. `None` if they aren't there yet.
+    pub fn take_first(
+        &mut self,
+        chunk: ChunkId,
+        frames: usize,
+    ) -> Option<Vec<(Option<FrameNo>, P)>> {
+        let store = self.chunks.get_mut(&chunk).filter(|_| chunk == self.next)?;
+        if store.verified || store.has_left || store.ahead > 0 {
+            return None;
+        }
+        let packets = store.packets_of_first(frames)?;
+        let first: Vec<_> = store.packets.drain(..packets).collect();
+        store.ahead = packets;
+        let last = first.iter().filter_map(|(frame, _)| *frame).max();
+        store.after_ahead = last.map(|last| FrameNo(last.0 + 1));
+        Some(first)
     }
 
     /// Some packet has left.
@@ -463,32 +455,15 @@ impl<P> Reorder<P> {
         };
         let enough = |packets| store.has_left || store.packets.len() >= packets;
         let leaves = store.verified || early.is_some_and(enough);
-        if let Some(packets) = self.ahead.and_then(|least| store.packets_of_first(least)) {
-            self.ahead = None;
-            self.leaving = packets;
-        }
-        if !leaves && self.leaving == 0 {
+        if !leaves {
             return Pop::Nothing;
         }
         if let Some((frame, payload)) = store.packets.pop_front() {
-            let ahead = match self.leaving {
-                0 => None,
-                1 => Some(Ahead::Last),
-                _ => Some(Ahead::More),
-            };
-            self.leaving = self.leaving.saturating_sub(1);
-            if ahead.is_some() {
-                store.ahead += 1;
-                let after = frame.map(|frame| FrameNo(frame.0 + 1));
-                store.after_ahead = store.after_ahead.max(after);
-            } else {
-                store.has_left = true;
-            }
+            store.has_left = true;
             return Pop::Packet {
                 chunk,
                 frame,
                 payload,
-                ahead,
             };
         }
         if !store.verified {
@@ -791,17 +766,23 @@ mod tests {
         }
     }
 
+    fn first(reorder: &mut Reorder<u64>, frames: usize) -> Option<Vec<u64>> {
+        let first = reorder.take_first(C0, frames)?;
+        Some(first.into_iter().map(|(_, payload)| payload).collect())
+    }
+
     #[test]
     fn the_first_frame_leaves_ahead_and_isnt_sent_again() {
         let mut reorder = two();
+        assert_eq!(first(&mut reorder, 1), None);
         let _ = give(&mut reorder, C0, Kind::Key, 0).unwrap();
         let _ = give(&mut reorder, C0, Kind::Delta, 1).unwrap();
+        assert_eq!(first(&mut reorder, 1), Some(vec![0]));
+        assert_eq!(first(&mut reorder, 1), None);
         assert!(drain(&mut reorder).is_empty());
-        reorder.leave_ahead(1);
-        assert_eq!(drain(&mut reorder), [0]);
         assert!(reorder.has_left());
         // Another attempt makes it again.
-        assert!(reorder.can_retract(C0) && reorder.retract(C0));
+        assert!(reorder.retract(C0));
         let again = give(&mut reorder, C0, Kind::Key, 0).unwrap();
         assert_eq!(
             again,
@@ -817,31 +798,21 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_made_again_is_left_as_it_left() {
-        let mut reorder = two();
-        let _ = give(&mut reorder, C0, Kind::Key, 0).unwrap();
-        reorder.leave_ahead(1);
-        assert_eq!(drain(&mut reorder), [0]);
-        assert!(reorder.retract(C0));
-        assert_eq!(reorder.begin_after_ahead(C0), Some(FrameNo(1)));
-        give_all(&mut reorder, C0, &[1, 2]);
-        let _ = finish(&mut reorder, chunk(0, 1, 3)).unwrap();
-        assert_eq!(drain(&mut reorder), [1, 2]);
-    }
-
-    #[test]
     fn what_leaves_ahead_has_no_gap() {
         let mut reorder = Reorder::default();
         reorder.open(C0, FrameNo(0));
         reorder.close(C0, FrameRange::new(0, 9));
-        reorder.leave_ahead(2);
         give_all(&mut reorder, C0, &[0, 4, 2, 1]);
-        assert!(drain(&mut reorder).is_empty());
+        assert_eq!(first(&mut reorder, 2), None);
         // With 3, all up to 4 are there.
         let _ = give(&mut reorder, C0, Kind::Delta, 3).unwrap();
         let _ = give(&mut reorder, C0, Kind::Delta, 8).unwrap();
-        assert_eq!(drain(&mut reorder), [0, 4, 2, 1, 3]);
+        assert_eq!(first(&mut reorder, 2), Some(vec![0, 4, 2, 1, 3]));
+        // What can't be made again is left as it left.
         assert!(reorder.retract(C0));
         assert_eq!(reorder.begin_after_ahead(C0), Some(FrameNo(5)));
+        give_all(&mut reorder, C0, &[5, 6, 7, 8]);
+        let _ = finish(&mut reorder, chunk(0, 5, 9)).unwrap();
+        assert_eq!(drain(&mut reorder), [5, 6, 7, 8]);
     }
 }

@@ -46,9 +46,10 @@ impl PrivateClock {
             .saturating_add(self.offset)
     }
 
-    /// Where the last frame ends, as running time.
-    pub fn running_time(&self) -> u64 {
-        self.end.saturating_sub(self.private(0))
+    /// The running time from which on no frame has come.
+    pub fn after_last(&self) -> u64 {
+        let after = self.last.map_or(0, |last| last.saturating_add(1));
+        after.saturating_sub(self.private(0))
     }
 
     /// A frame without a running time follows the one before it; one that isn't later than the one before it is moved

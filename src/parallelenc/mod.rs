@@ -29,6 +29,20 @@
  * Parallel encoding holds raw video: at most #vtparallelenc:max-raw-bytes. It holds encoded video back, too, so that a
  * pipeline with sound needs a queue in the audio branch that holds as much time as is held back.
  *
+ * Frames that come from a buffer pool with fewer buffers than are held are copied once (`frames-copied` in #vtparallelenc:stats);
+ * upstream is told how many that are. A DRAIN query ends the open chunk and returns when no frame is held any more.
+ *
+ * Force-key-unit events from either side make a key frame at that frame, with the event before it, as with any encoder, and
+ * `min-force-key-unit-interval` of the child holds. A chunk that is long enough ends there, so that the key frame costs nothing. What
+ * downstream asks for may have been taken in already: it is forced all the same as long as its chunk hasn't left. The first
+ * packets of a stream leave before their chunk is whole, so that a muxer can ask in time, and the next requests are expected as
+ * far apart as the last ones. So splitmuxsink, hlssink2 and dashsink get segments of exact length. (With an encoder that doesn't
+ * say how far it reorders, or that is given an overlap without being known to close its GOPs, only from the second chunk on.)
+ *
+ * A live source is encoded by one encoder, unless #vtparallelenc:allow-parallel-live allows chunks: then the latency grows by as
+ * many chunks as there are sessions, and what decides where a chunk ends, which the LATENCY query tells. QoS events go upstream; no
+ * frame is dropped for them.
+ *
  * Where parallel encoding isn't possible (#vtparallelenc:allow-parallel is false, one session, a live source, an encoder that
  * is known not to be usable in chunks), one encoder encodes the whole stream, and everything goes straight through it. If it turns
  * out with the first chunk that an encoder doesn't mark its key frames, in a format that isn't looked into, one encoder encodes the
@@ -49,6 +63,11 @@
  * An encoder with properties of VideoToolbox's names (`more-frames-before-start`, `more-frames-after-end`, `source-frame-count`,
  * `expected-frame-rate`) is told of its chunk by them; one with `recommended-parallelization-limit` and
  * `recommended-parallelized-subdivision-minimum-…` is heard.
+ *
+ * ## Presets
+ *
+ * GstPreset saves and loads the element's own properties. What a preset shall say of the encoder is in #vtparallelenc:encoder and
+ * #vtparallelenc:encoder-properties.
  *
  * ## Examples
  *

@@ -100,14 +100,7 @@ unsafe extern "C" fn save(
 ) -> glib::ffi::gboolean {
     SAVING.set(true);
     // SAFETY: passed on as they came.
-    let saved = unsafe {
-        with_default(
-            preset,
-            name,
-            |it| it.1,
-            |preset, name| keep_texts(preset, name),
-        )
-    };
+    let saved = unsafe { with_default(preset, name, |it| it.1, keep_texts) };
     SAVING.set(false);
     saved
 }
@@ -117,14 +110,7 @@ unsafe extern "C" fn load(
     name: *const c_char,
 ) -> glib::ffi::gboolean {
     // SAFETY: passed on as they came.
-    unsafe {
-        with_default(
-            preset,
-            name,
-            |it| it.0,
-            |preset, name| set_texts(preset, name),
-        )
-    }
+    unsafe { with_default(preset, name, |it| it.0, set_texts) }
 }
 
 fn keep_texts(preset: &gst::Preset, name: &str) {
