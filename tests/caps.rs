@@ -121,8 +121,7 @@ fn decode_two_sizes(encoder: &str, parser_and_decoder: &str) -> Vec<(i32, i32)> 
         gst::PadProbeReturn::Ok
     });
     pipeline.run().expect_eos();
-    let sizes = sizes.lock().unwrap().clone();
-    sizes
+    std::mem::take(&mut *sizes.lock().unwrap())
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn an_unlinked_pad_is_not_linked() {
             .static_pad("src")
             .unwrap()
             .unlink(&rig.sink)
-            .unwrap()
+            .unwrap();
     };
     let (_, plain) = heard("scriptedenc", unlink);
     let (_, ours) = heard(

@@ -284,7 +284,6 @@ fn metas_of_the_encoder_are_its_own() {
             let about = meta.mut_structure();
             about.set("use-temporal-scaling", true);
             about.set("layer-id", 9u32);
-            drop(meta);
             rig.src.push(buffer).unwrap();
         }
         rig.end();

@@ -159,7 +159,7 @@ fn the_encoders_least_interval_is_kept() {
         let proxy = rig.enc.dynamic_cast_ref::<gst::ChildProxy>();
         match proxy {
             Some(proxy) => {
-                proxy.set_child_property(&format!("encoder::{interval}"), 400_000_000u64)
+                proxy.set_child_property(&format!("encoder::{interval}"), 400_000_000u64);
             }
             None => rig.enc.set_property(interval, 400_000_000u64),
         }

@@ -174,8 +174,7 @@ fn captions(encoder: &str, decoder: &str) -> Vec<Vec<u8>> {
     }
     src.end_of_stream().unwrap();
     pipeline.run().expect_eos();
-    let captions = captions.lock().unwrap().clone();
-    captions
+    std::mem::take(&mut *captions.lock().unwrap())
 }
 
 #[test]
@@ -280,8 +279,7 @@ fn interlaced_pictures_are_decoded_as_the_plain_encoders() {
             gst::PadProbeReturn::Ok
         });
         pipeline.run().expect_eos();
-        let flags = flags.lock().unwrap().clone();
-        flags
+        std::mem::take(&mut *flags.lock().unwrap())
     };
     let encoder = "x264enc threads=1 interlaced=true bframes=2";
     let plain = of(encoder);
