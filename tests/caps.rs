@@ -197,3 +197,41 @@ fn downstream_accepts_something_else_from_a_chunk_on() {
         ]
     );
 }
+
+#[test]
+fn upstream_hears_what_downstream_accepts_now() {
+    // A size that downstream wants from now on is made by what stands before us, as with the plain encoder.
+    for encoder in [
+        "jpegenc",
+        "vtparallelenc encoder=jpegenc sessions=2 chunk-frames=10 min-chunk-frames=2",
+    ] {
+        let pipeline = common::Pipeline::parse(&format!(
+            "videotestsrc num-buffers=400 ! video/x-raw,format=I420,width=48,height=48,framerate=25/1 ! videoscale ! {encoder} \
+             ! capsfilter name=filter caps-change-mode=delayed caps=image/jpeg,width=64,height=64 ! fakesink name=sink sync=false"
+        ));
+        let sizes = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let kept = sizes.clone();
+        let filter = pipeline.element("filter");
+        let pad = pipeline.element("sink").static_pad("sink").unwrap();
+        pad.add_probe(gst::PadProbeType::BUFFER, move |pad, _| {
+            let caps = pad.current_caps().unwrap();
+            let width: i32 = caps.structure(0).unwrap().get("width").unwrap();
+            let mut sizes = kept.lock().unwrap();
+            sizes.push(width);
+            if sizes.len() == 20 {
+                let caps: gst::Caps = "image/jpeg,width=32,height=32".parse().unwrap();
+                filter.set_property("caps", caps);
+            }
+            gst::PadProbeReturn::Ok
+        });
+        pipeline.run().expect_eos();
+        let sizes = sizes.lock().unwrap();
+        assert_eq!(sizes.len(), 400, "{encoder}");
+        let changed = sizes
+            .iter()
+            .position(|size| *size == 32)
+            .expect("it never changes");
+        assert!(sizes[..changed].iter().all(|size| *size == 64), "{encoder}");
+        assert!(sizes[changed..].iter().all(|size| *size == 32), "{encoder}");
+    }
+}
