@@ -21,6 +21,7 @@
 //! - `distributor`: raw frames in, chunks to sessions.
 //! - `session`: one live encoder in one slot; runs a chunk through a fresh encoder.
 //! - `aggregator`: packets in, one stream out.
+//! - `pad_task`: starting what runs in pads.
 //! - `queries`: answers to queries, apart from the pads that give them.
 //! - [`logic`]: the brains of all of them: plain Rust that knows no GStreamer, no clock and no thread.
 //!
@@ -70,6 +71,7 @@ mod aggregator;
 mod distributor;
 mod locking;
 pub mod logic;
+mod pad_task;
 pub mod parallelenc;
 mod queries;
 mod session;

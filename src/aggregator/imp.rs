@@ -8,6 +8,7 @@ use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys;
 use crate::logic::reorder::{Delivered, Fault};
+use crate::pad_task;
 use crate::queries::{answer_caps, convert_encoded};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -575,7 +576,7 @@ impl Aggregator {
             return;
         }
         let weak = self.downgrade();
-        let started = self.src.start_task(move || {
+        let started = pad_task::start(&self.src, move || {
             if let Some(this) = weak.upgrade() {
                 this.run();
             }

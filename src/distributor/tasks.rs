@@ -9,6 +9,7 @@ use crate::locking::{lock, wait};
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::reorder::{Delivered, Fault};
 use crate::logic::roster::{AfterFailure, Attempt, MAX_ATTEMPTS};
+use crate::pad_task;
 use crate::session::{Failure, Session, Step, Work};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -86,7 +87,7 @@ impl Distributor {
             return;
         }
         let weak = self.downgrade();
-        let started = pad.start_task(move || {
+        let started = pad_task::start(pad, move || {
             if let Some(this) = weak.upgrade() {
                 this.run(id);
             }

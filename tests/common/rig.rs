@@ -257,6 +257,9 @@ impl Drop for Rig {
         let _ = self.enc.set_state(gst::State::Null);
         let _ = self.src.set_active(false);
         let _ = self.sink.set_active(false);
+        // Its messages hold the element, which holds it.
+        self.bus.set_flushing(true);
+        self.enc.set_bus(None);
     }
 }
 
