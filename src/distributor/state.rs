@@ -59,7 +59,7 @@ pub(super) struct Slot {
     pub(super) closed: bool,
     /// One of its encoders has made a packet.
     pub(super) works: bool,
-    /// The attempt's chunk lost its overlap: the attempt ends.
+    /// The attempt's chunk lost its overlap, or is to have another key frame: the attempt ends.
     pub(super) replanned: bool,
     /// When the attempt began.
     pub(super) since: Instant,

@@ -19,8 +19,8 @@ use std::time::Instant;
 /// What a failed attempt comes to.
 #[derive(Clone, Copy)]
 enum Outcome<'a> {
-    /// The chunk begins anew without its overlap, through no fault of the attempt. `says`: the first time, for which the
-    /// application gets a warning.
+    /// The chunk was planned anew, through no fault of the attempt. `says`: without its overlap, for the first time, for which
+    /// the application gets a warning.
     Anew {
         says: bool,
     },

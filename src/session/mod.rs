@@ -75,7 +75,7 @@ pub(crate) enum Step {
 pub(crate) enum Failure {
     /// A flush, a stop or another session's failure: nobody's fault, nothing to report.
     Aborted,
-    /// The chunk's overlap was dropped meanwhile: it begins anew.
+    /// The chunk's overlap was dropped meanwhile, or a key frame is wanted where it has none: it begins anew.
     Replanned,
     /// Downstream takes no more, which upstream learns from the aggregator.
     Downstream,
@@ -111,7 +111,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Aborted => f.write_str("it was aborted"),
-            Self::Replanned => f.write_str("its overlap was dropped"),
+            Self::Replanned => f.write_str("it was planned anew"),
             Self::Downstream => f.write_str("downstream takes no more"),
             Self::Encoder(error) => error.fmt(f),
             Self::Unopened(why) => why.fmt(f),
