@@ -227,6 +227,37 @@ fn a_downstream_that_keeps_it_waiting_delays_nothing_else() {
 }
 
 #[test]
+fn a_pool_with_just_enough_buffers_does_not_starve_for_it() {
+    // All its frames are held by chunks that are whole, nobody waits at our door, and downstream waits for what is behind them.
+    let rig = rig("", "chunk-frames=10");
+    let (release, released) = mpsc::channel::<()>();
+    rig.on_packet(move |_, _| {
+        let _ = released.recv();
+    });
+    let capacity = 34;
+    let pool = gst::BufferPool::new();
+    let mut config = pool.config();
+    config.set_params(Some(&common::GRAY.parse().unwrap()), 256, 0, capacity);
+    pool.set_config(config).unwrap();
+    pool.set_active(true).unwrap();
+    for number in 0..100 {
+        let mut buffer = pool.acquire_buffer(None).unwrap();
+        let frame = buffer.get_mut().unwrap();
+        frame.copy_from_slice(0, &u64::to_le_bytes(number)).unwrap();
+        frame.set_pts(gst::ClockTime::from_mseconds(number * 40));
+        frame.set_duration(gst::ClockTime::from_mseconds(40));
+        rig.src.push(buffer).unwrap();
+        if number == 60 {
+            let _ = release.send(());
+        }
+    }
+    drop(release);
+    rig.end();
+    assert_eq!(frames(&rig), (0..100).collect::<Vec<_>>());
+    assert_eq!(rig.stats().get::<u64>("frames-copied").unwrap(), 0);
+}
+
+#[test]
 fn it_can_be_stopped_and_flushed_while_it_leaves() {
     for stops in [true, false] {
         let rig = rig("", "chunk-frames=10");

@@ -290,3 +290,38 @@ fn every_muxer() {
         assert_eq!(run(&in_chunks(20), "ours"), plain, "{muxer}");
     }
 }
+
+#[test]
+fn a_live_source_with_a_preview() {
+    // The preview's queue holds a frame while its sink waits for the other: nothing may go through it a second time. An encoder
+    // with several threads needs several frames for its first packet.
+    for encoder in [
+        "x264enc speed-preset=ultrafast",
+        "vtparallelenc encoder=\"x264enc speed-preset=ultrafast\"",
+        "vtparallelenc encoder=\"x264enc speed-preset=ultrafast\" allow-parallel=false",
+        "vtparallelenc encoder=\"x264enc speed-preset=ultrafast\" allow-parallel-live=true chunk-frames=5 min-chunk-frames=2",
+    ] {
+        let pipeline = Pipeline::parse(&format!(
+            "videotestsrc name=src is-live=true num-buffers=40 ! video/x-raw,format=I420,width=96,height=64,framerate=25/1 ! tee name=t \
+             t. ! queue ! {encoder} ! fakesink name=sink sync=false t. ! queue ! fakesink name=preview sync=true"
+        ));
+        let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
+        let asked = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let count = asked.clone();
+        let src = pipeline.element("src").static_pad("src").unwrap();
+        src.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
+            let event = info.event().unwrap();
+            let asks = event.type_() == gst::EventType::Reconfigure;
+            count.fetch_add(asks.into(), std::sync::atomic::Ordering::SeqCst);
+            gst::PadProbeReturn::Ok
+        });
+        pipeline.run().expect_eos();
+        assert_eq!(output.lock().unwrap().packets.len(), 40, "{encoder}");
+        // (Those of the pipeline's own links are over.)
+        assert_eq!(
+            asked.load(std::sync::atomic::Ordering::SeqCst),
+            0,
+            "{encoder}"
+        );
+    }
+}

@@ -190,24 +190,29 @@ impl Distributor {
             "One encoder for the whole stream: {reason}"
         );
         self.aggregator().pass_through();
-        let (early, recipe) = {
+        let plain = {
+            let mut state = lock(&self.state);
+            let recipe = state.as_mut().and_then(|state| state.recipe.as_mut());
+            recipe.and_then(|recipe| {
+                recipe.threads.take()?;
+                Some(recipe.clone())
+            })
+        };
+        // What was placed for encoding beside others isn't what a plain encoder is. (That it is linked is nothing to upstream: while
+        // the mode isn't decided, it doesn't hear of it.)
+        if let Some(plain) = plain {
+            let placed = session.place(&plain);
+            placed.map_err(|error| Refusal::of(self, session.id, &error))?;
+        }
+        session.start_placed()?;
+        let early = {
             let mut state = lock(&self.state);
             let Some(state) = state.as_mut() else {
                 return Ok(());
             };
             state.mode = Mode::Sequential(reason);
-            let prepared = state.recipe.as_mut().and_then(|recipe| {
-                recipe.threads.take()?;
-                Some(recipe.clone())
-            });
-            (std::mem::take(&mut state.early), prepared)
+            std::mem::take(&mut state.early)
         };
-        // What was placed for encoding beside others isn't what a plain encoder is.
-        if let Some(plain) = recipe {
-            let placed = session.place(&plain);
-            placed.map_err(|error| Refusal::of(self, session.id, &error))?;
-        }
-        session.start_placed()?;
         // What was set while it was being placed and started reached nobody.
         if !self.is_placed(session) {
             session.override_placed(&self.overrides());

@@ -7,17 +7,13 @@ use super::imp::{CAT, Distributor};
 use super::requests::key_request;
 use super::state::{Mode, buffers_per_picture, frame_duration};
 use crate::aggregator::FrameTimes;
-use crate::locking::{lock, wait, wait_timeout};
+use crate::locking::lock;
 use crate::logic::budget::Admission;
 use crate::logic::frame::{FrameNo, SessionId};
 use crate::logic::timeline::LATEST;
 use glib::translate::from_glib_none;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
-use std::time::{Duration, Instant};
-
-/// So long the input waits for downstream to take the first packet.
-const HERALD_TIMEOUT: Duration = Duration::from_millis(200);
 
 impl Distributor {
     pub(super) fn mode(&self) -> Mode {
@@ -95,18 +91,7 @@ impl Distributor {
                 waited = true;
                 self.aggregator().input_waits(true);
             }
-            if !self.aggregator().herald_leaves() {
-                guard = wait(&self.room, guard);
-                continue;
-            }
-            // Chunks that are whole wait for downstream to take the first packet. It may be waiting for what is behind this frame.
-            let since = Instant::now();
-            guard = wait_timeout(&self.room, guard, HERALD_TIMEOUT);
-            if since.elapsed() >= HERALD_TIMEOUT {
-                drop(guard);
-                self.aggregator().end_herald();
-                guard = lock(&self.state);
-            }
+            guard = self.wait(&self.room, guard);
         };
         if waited {
             self.aggregator().input_waits(false);

@@ -5,7 +5,7 @@
 use super::failure::encoder_error;
 use super::imp::{CAT, Distributor};
 use super::state::{State, Waiting};
-use crate::locking::{lock, wait};
+use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::reorder::{Delivered, Fault};
 use crate::logic::roster::{AfterFailure, Attempt, MAX_ATTEMPTS};
@@ -13,8 +13,11 @@ use crate::pad_task;
 use crate::session::{Failure, Session, Step, Work};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Condvar, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// So long downstream may take to accept the first packets before whole chunks stop waiting for it.
+const HERALD_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What a failed attempt comes to.
 #[derive(Clone, Copy)]
@@ -161,8 +164,28 @@ impl Distributor {
                 return Some((attempt, work));
             }
             let session = slot.session.clone();
-            guard = wait(&session.wake, guard);
+            guard = self.wait(&session.wake, guard);
         }
+    }
+
+    /// Waits. While downstream takes the first packets, chunks that are whole keep their frames: if that takes long, downstream may be
+    /// waiting for what is behind these frames, and they go.
+    pub(super) fn wait<'a>(
+        &'a self,
+        condvar: &Condvar,
+        guard: MutexGuard<'a, Option<State>>,
+    ) -> MutexGuard<'a, Option<State>> {
+        if !self.aggregator().herald_leaves() {
+            return wait(condvar, guard);
+        }
+        let since = Instant::now();
+        let guard = wait_timeout(condvar, guard, HERALD_TIMEOUT);
+        if since.elapsed() < HERALD_TIMEOUT {
+            return guard;
+        }
+        drop(guard);
+        self.aggregator().end_herald();
+        lock(&self.state)
     }
 
     /// Waits until it is known what the session does next with its chunk.
@@ -224,7 +247,7 @@ impl Distributor {
             if state.is_stuck() {
                 self.room.notify_all();
             }
-            guard = wait(&session.wake, guard);
+            guard = self.wait(&session.wake, guard);
         };
         if let Some(state) = guard.as_mut() {
             state.slots[id.0].waiting = Waiting::Nothing;
