@@ -54,7 +54,7 @@
 //! | aggregator task | a chunk verified, EOS | a packet or chunk, EOS, flush, stop; a timeout where input has stopped |
 //!
 //! While whole chunks keep their frames until downstream has the first packets (see below), whoever waits in the distributor lets
-//! those frames go after 200 ms.
+//! those frames go after a second.
 //!
 //! Input that stops while output is held may be waiting for that output, on the far side of a muxer. After a second, packets
 //! leave as they come; after another, the open chunk ends where it is. The second is the one thing that makes chunks depend on
@@ -64,7 +64,7 @@
 //!
 //! Frames are taken in long before they leave, and what comes after us may want key frames at moments that it says only when it
 //! gets packets (splitmuxsink asks for the next one when time passes the last one). So the first packets of a stream leave before
-//! their chunk is whole, where the encoder says how far it reorders, and until downstream has them no frames are let go, for 200 ms
+//! their chunk is whole, where the encoder says how far it reorders, and until downstream has them no frames are let go, for a second
 //! at most. A moment that is asked for too late is forced in another attempt at its chunk, as long as that
 //! hasn't left, and the next ones are expected at the same distance. Requests depend on timing, and so does what they make; without
 //! them nothing does. Another attempt at the first chunk has to make those packets again; if an encoder can't, the chunk

@@ -152,18 +152,44 @@ fn frames_of_files(dir: &Path, extension: &str) -> Vec<usize> {
     frames.collect()
 }
 
+/// Plays a pipeline with a splitmuxsink, whose parser is named `parse`, to its end. That of 1.22.0 sometimes doesn't say on the bus that
+/// it is at its end, with any encoder, though all files are complete: they are looked at then.
+fn run_segments(description: &str) {
+    let pipeline = Pipeline::parse(description);
+    let (sender, ended) = std::sync::mpsc::channel();
+    let pad = pipeline.element("parse").static_pad("src").unwrap();
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        if info.event().unwrap().type_() == gst::EventType::Eos {
+            let _ = sender.send(());
+        }
+        gst::PadProbeReturn::Ok
+    });
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let bus = pipeline.bus().unwrap();
+    let said = |seconds| {
+        let types = [gst::MessageType::Eos, gst::MessageType::Error];
+        let message = bus.timed_pop_filtered(gst::ClockTime::from_seconds(seconds), &types);
+        let message = message.map(|message| message.type_());
+        assert_ne!(message, Some(gst::MessageType::Error));
+        message.is_some()
+    };
+    let hang = std::time::Duration::from_secs(60);
+    ended.recv_timeout(hang).expect("the encoder hangs");
+    if !said(5) {
+        println!("splitmuxsink doesn't end");
+    }
+}
+
 /// Segments of two seconds in 15 seconds of video.
 const SEGMENTS: [usize; 8] = [50, 50, 50, 50, 50, 50, 50, 25];
 
 fn split(encoder: &str) -> Vec<usize> {
     let dir = tempfile::tempdir().unwrap();
-    Pipeline::parse(&format!(
-        "{} ! {encoder} ! h264parse ! splitmuxsink max-size-time=2000000000 send-keyframe-requests=true location={}/%03d.mp4",
+    run_segments(&format!(
+        "{} ! {encoder} ! h264parse name=parse ! splitmuxsink max-size-time=2000000000 send-keyframe-requests=true location={}/%03d.mp4",
         source(375),
         dir.path().display()
-    ))
-    .run()
-    .expect_eos();
+    ));
     frames_of_files(dir.path(), "mp4")
 }
 
@@ -185,13 +211,11 @@ fn splitmuxsink_makes_segments_of_exact_length() {
 fn hls(encoder: &str) -> (Vec<usize>, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().display();
-    Pipeline::parse(&format!(
-        "{} ! {encoder} ! h264parse ! hlssink2 target-duration=2 max-files=100 playlist-length=100 \
+    run_segments(&format!(
+        "{} ! {encoder} ! h264parse name=parse ! hlssink2 target-duration=2 max-files=100 playlist-length=100 \
          location={path}/%03d.ts playlist-location={path}/list.m3u8",
         source(375)
-    ))
-    .run()
-    .expect_eos();
+    ));
     let list = std::fs::read_to_string(dir.path().join("list.m3u8")).unwrap();
     let durations = list
         .lines()
@@ -210,14 +234,12 @@ fn hlssink2_makes_segments_of_exact_length() {
 
 fn dash(encoder: &str) -> Vec<usize> {
     let dir = tempfile::tempdir().unwrap();
-    Pipeline::parse(&format!(
-        "{} ! {encoder} ! h264parse ! dashsink.video_0 dashsink name=dashsink muxer=ts target-duration=2 mpd-root-path={} \
+    run_segments(&format!(
+        "{} ! {encoder} ! h264parse name=parse ! dashsink.video_0 dashsink name=dashsink muxer=ts target-duration=2 mpd-root-path={} \
          mpd-filename=list.mpd",
         source(375),
         dir.path().display()
-    ))
-    .run()
-    .expect_eos();
+    ));
     frames_of_files(dir.path(), "ts")
 }
 

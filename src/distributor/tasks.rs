@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// So long downstream may take to accept the first packets before whole chunks stop waiting for it.
-const HERALD_TIMEOUT: Duration = Duration::from_millis(200);
+const HERALD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a failed attempt comes to.
 #[derive(Clone, Copy)]
