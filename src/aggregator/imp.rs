@@ -32,8 +32,10 @@ pub(crate) struct Aggregator {
     distributor: OnceCell<glib::WeakRef<Distributor>>,
     /// One for each session, from READY to NULL.
     sinks: Mutex<Vec<gst::Pad>>,
-    /// Downstream said that it may accept something else now.
+    /// Downstream said that it may accept something else now, and wasn't asked since.
     reconfigures: std::sync::atomic::AtomicBool,
+    /// It said so since the start.
+    reconfigured: std::sync::atomic::AtomicBool,
     /// Session 0 goes straight through; set before its first packet.
     passes: std::sync::atomic::AtomicBool,
     state: Mutex<State>,
@@ -70,6 +72,7 @@ impl ObjectSubclass for Aggregator {
             distributor: OnceCell::new(),
             sinks: Mutex::default(),
             reconfigures: false.into(),
+            reconfigured: false.into(),
             passes: false.into(),
             state: Mutex::new(State::new(0)),
             wake: Condvar::new(),
@@ -155,8 +158,9 @@ impl Aggregator {
 
     /// A new stream begins.
     pub(crate) fn start(&self) {
-        self.passes
-            .store(false, std::sync::atomic::Ordering::SeqCst);
+        for flag in [&self.passes, &self.reconfigured] {
+            flag.store(false, std::sync::atomic::Ordering::SeqCst);
+        }
         let mut state = lock(&self.state);
         *state = State::new(state.feeds.len());
     }
@@ -206,14 +210,15 @@ impl Aggregator {
         caps
     }
 
-    /// Downstream has said that it may accept something else, and wasn't asked since.
-    pub(crate) fn reconfigures(&self) -> bool {
-        self.reconfigures.load(std::sync::atomic::Ordering::SeqCst)
+    /// Downstream has said since the start that it may accept something else.
+    pub(crate) fn was_reconfigured(&self) -> bool {
+        self.reconfigured.load(std::sync::atomic::Ordering::SeqCst)
     }
 
     /// What downstream accepts, if it has said that this may have changed.
     pub(crate) fn renewed_downstream(&self) -> Option<gst::Caps> {
-        self.reconfigures().then(|| self.ask_downstream())
+        let renews = self.reconfigures.load(std::sync::atomic::Ordering::SeqCst);
+        renews.then(|| self.ask_downstream())
     }
 
     /// What downstream accepted when the stream began, or accepts now.
@@ -515,8 +520,9 @@ impl Aggregator {
             return self.session_0().is_some_and(|sink| sink.push_event(event));
         }
         if event.type_() == gst::EventType::Reconfigure {
-            self.reconfigures
-                .store(true, std::sync::atomic::Ordering::SeqCst);
+            for flag in [&self.reconfigures, &self.reconfigured] {
+                flag.store(true, std::sync::atomic::Ordering::SeqCst);
+            }
         }
         let handed = self.with_distributor(|distributor| distributor.upstream_event(event));
         handed.unwrap_or(false)

@@ -11,6 +11,7 @@ use crate::locking::lock;
 use crate::logic::budget::Admission;
 use crate::logic::frame::{FrameNo, SessionId};
 use crate::logic::timeline::LATEST;
+use crate::session::encoder;
 use glib::translate::from_glib_none;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -356,7 +357,11 @@ impl Distributor {
         };
         gst::debug!(CAT, imp = self, "Downstream accepts {downstream}");
         if let Some(state) = &mut *lock(&self.state) {
-            state.downstream = Some(downstream);
+            // Frames that are still as it accepted them before are encoded for that.
+            let raw = state.caps.as_ref();
+            if raw.is_some_and(|raw| !encoder::restricted(raw, &downstream).is_empty()) {
+                state.downstream = Some(downstream);
+            }
         }
     }
 

@@ -56,7 +56,7 @@ impl Distributor {
         };
         let template = pad.pad_template_caps();
         match (asked, recipe, straight) {
-            (Some(_), Some(recipe), _) if self.aggregator().reconfigures() => {
+            (Some(_), Some(recipe), _) if self.aggregator().was_reconfigured() => {
                 // The encoders at work have seen what downstream accepted before.
                 let takes = recipe.takes().unwrap_or(template);
                 encoder::restricted(&takes, &self.aggregator().src().peer_query_caps(None))
