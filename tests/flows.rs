@@ -101,21 +101,13 @@ fn a_flush_begins_anew_after_a_refusal() {
         for flow in REFUSALS {
             let rig = Rig::new(encoder);
             rig.downstream.lock().unwrap().flow = Err(flow);
-            for number in 0..2000 {
-                if rig.push(number).is_err() {
-                    break;
-                }
-            }
+            rig.push_until_refused();
             rig.downstream.lock().unwrap().flow = Ok(gst::FlowSuccess::Ok);
             rig.flush();
             rig.take();
             rig.push_all(0..25);
             rig.end();
-            let frames = rig
-                .entries()
-                .iter()
-                .filter(|entry| entry.frame().is_some())
-                .count();
+            let frames = rig.frames().len();
             assert_eq!(frames, 25, "{encoder} {flow:?}");
         }
     }
@@ -130,11 +122,7 @@ fn an_end_after_a_refusal_arrives() {
         for flow in REFUSALS {
             let rig = Rig::new(encoder);
             rig.downstream.lock().unwrap().flow = Err(flow);
-            for number in 0..2000 {
-                if rig.push(number).is_err() {
-                    break;
-                }
-            }
+            rig.push_until_refused();
             rig.src.push_event(gst::event::Eos::new());
             rig.wait_for_end();
         }

@@ -22,7 +22,7 @@ fn rig(script: &str, more: &str) -> Rig {
 }
 
 fn frames(rig: &Rig) -> Vec<u64> {
-    let mut frames: Vec<_> = rig.entries().iter().filter_map(Entry::frame).collect();
+    let mut frames: Vec<_> = rig.frames();
     frames.sort_unstable();
     frames
 }

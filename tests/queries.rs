@@ -265,7 +265,7 @@ fn drain_waits_until_no_frame_is_held() {
         assert_eq!(rig.stats().get::<u64>("bytes-held").unwrap(), 0);
     }
     rig.end();
-    let frames: Vec<_> = rig.entries().iter().filter_map(Entry::frame).collect();
+    let frames: Vec<_> = rig.frames();
     assert_eq!(frames, (0..31).collect::<Vec<_>>());
     // Nothing at all was ever held.
     let idle = Rig::new(OURS);

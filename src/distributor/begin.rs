@@ -72,7 +72,7 @@ impl Distributor {
         }
         match sequential {
             Some(reason) => self.begin_sequential(&session, reason, event),
-            None => self.begin_parallel(&session, caps),
+            None => self.begin_parallel(&session, caps, snapshot),
         }
     }
 
@@ -241,7 +241,12 @@ impl Distributor {
         self.aggregator().herald(announces);
     }
 
-    fn begin_parallel(&self, session: &Session, caps: &gst::Caps) -> Result<(), Refusal> {
+    fn begin_parallel(
+        &self,
+        session: &Session,
+        caps: &gst::Caps,
+        downstream: gst::Caps,
+    ) -> Result<(), Refusal> {
         let sink_caps = session.src.peer_query_caps(None);
         let early = {
             let mut state = lock(&self.state);
@@ -261,9 +266,6 @@ impl Distributor {
         }
         self.herald();
         self.tell_latency();
-        let downstream = lock(&self.state)
-            .as_ref()
-            .and_then(|state| state.downstream.clone());
         let primed = session.prime_placed(caps, downstream);
         primed.map_err(|error| Refusal::of(self, session.id, &error))?;
         let proposal = self.proposal(caps);

@@ -4,7 +4,7 @@
 
 use super::failure::budget_error;
 use super::imp::{CAT, Distributor};
-use super::requests::key_request;
+use super::keys::key_request;
 use super::state::{Mode, buffers_per_picture, frame_duration};
 use crate::aggregator::FrameTimes;
 use crate::locking::lock;
@@ -65,8 +65,7 @@ impl Distributor {
             );
             return Ok(gst::FlowSuccess::Ok);
         };
-        let is_in_system_memory = caps.is_some_and(|caps| are_of_system_memory(&caps));
-        let (buffer, copied) = self.holdable(buffer, capacity, is_in_system_memory)?;
+        let (buffer, copied) = self.holdable(buffer, capacity, caps.as_deref())?;
         let bytes = buffer.size() as u64;
         let mut waited = false;
         let mut guard = lock(&self.state);
@@ -117,13 +116,13 @@ impl Distributor {
         &self,
         buffer: gst::Buffer,
         capacity: u64,
-        is_in_system_memory: bool,
+        caps: Option<&gst::CapsRef>,
     ) -> Result<(gst::Buffer, bool), gst::FlowError> {
         match pool_size(&buffer) {
             Some(size) if u64::from(size) < capacity => (),
             _ => return Ok((buffer, false)),
         }
-        if let Some(copy) = copied(&buffer, is_in_system_memory) {
+        if let Some(copy) = copied(&buffer, caps.is_some_and(are_of_system_memory)) {
             return Ok((copy, true));
         }
         self.fail(gst::error_msg!(

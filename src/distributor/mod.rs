@@ -24,6 +24,7 @@ pub(crate) mod decision;
 mod failure;
 pub(crate) mod imp;
 mod input;
+mod keys;
 mod requests;
 mod state;
 mod tasks;

@@ -3,9 +3,9 @@
 //! Queries from both sides, and what downstream and the encoders ask of upstream.
 
 use super::imp::Distributor;
+use super::keys::key_request;
 use super::state::{Mode, Proposal, frame_bytes, frame_duration};
 use crate::locking::{lock, wait};
-use crate::logic::keys;
 use crate::logic::timeline::LATEST;
 use crate::queries::{answer_caps, convert_raw};
 use crate::session::encoder;
@@ -236,26 +236,4 @@ impl Distributor {
             _ => false,
         }
     }
-}
-
-/// What a force-key-unit event asks for, and the event that says the same from upstream.
-pub(super) fn key_request(event: &gst::EventRef) -> Option<(keys::Request, gst::Event)> {
-    if !gst_video::ForceKeyUnitEvent::is(event) {
-        return None;
-    }
-    let (time, all_headers, count) = match gst_video::ForceKeyUnitEvent::parse(event).ok()? {
-        gst_video::ForceKeyUnitEvent::Downstream(it) => (it.running_time, it.all_headers, it.count),
-        gst_video::ForceKeyUnitEvent::Upstream(it) => (it.running_time, it.all_headers, it.count),
-    };
-    let request = keys::Request {
-        time: time.map(gst::ClockTime::nseconds),
-        all_headers,
-        count,
-    };
-    let as_of_upstream = gst_video::DownstreamForceKeyUnitEvent::builder()
-        .running_time(time)
-        .all_headers(all_headers)
-        .count(count)
-        .build();
-    Some((request, as_of_upstream))
 }

@@ -6,7 +6,7 @@ use super::decision::{Decision, Sequential};
 use crate::aggregator::{self, FrameTimes};
 use crate::logic::budget::{Admission, Budget};
 use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
-use crate::logic::keys::{self, Due, KeyRequests};
+use crate::logic::keys::{Due, KeyRequests};
 use crate::logic::planner::{
     BudgetTooSmall, Neighbours, Next, Opening, Overlap, Plan, Planner, Request, Verdict,
 };
@@ -17,7 +17,6 @@ use crate::logic::timeline::{FrameTable, PrivateClock};
 use crate::parallelenc::settings::Job;
 use crate::session::encoder::Recipe;
 use crate::session::hints::Hints;
-use crate::session::profile::ForcedKey;
 use crate::session::{Input, Session, Step};
 use gst::prelude::*;
 use gst_video::VideoBufferFlags;
@@ -68,10 +67,10 @@ pub(super) struct Slot {
 /// A frame that is held.
 pub(super) struct Held {
     /// With its private timestamp.
-    buffer: gst::Buffer,
+    pub(super) buffer: gst::Buffer,
     bytes: u64,
     /// Downstream or upstream asked for a key frame here.
-    force_key: bool,
+    pub(super) force_key: bool,
     /// TAG events that stood before it.
     tags: Vec<gst::Event>,
 }
@@ -81,12 +80,12 @@ pub(super) struct Stream {
     pub(super) planner: Planner,
     pub(super) roster: Roster,
     pub(super) budget: Budget,
-    clock: PrivateClock,
-    frames: FrameTable<Option<Held>>,
+    pub(super) clock: PrivateClock,
+    pub(super) frames: FrameTable<Option<Held>>,
     /// What the encoder of each live chunk is told.
     inputs: BTreeMap<ChunkId, Input>,
     /// Chunks that are whole but may still lose their overlap.
-    on_trial: BTreeMap<ChunkId, Delivered>,
+    pub(super) on_trial: BTreeMap<ChunkId, Delivered>,
     pub(super) segment: gst::FormattedSegment<gst::ClockTime>,
     /// TAG events since the last frame.
     tags: Vec<gst::Event>,
@@ -115,7 +114,7 @@ pub(super) struct State {
     /// What the encoder proposed to upstream.
     pub(super) proposal: Proposal,
     /// The first field of each picture, where pictures come as two fields.
-    first_field: Option<Field>,
+    pub(super) first_field: Option<Field>,
     /// What downstream accepts, as the encoders of the chunks that open from now on see it.
     pub(super) downstream: Option<gst::Caps>,
     /// Upstream's stream tags: from which frame on which; `None` after they were taken back.
@@ -164,7 +163,7 @@ pub(super) struct Proposal {
 }
 
 /// Taken for the duration of a frame of which nobody says it: 25 per second, as GStreamer's encoders assume.
-const UNKNOWN_DURATION: gst::ClockTime = gst::ClockTime::from_mseconds(40);
+pub(super) const UNKNOWN_DURATION: gst::ClockTime = gst::ClockTime::from_mseconds(40);
 
 /// Size of one raw frame, or an error where the caps aren't raw video.
 pub(super) fn frame_bytes(caps: &gst::Caps) -> Option<u64> {
@@ -180,7 +179,7 @@ pub(super) fn frame_bytes(caps: &gst::Caps) -> Option<u64> {
 
 /// One of the two that make a picture, as caps and flags of interlaced video name them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Field {
+pub(super) enum Field {
     Top,
     Bottom,
 }
@@ -197,7 +196,7 @@ impl Field {
         })
     }
 
-    fn of(buffer: &gst::BufferRef) -> Self {
+    pub(super) fn of(buffer: &gst::BufferRef) -> Self {
         // A top field is one field, top field first.
         match buffer.video_flags().contains(VideoBufferFlags::TFF) {
             true => Self::Top,
@@ -601,120 +600,12 @@ impl State {
         self.wake(Waiting::Chunk);
     }
 
-    /// Downstream asks for a key frame. Frames are taken in long before they leave: as long as that frame's chunk hasn't left, it is
-    /// forced there, if need be in another attempt at the chunk; otherwise the next key frame answers. Those that are going to be
-    /// asked for next are made with it.
-    pub(super) fn key_asked(
-        &mut self,
-        aggregator: &aggregator::imp::Aggregator,
-        request: keys::Request,
-        key_interval: u64,
-    ) {
-        match request.time.and_then(|time| self.first_shown_at(time)) {
-            // Its frame hasn't come, or it is gone: was it a key frame that hasn't left?
-            None => match request.time.and_then(|time| self.known_at(time)) {
-                Some(known) => aggregator.key_asked(known, request),
-                None => self.keys.ask(request),
-            },
-            Some(frame) => {
-                let is_key = self.keys.next_known(frame) == Some(frame)
-                    || self.force_taken_in(aggregator, frame);
-                let answer = if is_key {
-                    Some(frame)
-                } else {
-                    self.keys.next_known(frame)
-                };
-                match answer {
-                    Some(answer) => aggregator.key_asked(answer, request),
-                    None => self.keys.ask(request),
-                }
-            }
-        }
-        for time in self.expected_after(aggregator, request, key_interval) {
-            let frame = self.first_shown_at(time);
-            if let Some(frame) = frame.filter(|it| self.keys.next_known(*it) != Some(*it)) {
-                self.force_taken_in(aggregator, frame);
-            }
-        }
-    }
-
-    /// The first frame that was taken in and is shown at this running time, or after it; of a picture of two fields the first.
-    fn first_shown_at(&self, time: u64) -> Option<FrameNo> {
-        let stream = self.stream.as_ref()?;
-        let frame = stream.frames.first_from(stream.clock.private(time))?;
-        let held = stream.frames.get(frame).and_then(Option::as_ref);
-        let is_second = self
-            .first_field
-            .zip(held)
-            .is_some_and(|(first, held)| Field::of(&held.buffer) != first);
-        Some(FrameNo(frame.0 + u64::from(is_second)))
-    }
-
-    fn known_at(&self, time: u64) -> Option<FrameNo> {
-        let stream = self.stream.as_ref()?;
-        self.keys.known_at(stream.clock.private(time))
-    }
-
-    /// Moments in what was taken in for which the next requests are to be expected.
-    fn expected_after(
-        &mut self,
-        aggregator: &aggregator::imp::Aggregator,
-        request: keys::Request,
-        key_interval: u64,
-    ) -> Vec<u64> {
-        let (Some(stream), Some(caps)) = (&self.stream, &self.caps) else {
-            return Vec::new();
-        };
-        let Some(time) = request.time.filter(|_| !self.joined) else {
-            return Vec::new();
-        };
-        let frame = frame_duration(caps).unwrap_or(UNKNOWN_DURATION).nseconds();
-        // What is held, and what was encoded and waits to leave.
-        let plan = stream.planner.plan();
-        let waiting = plan.length.longest().saturating_mul(stream.roster.window());
-        let depth = frame.saturating_mul(plan.capacity_frames.saturating_add(waiting));
-        let least = frame.saturating_mul(plan.min_frames).max(key_interval);
-        let first = aggregator.first_key().filter(|_| aggregator.is_heralded());
-        let until = stream.clock.after_last();
-        self.keys.expect(time, first, least, depth, until)
-    }
-
-    /// Forces a key frame at a frame that was taken in, unless it is too late for that.
-    fn force_taken_in(&mut self, aggregator: &aggregator::imp::Aggregator, frame: FrameNo) -> bool {
-        let Some(stream) = &mut self.stream else {
-            return false;
-        };
-        let Some(owner) = stream.planner.owner(frame) else {
-            return false;
-        };
-        if stream.frames.get(frame).is_none_or(Option::is_none) {
-            return false;
-        }
-        let was_fed = stream.on_trial.contains_key(&owner)
-            || self.slots.iter().any(|slot| {
-                stream.roster.chunk_of(slot.session.id) == Some(owner) && slot.position > frame
-            });
-        if was_fed {
-            let ignores = self
-                .decision
-                .as_ref()
-                .is_some_and(|decision| decision.profile.forced_key == ForcedKey::Ignored);
-            if ignores || stream.planner.is_joined() || !self.begin_anew(owner, aggregator) {
-                return false;
-            }
-        }
-        let Some(stream) = &mut self.stream else {
-            return false;
-        };
-        self.keys.comes(frame, stream.private(frame));
-        if let Some(held) = stream.frames.get_mut(frame).and_then(Option::as_mut) {
-            held.force_key = true;
-        }
-        true
-    }
-
     /// What was made of the chunk is thrown away, and it begins anew. `false`: some of it has left for good.
-    fn begin_anew(&mut self, chunk: ChunkId, aggregator: &aggregator::imp::Aggregator) -> bool {
+    pub(super) fn begin_anew(
+        &mut self,
+        chunk: ChunkId,
+        aggregator: &aggregator::imp::Aggregator,
+    ) -> bool {
         let Some(stream) = &mut self.stream else {
             return false;
         };
@@ -938,7 +829,7 @@ impl State {
 }
 
 impl Stream {
-    fn private(&self, frame: FrameNo) -> u64 {
+    pub(super) fn private(&self, frame: FrameNo) -> u64 {
         self.frames.private(frame).unwrap_or_default()
     }
 

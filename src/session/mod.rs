@@ -277,13 +277,13 @@ impl Session {
     pub(crate) fn prime_placed(
         &self,
         caps: &gst::Caps,
-        downstream: Option<gst::Caps>,
+        downstream: gst::Caps,
     ) -> Result<(), EncoderError> {
         let Some(mut live) = lock(&self.placed).take() else {
             return Ok(());
         };
         self.prime(&mut live, caps)?;
-        live.downstream = downstream;
+        live.downstream = Some(downstream);
         *lock(&self.placed) = Some(live);
         Ok(())
     }

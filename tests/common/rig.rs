@@ -209,6 +209,18 @@ impl Rig {
         self.begin_segment();
     }
 
+    /// Pushes frames until one is refused.
+    pub fn push_until_refused(&self) {
+        let _ = (0..2000)
+            .map(|number| self.push(number))
+            .find(Result::is_err);
+    }
+
+    /// The frames that left so far, in order.
+    pub fn frames(&self) -> Vec<u64> {
+        self.entries().iter().filter_map(Entry::frame).collect()
+    }
+
     /// Sends EOS and waits for it at the other end.
     pub fn end(&self) {
         self.send(gst::event::Eos::new());
