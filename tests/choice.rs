@@ -338,7 +338,11 @@ fn sessions_that_cannot_be_opened_are_closed_and_the_others_go_on() {
             assert!((1..=sessions).contains(&open), "{stats}");
             // Each closed session is said, once.
             let warnings = warnings.lock().unwrap();
-            assert_eq!(warnings.len() as u64, sessions - open, "{warnings:?}");
+            let closed = |text: &&String| {
+                text.contains("could not open an encoder") || text.contains("is closed")
+            };
+            let closed = warnings.iter().filter(closed).count();
+            assert_eq!(closed as u64, sessions - open, "{warnings:?}");
         }
     }
 }

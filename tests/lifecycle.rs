@@ -172,7 +172,7 @@ fn stopping_while_encoders_are_at_work() {
         gate.wait_for(at_work);
         // They are inside their encoders and stay there until the element already stops.
         let enc = pipeline.element("enc");
-        // The first pad that a stop deactivates.
+        // The first task that a stop ends.
         let aggregator = enc
             .downcast::<gst::Bin>()
             .unwrap()
@@ -182,7 +182,7 @@ fn stopping_while_encoders_are_at_work() {
         let opened = gate.clone();
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                while opener.is_active() {
+                while opener.task_state() == gst::TaskState::Started {
                     std::thread::yield_now();
                 }
                 opened.open();

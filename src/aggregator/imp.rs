@@ -149,6 +149,18 @@ impl Aggregator {
         pad
     }
 
+    /// The session is left to itself: nobody waits for what its encoder still sends.
+    pub(crate) fn remove_session(&self, id: SessionId) {
+        let name = format!("sink_{id}");
+        let mut sinks = lock(&self.sinks);
+        let at = sinks.iter().position(|pad| pad.name() == name);
+        let pad = at.map(|at| sinks.remove(at));
+        drop(sinks);
+        if let Some(pad) = pad {
+            let _ = self.obj().remove_pad(&pad);
+        }
+    }
+
     pub(crate) fn remove_sessions(&self) {
         for pad in std::mem::take(&mut *lock(&self.sinks)) {
             let _ = self.obj().remove_pad(&pad);
@@ -288,6 +300,19 @@ impl Aggregator {
         lock(&self.state).leave(session);
     }
 
+    /// Packets of the session's attempt.
+    pub(crate) fn packets_made(&self, session: SessionId) -> u64 {
+        let state = lock(&self.state);
+        state.feeds.get(session.0).map_or(0, |feed| feed.packets)
+    }
+
+    /// The session's encoder waits until a packet has left.
+    pub(crate) fn waits_for_room(&self, session: SessionId) -> bool {
+        let state = lock(&self.state);
+        let feed = state.feeds.get(session.0);
+        feed.is_some_and(|feed| feed.waits_for_room)
+    }
+
     /// Some encoder has made a packet.
     pub(crate) fn is_proven(&self) -> bool {
         lock(&self.state).proven
@@ -347,6 +372,14 @@ impl Aggregator {
     /// The chunk begins after what has left of it. Returns where.
     pub(crate) fn begin_after_ahead(&self, chunk: ChunkId) -> Option<FrameNo> {
         lock(&self.state).reorder.begin_after_ahead(chunk)
+    }
+
+    /// When the first of these frames begins and the last one ends, as upstream said it.
+    pub(crate) fn times_of(
+        &self,
+        frames: FrameRange,
+    ) -> (Option<gst::ClockTime>, Option<gst::ClockTime>) {
+        lock(&self.state).times_of(frames)
     }
 
     /// The session has delivered all it has: is that all of the chunk?
@@ -452,7 +485,9 @@ impl Aggregator {
                 break;
             }
             // Only the one encoder of a stream that can't be cut may have to wait, as it would for downstream itself.
+            state.feeds[id.0].waits_for_room = true;
             state = wait(&self.wake, state);
+            state.feeds[id.0].waits_for_room = false;
         }
         gst::trace!(CAT, imp = self, "Session {id}: {buffer:?}");
         let was_heralded = state.is_heralded();

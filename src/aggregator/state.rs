@@ -44,6 +44,9 @@ pub(super) struct Feed {
     sets: Option<Vec<Vec<u8>>>,
     /// It has made a packet of a frame.
     pub(super) proven: bool,
+    /// So many packets have come.
+    pub(super) packets: u64,
+    pub(super) waits_for_room: bool,
     tags: Vec<gst::Event>,
     announced: Option<usize>,
     fault: Option<Fault>,
@@ -336,6 +339,19 @@ impl State {
         (self.sent.bytes, time)
     }
 
+    pub(super) fn times_of(
+        &self,
+        frames: FrameRange,
+    ) -> (Option<gst::ClockTime>, Option<gst::ClockTime>) {
+        let last = FrameNo(frames.end.0.saturating_sub(1)).max(frames.start);
+        let from = self.frames.get(frames.start).and_then(|times| times.pts);
+        let to = self.frames.get(last).and_then(|times| {
+            let duration = times.duration.unwrap_or_default();
+            Some(times.pts?.saturating_add(duration))
+        });
+        (from, to)
+    }
+
     pub(super) fn count_passed(&mut self) {
         self.sent.frames += 1;
     }
@@ -425,6 +441,7 @@ impl State {
     /// A packet of the session's attempt. An error is kept as the attempt's fault.
     pub(super) fn packet(&mut self, session: SessionId, buffer: gst::Buffer) -> Result<(), ()> {
         let feed = &mut self.feeds[session.0];
+        feed.packets += 1;
         let Some(chunk) = feed.chunk else {
             return Err(());
         };

@@ -17,6 +17,7 @@ use crate::session::profile::ForcedKey;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use std::sync::Arc;
+use std::time::Duration;
 
 impl Distributor {
     /// The first caps: decides how the stream is encoded.
@@ -54,7 +55,7 @@ impl Distributor {
                 bin.imp().encoder_chosen(&description)?;
             }
             let placed = self.place(&job, &description);
-            placed.map_err(|error| Refusal::of(self, session.id, &error))?;
+            placed.map_err(|error| Refusal::of(self, &session, &error))?;
         }
         let sequential = self.sequential().or_else(|| {
             let mut latency = gst::query::Latency::new();
@@ -82,7 +83,7 @@ impl Distributor {
         let Some(state) = state.as_ref() else {
             return true;
         };
-        let sessions = state.slots.len() as u64;
+        let sessions = state.sessions();
         let plan = state.plan(caps, None);
         plan.is_ok_and(|plan| plan.latency_frames(sessions) <= plan.capacity_frames)
     }
@@ -170,7 +171,7 @@ impl Distributor {
         let Some(first) = self.session(SessionId(0)) else {
             return Ok(());
         };
-        first.place(&recipe)?;
+        first.place(&recipe, job.stall_timeout)?;
         self.add_sessions(sessions);
         if let Some(bin) = self.bin() {
             bin.imp().encoder_known();
@@ -180,7 +181,7 @@ impl Distributor {
 
     fn begin_sequential(
         &self,
-        session: &Session,
+        session: &Arc<Session>,
         reason: Sequential,
         caps: gst::Event,
     ) -> Result<(), Refusal> {
@@ -201,8 +202,8 @@ impl Distributor {
         // What was placed for encoding beside others isn't what a plain encoder is. (That it is linked is nothing to upstream: while
         // the mode isn't decided, it doesn't hear of it.)
         if let Some(plain) = plain {
-            let placed = session.place(&plain);
-            placed.map_err(|error| Refusal::of(self, session.id, &error))?;
+            let placed = session.place(&plain, self.stall_timeout());
+            placed.map_err(|error| Refusal::of(self, session, &error))?;
         }
         session.start_placed()?;
         let early = {
@@ -221,6 +222,10 @@ impl Distributor {
             session.src.push_event(event);
         }
         Ok(())
+    }
+
+    fn stall_timeout(&self) -> Option<Duration> {
+        lock(&self.state).as_ref()?.job.stall_timeout
     }
 
     /// Lets the first packet of the stream leave before its chunk is whole, so that a muxer that wants key frames at certain times
@@ -243,7 +248,7 @@ impl Distributor {
 
     fn begin_parallel(
         &self,
-        session: &Session,
+        session: &Arc<Session>,
         caps: &gst::Caps,
         downstream: gst::Caps,
     ) -> Result<(), Refusal> {
@@ -266,8 +271,12 @@ impl Distributor {
         }
         self.herald();
         self.tell_latency();
-        let primed = session.prime_placed(caps, downstream);
-        primed.map_err(|error| Refusal::of(self, session.id, &error))?;
+        let timeout = self.stall_timeout();
+        match session.prime_placed(caps, downstream, timeout) {
+            // Another one may not.
+            Err(error @ EncoderError::Hangs { .. }) => self.leave_placed(session, &error),
+            primed => primed.map_err(|error| Refusal::of(self, session, &error))?,
+        }
         let proposal = self.proposal(caps);
         if let Some(state) = &mut *lock(&self.state) {
             state.proposal = proposal;

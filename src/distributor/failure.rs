@@ -6,31 +6,38 @@ use super::imp::{CAT, Distributor};
 use crate::locking::lock;
 use crate::logic::frame::SessionId;
 use crate::logic::planner::BudgetTooSmall;
-use crate::session::Failure;
+use crate::parallelenc::ParallelEnc;
 use crate::session::encoder::EncoderError;
+use crate::session::{Failure, Session};
 use glib::translate::IntoGlib;
 use gst::subclass::prelude::*;
 
 impl Distributor {
     /// Ends the stream with an error. Said first: upstream, which gets an error flow, says that it got one.
     pub(crate) fn fail(&self, error: gst::ErrorMessage) {
+        self.fail_with(|bin| {
+            gst::error!(CAT, imp = self, "{error}");
+            bin.imp().post_error_message(error);
+        });
+    }
+
+    /// Ends the stream with the error that `post` posts.
+    pub(super) fn fail_with(&self, post: impl FnOnce(&ParallelEnc)) {
         if self.begins_to_fail()
             && let Some(bin) = self.bin()
         {
-            gst::error!(CAT, imp = self, "{error}");
-            bin.imp().post_error_message(error);
+            post(&bin);
         }
         self.give_up(gst::FlowError::Error);
     }
 
     /// Ends the stream with the error that an encoder posted.
     pub(super) fn fail_as_posted(&self, id: SessionId, message: gst::Message) {
-        if self.begins_to_fail()
-            && let Some(session) = self.session(id)
-        {
-            session.slot.post_kept(message);
-        }
-        self.give_up(gst::FlowError::Error);
+        self.fail_with(|_| {
+            if let Some(session) = self.session(id) {
+                session.slot.post_kept(message);
+            }
+        });
     }
 
     /// The first failure of a stream is reported; those that follow from it, or from a stop or a flush, are not.
@@ -51,7 +58,7 @@ impl Distributor {
         let Some(state) = guard.as_mut().filter(|state| state.flow.is_ok()) else {
             return;
         };
-        for slot in &state.slots {
+        for slot in state.slots.iter().filter(|slot| !slot.gone) {
             let combined = state.combiner.update_pad_flow(&slot.session.src, Err(flow));
             // A session that is pushing may just have set its pad's flow back to OK.
             state.flow = Err(combined.err().unwrap_or(flow));
@@ -168,14 +175,18 @@ impl Distributor {
     }
 
     /// What is known of why the session's attempt cannot go on; `None` if nothing is.
-    pub(crate) fn failure(&self, id: SessionId) -> Option<Failure> {
-        if let Some(fault) = self.aggregator().take_fault(id) {
-            return Some(Failure::Fault(fault));
-        }
+    pub(crate) fn failure(&self, session: &Session) -> Option<Failure> {
+        let id = session.id;
         let mut state = lock(&self.state);
         let Some(state) = state.as_mut() else {
             return Some(Failure::Aborted);
         };
+        if session.standing.is_left() {
+            return Some(Failure::Aborted);
+        }
+        if let Some(fault) = self.aggregator().take_fault(id) {
+            return Some(Failure::Fault(fault));
+        }
         if state.stopped || state.flushing {
             return Some(Failure::Aborted);
         }
@@ -220,8 +231,8 @@ impl From<gst::ErrorMessage> for Refusal {
 
 impl Refusal {
     /// The encoder's own error where it posted one.
-    pub(super) fn of(distributor: &Distributor, id: SessionId, error: &EncoderError) -> Self {
-        match distributor.failure(id) {
+    pub(super) fn of(distributor: &Distributor, session: &Session, error: &EncoderError) -> Self {
+        match distributor.failure(session) {
             Some(Failure::Posted(message)) => Self::Encoders(message),
             _ => Self::Ours(encoder_error(error)),
         }
@@ -256,7 +267,9 @@ pub(crate) fn encoder_error(error: &EncoderError) -> gst::ErrorMessage {
         | EncoderError::Property { .. } => {
             gst::error_msg!(gst::LibraryError::Settings, ("{error}"))
         }
-        EncoderError::CannotStart { .. } => gst::error_msg!(gst::LibraryError::Init, ("{error}")),
+        EncoderError::CannotStart { .. }
+        | EncoderError::Hangs { .. }
+        | EncoderError::NoThread(_) => gst::error_msg!(gst::LibraryError::Init, ("{error}")),
         EncoderError::CapsRefused { .. } | EncoderError::NoneTakes { .. } => {
             gst::error_msg!(gst::StreamError::Format, ("{error}"))
         }

@@ -4,6 +4,7 @@
 
 use super::decision::{Decision, Sequential};
 use super::state::{Mode, State};
+use super::watch::Watcher;
 use crate::aggregator::{self, Aggregator};
 use crate::locking::lock;
 use crate::logic::frame::SessionId;
@@ -32,6 +33,10 @@ pub(crate) struct Distributor {
     pub(super) state: Mutex<Option<State>>,
     /// For the chain function where the budget is spent.
     pub(super) room: Condvar,
+    /// For who waits until no session is at work.
+    pub(super) calm: Condvar,
+    /// While the element runs.
+    pub(super) watcher: Mutex<Option<Watcher>>,
 }
 
 #[glib::object_subclass]
@@ -63,6 +68,8 @@ impl ObjectSubclass for Distributor {
             aggregator: OnceCell::new(),
             state: Mutex::default(),
             room: Condvar::new(),
+            calm: Condvar::new(),
+            watcher: Mutex::default(),
         }
     }
 }
@@ -134,7 +141,7 @@ impl Distributor {
     }
 
     /// A session with its slot in the bin, linked on both sides.
-    fn make_session(&self, id: SessionId) {
+    pub(super) fn make_session(&self, id: SessionId) {
         let session = Arc::new(Session::new(id, self.src_pad(id), &self.obj()));
         let sink = self.aggregator().add_session(id);
         if let Some(state) = lock(&self.state).as_mut() {
@@ -175,7 +182,9 @@ impl Distributor {
             state.started = true;
         }
         self.aggregator().start();
-        self.place_first()
+        self.place_first()?;
+        self.start_watch();
+        Ok(())
     }
 
     /// Where it is known which encoder it will be, it answers for itself from the beginning.
@@ -189,8 +198,14 @@ impl Distributor {
         }
     }
 
-    /// PAUSED to READY, before anything else: whatever waits returns.
-    pub(crate) fn stop(&self) {
+    /// PAUSED to READY, before anything else: no session is at work any more, or it is left to itself.
+    pub(crate) fn shut_down(&self) {
+        self.stop();
+        self.settle();
+    }
+
+    /// Whatever waits returns.
+    pub(super) fn stop(&self) {
         if let Some(state) = &mut *lock(&self.state) {
             state.stopped = true;
             state.wake_all();
@@ -201,6 +216,7 @@ impl Distributor {
 
     /// PAUSED to READY, when no task runs any more: no encoder stays. A next start places a new one.
     pub(crate) fn stopped(&self) {
+        self.end_watch();
         for session in self.sessions() {
             session.clear();
         }
@@ -212,6 +228,7 @@ impl Distributor {
 
     /// READY to NULL.
     pub(crate) fn unprepare(&self) {
+        self.end_watch();
         for session in self.sessions() {
             session.clear();
             let _ = session.slot.set_state(gst::State::Null);
@@ -228,6 +245,7 @@ impl Distributor {
     pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
         let state = lock(&self.state);
         let slots = state.iter().flat_map(|state| &state.slots);
+        let slots = slots.filter(|slot| !slot.gone);
         slots.map(|slot| slot.session.clone()).collect()
     }
 

@@ -386,9 +386,11 @@ impl Distributor {
     }
 
     pub(super) fn flush_stop(&self, event: gst::Event) {
+        // FLUSH_START has freed them.
+        self.settle();
         let sessions = self.sessions();
         for session in &sessions {
-            // Waits for the task, which FLUSH_START has freed.
+            // Waits for the task.
             let _ = session.src.pause_task();
         }
         // What the aggregator's task still has to say is of the old stream.

@@ -19,6 +19,7 @@
 
 use gst::subclass::prelude::*;
 
+mod attempts;
 mod begin;
 pub(crate) mod decision;
 mod failure;
@@ -28,6 +29,7 @@ mod keys;
 mod requests;
 mod state;
 mod tasks;
+mod watch;
 
 pub(crate) use failure::encoder_error;
 

@@ -168,7 +168,7 @@ impl Distributor {
         }
         let plan = *state.stream.as_ref()?.planner.plan();
         let frame = frame_duration(state.caps.as_ref()?)?.nseconds();
-        let frames = plan.latency_frames(state.slots.len() as u64);
+        let frames = plan.latency_frames(state.sessions());
         let time = frame.saturating_mul(frames).min(LATEST);
         Some(gst::ClockTime::from_nseconds(time))
     }

@@ -5,7 +5,7 @@
 use super::decision::{Decision, Sequential};
 use crate::aggregator::{self, FrameTimes};
 use crate::logic::budget::{Admission, Budget};
-use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
+use crate::logic::frame::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys::{Due, KeyRequests};
 use crate::logic::planner::{
     BudgetTooSmall, Neighbours, Next, Opening, Overlap, Plan, Planner, Request, Verdict,
@@ -22,6 +22,7 @@ use gst::prelude::*;
 use gst_video::VideoBufferFlags;
 use gst_video::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -54,8 +55,20 @@ pub(super) struct Slot {
     pub(super) position: FrameNo,
     /// The first ERROR message of the attempt's encoder.
     pub(super) error: Option<gst::Message>,
-    /// No encoder can be opened in it.
+    /// It takes no chunk any more.
     pub(super) closed: bool,
+    /// It hung, and was left to itself. Another slot has taken its place.
+    pub(super) gone: bool,
+    /// Its task has an attempt.
+    pub(super) at_work: bool,
+    /// The attempt is over, but for what follows from it.
+    pub(super) returned: bool,
+    /// All of the attempt's frames were fed.
+    pub(super) drains: bool,
+    /// The first frame that its attempt is fed.
+    pub(super) first: FrameNo,
+    /// What its attempt made is whole, and its encoder is being closed.
+    pub(super) verified: Option<(Chunk, Delivered)>,
     /// One of its encoders has made a packet.
     pub(super) works: bool,
     /// The attempt's chunk lost its overlap, or is to have another key frame: the attempt ends.
@@ -75,6 +88,25 @@ pub(super) struct Held {
     tags: Vec<gst::Event>,
 }
 
+/// An attempt that failed.
+#[derive(Debug, Clone)]
+pub(super) struct Failed {
+    pub(super) attempt: u32,
+    pub(super) session: SessionId,
+    pub(super) reason: String,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            attempt,
+            session,
+            reason,
+        } = self;
+        write!(f, "attempt {attempt} in session {session}: {reason}")
+    }
+}
+
 /// Everything about the frames of one stream; replaced at each start and flush.
 pub(super) struct Stream {
     pub(super) planner: Planner,
@@ -87,6 +119,8 @@ pub(super) struct Stream {
     /// Chunks that are whole but may still lose their overlap.
     pub(super) on_trial: BTreeMap<ChunkId, Delivered>,
     pub(super) segment: gst::FormattedSegment<gst::ClockTime>,
+    /// Failed attempts at chunks that aren't done.
+    pub(super) failures: BTreeMap<ChunkId, Vec<Failed>>,
     /// TAG events since the last frame.
     tags: Vec<gst::Event>,
     /// What downstream accepted when the last chunk was opened.
@@ -274,15 +308,28 @@ impl State {
             position: FrameNo(0),
             error: None,
             closed: false,
+            gone: false,
+            at_work: false,
+            returned: false,
+            drains: false,
+            first: FrameNo(0),
+            verified: None,
             works: false,
             replanned: false,
             since: Instant::now(),
         });
     }
 
+    /// Sessions that were decided on, whatever became of them: what is planned depends on that alone.
+    pub(super) fn sessions(&self) -> u64 {
+        let decision = self.decision.as_ref();
+        decision.map_or(1, |decision| decision.sessions as u64)
+    }
+
     /// Sessions in which an encoder can be opened, for all that is known.
     pub(super) fn open_sessions(&self) -> usize {
-        self.slots.iter().filter(|slot| !slot.closed).count()
+        let open = self.slots.iter().filter(|slot| !slot.closed && !slot.gone);
+        open.count()
     }
 
     /// Nothing goes on until the next start or the end of the flush.
@@ -361,7 +408,7 @@ impl State {
         };
         let make = |min_chunk_frames: u64| {
             Plan::make(&Request {
-                sessions: self.slots.len() as u64,
+                sessions: self.sessions(),
                 chunk_frames: job.chunk_frames.map(|frames| frames.saturating_mul(unit)),
                 min_chunk_frames: min_chunk_frames.saturating_mul(unit),
                 before: overlap(|it| it.before),
@@ -391,8 +438,11 @@ impl State {
     /// A stream of frames begins.
     pub(super) fn begin_stream(&mut self, plan: Plan) {
         self.joined = false;
-        let mut roster = Roster::new(self.slots.len());
-        for slot in self.slots.iter().filter(|slot| slot.closed) {
+        let mut roster = Roster::new(self.slots.len(), self.job.max_attempts);
+        // (The last one that is left stays open.)
+        let (gone, there): (Vec<_>, Vec<_>) = self.slots.iter().partition(|slot| slot.gone);
+        let closed = there.into_iter().filter(|slot| slot.closed);
+        for slot in gone.into_iter().chain(closed) {
             let _ = roster.close(slot.session.id);
         }
         self.stream = Some(Stream {
@@ -404,6 +454,7 @@ impl State {
             inputs: BTreeMap::new(),
             on_trial: BTreeMap::new(),
             segment: gst::FormattedSegment::new(),
+            failures: BTreeMap::new(),
             tags: Vec::new(),
             downstream: self.downstream.clone(),
             ended: false,
@@ -836,6 +887,7 @@ impl Stream {
     /// Lets a chunk's frames go, unless another chunk needs them.
     fn release(&mut self, chunk: ChunkId) -> Vec<gst::Buffer> {
         self.inputs.remove(&chunk);
+        self.failures.remove(&chunk);
         let ranges = self.planner.done(chunk).into_iter();
         let free = ranges.flat_map(|range| self.let_go(range)).collect();
         self.frames.forget_before(self.planner.oldest_needed());

@@ -2,13 +2,12 @@
 
 //! The sessions' tasks: which chunk, which frame, and what becomes of an attempt.
 
-use super::failure::encoder_error;
 use super::imp::{CAT, Distributor};
 use super::state::{State, Waiting};
 use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
-use crate::logic::reorder::{Delivered, Fault};
-use crate::logic::roster::{AfterFailure, Attempt, MAX_ATTEMPTS};
+use crate::logic::reorder::Delivered;
+use crate::logic::roster::Attempt;
 use crate::pad_task;
 use crate::session::{Failure, Session, Step, Work};
 use gst::prelude::*;
@@ -18,27 +17,6 @@ use std::time::{Duration, Instant};
 
 /// So long downstream may take to accept the first packets before whole chunks stop waiting for it.
 const HERALD_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What a failed attempt comes to.
-#[derive(Clone, Copy)]
-enum Outcome<'a> {
-    /// The chunk was planned anew, through no fault of the attempt. `says`: without its overlap, for the first time, for which
-    /// the application gets a warning.
-    Anew {
-        says: bool,
-    },
-    /// The encoder can't be cut: all chunks become one. `says`: as above.
-    Join {
-        says: bool,
-    },
-    /// No encoder could be opened, for this reason.
-    Unopened(&'a Failure),
-    /// What has left of the chunk can't be made again: it begins after that.
-    Later,
-    /// Some of the chunk has left, or its frames have.
-    Unrepeatable,
-    Failed,
-}
 
 impl Distributor {
     pub(super) fn src_pad(&self, id: SessionId) -> gst::Pad {
@@ -121,7 +99,12 @@ impl Distributor {
             "Session {id}: attempt {} at chunk {chunk}",
             attempt.number
         );
-        match session.run(self, self.aggregator(), &work) {
+        let result = session.run(self, self.aggregator(), &work);
+        if !self.has_returned(&session) {
+            bury(session);
+            return;
+        }
+        match result {
             Ok(()) => gst::debug!(CAT, imp = self, "Session {id}: chunk {chunk} done"),
             Err(Failure::Aborted | Failure::Downstream) => {
                 gst::debug!(CAT, imp = self, "Session {id}: chunk {chunk} aborted");
@@ -129,6 +112,19 @@ impl Distributor {
             Err(failure) => self.attempt_failed(id, &failure),
         }
         self.aggregator().leave(id);
+        self.comes_to_rest(id);
+    }
+
+    /// The session's encoder is closed, whatever it has made. `false`: nobody has waited for that.
+    fn has_returned(&self, session: &Session) -> bool {
+        let mut state = lock(&self.state);
+        if session.standing.is_left() {
+            return false;
+        }
+        if let Some(state) = state.as_mut() {
+            state.slots[session.id.0].returned = true;
+        }
+        true
     }
 
     /// Waits for a chunk. `None`: the stream is aborted.
@@ -146,9 +142,17 @@ impl Distributor {
                 Some((attempt, stream.planner.first_fed(attempt.chunk)?))
             });
             let slot = &mut state.slots[id.0];
+            if slot.gone {
+                return None;
+            }
             slot.waiting = Waiting::Chunk;
             if let Some((attempt, first)) = taken {
                 slot.waiting = Waiting::Nothing;
+                slot.at_work = true;
+                slot.returned = false;
+                slot.drains = false;
+                slot.verified = None;
+                slot.first = first;
                 slot.ended = false;
                 slot.error = None;
                 slot.replanned = false;
@@ -191,13 +195,15 @@ impl Distributor {
     /// Waits until it is known what the session does next with its chunk.
     pub(crate) fn next_step(
         &self,
-        id: SessionId,
+        session: &Session,
         chunk: ChunkId,
         position: FrameNo,
     ) -> Result<Step, Failure> {
-        self.wait_as(id, Waiting::Frame, |state| {
+        self.wait_as(session, Waiting::Frame, |state| {
             let step = state.step(chunk, position)?;
-            state.slots[id.0].position = FrameNo(position.0 + 1);
+            let slot = &mut state.slots[session.id.0];
+            slot.position = FrameNo(position.0 + 1);
+            slot.drains = matches!(step, Step::Drain(_));
             Some(step)
         })
     }
@@ -213,20 +219,24 @@ impl Distributor {
     }
 
     /// Waits until the session's encoder has sent its EOS.
-    pub(crate) fn wait_for_eos(&self, id: SessionId) -> Result<(), Failure> {
-        self.wait_as(id, Waiting::Eos, |state| {
-            state.slots[id.0].ended.then_some(())
+    pub(crate) fn wait_for_eos(&self, session: &Session) -> Result<(), Failure> {
+        self.wait_as(session, Waiting::Eos, |state| {
+            state.slots[session.id.0].ended.then_some(())
         })
     }
 
     pub(super) fn wait_as<R>(
         &self,
-        id: SessionId,
+        session: &Session,
         waiting: Waiting,
         mut ready: impl FnMut(&mut State) -> Option<R>,
     ) -> Result<R, Failure> {
+        let id = session.id;
         let mut guard = lock(&self.state);
         let result = loop {
+            if session.standing.is_left() {
+                return Err(Failure::Aborted);
+            }
             let Some(state) = guard.as_mut().filter(|state| !state.is_aborting()) else {
                 break Err(Failure::Aborted);
             };
@@ -236,14 +246,13 @@ impl Distributor {
             if state.slots[id.0].error.is_some() {
                 drop(guard);
                 // A fault says more than the error that it led to.
-                return Err(self.failure(id).unwrap_or(Failure::Aborted));
+                return Err(self.failure(session).unwrap_or(Failure::Aborted));
             }
             if let Some(result) = ready(state) {
                 break Ok(result);
             }
             let slot = &mut state.slots[id.0];
             slot.waiting = waiting;
-            let session = slot.session.clone();
             if state.is_stuck() {
                 self.room.notify_all();
             }
@@ -264,14 +273,37 @@ impl Distributor {
         }
     }
 
-    pub(crate) fn has_ended(&self, id: SessionId) -> bool {
+    pub(crate) fn has_ended(&self, session: &Session) -> bool {
         let state = lock(&self.state);
-        let slot = state.as_ref().and_then(|state| state.slots.get(id.0));
-        slot.is_some_and(|slot| slot.ended)
+        let slot = state
+            .as_ref()
+            .and_then(|state| state.slots.get(session.id.0));
+        !session.standing.is_left() && slot.is_some_and(|slot| slot.ended)
     }
 
-    /// The session's chunk is whole: its frames go, its packets may leave.
+    /// The session's chunk is whole, whatever becomes of its encoder when that is closed.
+    pub(crate) fn verified(&self, session: &Session, chunk: Chunk, delivered: Delivered) {
+        let mut state = lock(&self.state);
+        if let Some(state) = state.as_mut().filter(|_| !session.standing.is_left()) {
+            state.slots[session.id.0].verified = Some((chunk, delivered));
+        }
+    }
+
+    /// The session's chunk is whole, and its encoder closed.
     pub(crate) fn delivered(
+        &self,
+        session: &Session,
+        chunk: Chunk,
+        delivered: Delivered,
+    ) -> Result<(), Failure> {
+        if !self.has_returned(session) {
+            return Err(Failure::Aborted);
+        }
+        self.take_delivered(session.id, chunk, delivered)
+    }
+
+    /// A chunk is whole: its frames go, its packets may leave.
+    pub(super) fn take_delivered(
         &self,
         id: SessionId,
         chunk: Chunk,
@@ -279,7 +311,7 @@ impl Distributor {
     ) -> Result<(), Failure> {
         gst::debug!(CAT, imp = self, "Session {id}: {chunk}, {delivered:?}");
         let mut guard = lock(&self.state);
-        let Some(state) = guard.as_mut() else {
+        let Some(state) = guard.as_mut().filter(|state| !state.is_aborting()) else {
             return Err(Failure::Aborted);
         };
         if state.slots[id.0].replanned {
@@ -329,140 +361,6 @@ impl Distributor {
         self.let_go(free);
     }
 
-    pub(super) fn attempt_failed(&self, id: SessionId, failure: &Failure) {
-        let Some(outcome) = self.judge(id, failure) else {
-            return;
-        };
-        // Said before the chunk goes on, because with it the stream may end.
-        let encoder = || {
-            lock(&self.state)
-                .as_ref()
-                .map(State::encoder_name)
-                .unwrap_or_default()
-        };
-        match &outcome {
-            Outcome::Anew { says: true } => self.warn_of_dropped_overlap(&encoder(), failure),
-            Outcome::Join { says: true } => self.warn_of_joined_chunks(&encoder(), failure),
-            _ => (),
-        }
-        self.conclude(id, failure, outcome);
-    }
-
-    /// What a failure comes to. The session keeps its chunk until that is carried out.
-    fn judge<'a>(&self, id: SessionId, failure: &'a Failure) -> Option<Outcome<'a>> {
-        let mut guard = lock(&self.state);
-        let state = guard.as_mut()?;
-        state.count_attempt(id, 0);
-        let aggregator = self.aggregator();
-        let made_packets = aggregator.has_made_packets(id);
-        state.slots[id.0].works |= made_packets;
-        let stream = state.stream.as_mut()?;
-        if aggregator.is_proven() {
-            stream.roster.prove();
-        }
-        let chunk = stream.roster.chunk_of(id)?;
-        if stream.planner.has_let_go(chunk) || !aggregator.retract(chunk) {
-            return Some(Outcome::Unrepeatable);
-        }
-        let side = match failure {
-            Failure::Fault(fault) => fault.side(),
-            _ => None,
-        };
-        let explained = side.is_some_and(|side| state.drop_overlap(id, side, aggregator));
-        if explained || state.slots[id.0].replanned {
-            let says = explained && !std::mem::replace(&mut state.overlap_warned, true);
-            return Some(Outcome::Anew { says });
-        }
-        Some(match failure {
-            Failure::Fault(Fault::Differs(_)) => Outcome::Later,
-            Failure::Fault(Fault::StartNotKey(_)) if state.can_join(aggregator) => Outcome::Join {
-                says: !std::mem::replace(&mut state.join_warned, true),
-            },
-            Failure::Unopened(why) => Outcome::Unopened(why),
-            // Some encoders open what they encode with when the first frame comes.
-            Failure::Posted(_) | Failure::Flow { .. } if !made_packets => {
-                Outcome::Unopened(failure)
-            }
-            _ => Outcome::Failed,
-        })
-    }
-
-    fn conclude(&self, id: SessionId, failure: &Failure, outcome: Outcome<'_>) {
-        let mut guard = lock(&self.state);
-        let Some(state) = guard.as_mut() else { return };
-        let joins = matches!(outcome, Outcome::Join { .. });
-        // Another session may have said so meanwhile.
-        let joined = joins && (state.joined || state.join(self.aggregator()));
-        let works = state.slots[id.0].works;
-        let Some(stream) = &mut state.stream else {
-            return;
-        };
-        let chunk = stream.roster.chunk_of(id);
-        let later = chunk
-            .filter(|_| matches!(outcome, Outcome::Later))
-            .and_then(|chunk| Some((chunk, self.aggregator().begin_after_ahead(chunk)?)));
-        let gone = later.map(|(chunk, start)| stream.begin_at(chunk, start));
-        let roster = &mut stream.roster;
-        let verdict = match outcome {
-            Outcome::Join { .. } if !joined => roster.failed(id, true),
-            Outcome::Later if gone.is_none() => roster.failed(id, true),
-            Outcome::Anew { .. } | Outcome::Join { .. } | Outcome::Later => {
-                roster.give_back(id);
-                None
-            }
-            Outcome::Unopened(_) if works && roster.rest(id) => None,
-            Outcome::Unopened(why) if !works && roster.close(id) => {
-                gst::warning!(CAT, imp = self, "Session {id} is closed: {why}");
-                state.slots[id.0].closed = true;
-                state.closings.push((id, why.to_string()));
-                None
-            }
-            Outcome::Unrepeatable => roster.failed(id, false),
-            _ => roster.failed(id, true),
-        };
-        if verdict == Some(AfterFailure::Again) {
-            state.tally.attempts_failed += 1;
-        }
-        state.wake(Waiting::Chunk);
-        drop(guard);
-        drop(gone);
-        // A session less may be what the budget was waiting for.
-        self.room.notify_all();
-        match verdict {
-            Some(AfterFailure::GiveUp(attempt)) => self.report_failure(id, attempt, failure),
-            _ => gst::info!(
-                CAT,
-                imp = self,
-                "Session {id}: its chunk begins anew: {failure}"
-            ),
-        }
-    }
-
-    /// The last attempt at a chunk failed, or the first one of all.
-    pub(super) fn report_failure(&self, id: SessionId, attempt: Attempt, failure: &Failure) {
-        match failure {
-            Failure::Unopened(why) => self.report_failure(id, attempt, why),
-            Failure::Posted(message) => {
-                gst::error!(
-                    CAT,
-                    imp = self,
-                    "Session {id}, chunk {}: {failure}",
-                    attempt.chunk
-                );
-                self.fail_as_posted(id, message.clone());
-            }
-            Failure::Encoder(error) => self.fail(encoder_error(error)),
-            _ => self.fail(gst::error_msg!(
-                gst::StreamError::Encode,
-                ("Chunk {} could not be encoded: {failure}", attempt.chunk),
-                [
-                    "session {id}, attempt {} of at most {MAX_ATTEMPTS}",
-                    attempt.number
-                ]
-            )),
-        }
-    }
-
     /// All packets of the chunks before `next` have left, which are those of the frames before `end`.
     pub(crate) fn chunks_left(&self, next: ChunkId, end: FrameNo) {
         if let Some(state) = &mut *lock(&self.state) {
@@ -473,4 +371,14 @@ impl Distributor {
             state.wake(Waiting::Chunk);
         }
     }
+}
+
+/// A session that nobody waits for has come back after all: it leaves nothing behind. (Its task can't wait for itself.)
+fn bury(session: Arc<Session>) {
+    let _ = session.src.pause_task();
+    let thread = std::thread::Builder::new().name("vtparallelenc-bury".to_string());
+    let _ = thread.spawn(move || {
+        let _ = session.src.stop_task();
+        let _ = session.slot.set_state(gst::State::Null);
+    });
 }

@@ -7,8 +7,8 @@
 //! caller chooses, and each verdict tells the caller what to do next.
 //!
 //! In the order in which a frame meets them: [`frame`] names things, [`budget`] lets a frame in,
-//! [`planner`] gives it to chunks, [`roster`] gives chunks to sessions, [`reorder`] puts the packets
-//! back in order, [`timeline`] restores their times, [`tally`] counts all of it.
+//! [`planner`] gives it to chunks, [`roster`] gives chunks to sessions, [`watch`] sees
+//! whether these live, [`reorder`] puts the packets back in order, [`timeline`] restores their times, [`tally`] counts all of it.
 
 pub mod budget;
 pub mod frame;
@@ -18,3 +18,4 @@ pub mod reorder;
 pub mod roster;
 pub mod tally;
 pub mod timeline;
+pub mod watch;

@@ -537,6 +537,15 @@ impl Planner {
         self.live.iter().find(|live| live.id == chunk)
     }
 
+    /// The chunk's own frames, as far as they are known.
+    pub fn own(&self, chunk: ChunkId) -> Option<FrameRange> {
+        let live = self.live(chunk)?;
+        let end = live
+            .own_end
+            .unwrap_or(FrameNo(self.arrived).min(live.target));
+        Some(FrameRange::new(live.start.0, end.0))
+    }
+
     /// The first frame that a new attempt at the chunk is fed.
     pub fn first_fed(&self, chunk: ChunkId) -> Option<FrameNo> {
         self.live(chunk).map(Live::feed_start)

@@ -5,8 +5,15 @@
 use super::frame::{ChunkId, SessionId};
 use std::collections::BTreeMap;
 
-/// Tries at one chunk, the first included, before the stream fails.
-pub const MAX_ATTEMPTS: u32 = 3;
+/// A session that fails so often without a success between is closed.
+pub const MOST_FAILURES: u32 = 3;
+
+/// A slot, and how often its encoders failed since the last success.
+#[derive(Debug, Clone, Copy)]
+struct Seat {
+    slot: Slot,
+    failures: u32,
+}
 
 /// A slot's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +22,7 @@ enum Slot {
     Running(Attempt),
     /// It could not open an encoder, which it could before: it takes no chunk until another session has let go of its own.
     Resting,
-    /// No encoder can be opened in it.
+    /// It takes no chunk any more.
     Closed,
 }
 
@@ -31,30 +38,55 @@ pub struct Attempt {
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterFailure {
-    /// The chunk waits for the next free session: wake one.
-    Again,
+    /// Warn of this attempt, then [offer](Roster::offer_again) the next one and wake a session. `closes`: it was one failure too
+    /// many for its session, which takes no more.
+    Again {
+        attempt: Attempt,
+        next: Attempt,
+        closes: bool,
+    },
     /// The stream fails: report this attempt's error.
-    GiveUp(Attempt),
+    GiveUp { attempt: Attempt, because: Because },
+}
+
+/// Why there is no other attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Because {
+    /// There were as many as there may be.
+    Attempts,
+    /// What has left can't be made again.
+    Left,
+    /// Another attempt would end the same way.
+    Hopeless,
+    /// No session is left to make it.
+    Sessions,
 }
 
 /// Hands chunks to sessions, the oldest first.
 #[derive(Debug)]
 pub struct Roster {
-    slots: Vec<Slot>,
+    seats: Vec<Seat>,
+    /// Sessions that there were to begin with.
+    sessions: u64,
+    /// Tries at one chunk, the first included, before the stream fails.
+    max_attempts: u32,
     /// Chunks that nobody has, with the number of the attempt that comes next.
     waiting: BTreeMap<ChunkId, u32>,
-    /// Some encoder has encoded something: a failure is an accident, not a wrong configuration.
-    proven: bool,
     /// First chunk that hasn't left yet.
     next_to_leave: ChunkId,
 }
 
 impl Roster {
-    pub fn new(sessions: usize) -> Self {
+    pub fn new(sessions: usize, max_attempts: u32) -> Self {
+        let idle = Seat {
+            slot: Slot::Idle,
+            failures: 0,
+        };
         Self {
-            slots: vec![Slot::Idle; sessions],
+            seats: vec![idle; sessions],
+            sessions: sessions as u64,
+            max_attempts,
             waiting: BTreeMap::new(),
-            proven: false,
             next_to_leave: ChunkId(0),
         }
     }
@@ -67,12 +99,12 @@ impl Roster {
     /// How far ahead of the output a chunk may be taken: what was encoded and cannot leave, because
     /// downstream is slow or an older chunk is, stays bounded.
     pub fn window(&self) -> u64 {
-        2 * self.slots.len() as u64
+        2 * self.sessions
     }
 
     /// An idle session asks for work. `None`: wait until a chunk is offered, failed or left.
     pub fn take(&mut self, session: SessionId) -> Option<Attempt> {
-        if self.slots[session.0] != Slot::Idle {
+        if self.seats[session.0].slot != Slot::Idle {
             return None;
         }
         let (&chunk, &number) = self.waiting.first_key_value()?;
@@ -81,21 +113,21 @@ impl Roster {
         }
         self.waiting.remove(&chunk);
         let attempt = Attempt { chunk, number };
-        self.slots[session.0] = Slot::Running(attempt);
+        self.seats[session.0].slot = Slot::Running(attempt);
         Some(attempt)
     }
 
-    /// The chunk that the session has.
-    pub fn chunk_of(&self, session: SessionId) -> Option<ChunkId> {
-        match self.slots[session.0] {
-            Slot::Running(attempt) => Some(attempt.chunk),
+    /// The attempt that the session makes.
+    pub fn attempt_of(&self, session: SessionId) -> Option<Attempt> {
+        match self.seats[session.0].slot {
+            Slot::Running(attempt) => Some(attempt),
             Slot::Idle | Slot::Resting | Slot::Closed => None,
         }
     }
 
-    /// A packet came out of an encoder.
-    pub fn prove(&mut self) {
-        self.proven = true;
+    /// The chunk that the session has.
+    pub fn chunk_of(&self, session: SessionId) -> Option<ChunkId> {
+        self.attempt_of(session).map(|attempt| attempt.chunk)
     }
 
     /// All packets of the chunks before `next` have left.
@@ -105,9 +137,11 @@ impl Roster {
 
     /// The session delivered its chunk.
     pub fn succeeded(&mut self, session: SessionId) {
-        self.slots[session.0] = Slot::Idle;
+        self.seats[session.0] = Seat {
+            slot: Slot::Idle,
+            failures: 0,
+        };
         self.rouse();
-        self.proven = true;
     }
 
     /// The session gives its chunk back, to be begun anew: through no fault of its own, so it is the same attempt.
@@ -118,7 +152,7 @@ impl Roster {
 
     /// The session's chunk waits again, and its slot is `then`.
     fn put_back(&mut self, session: SessionId, then: Slot) {
-        let slot = std::mem::replace(&mut self.slots[session.0], then);
+        let slot = std::mem::replace(&mut self.seats[session.0].slot, then);
         if let Slot::Running(attempt) = slot {
             self.waiting.insert(attempt.chunk, attempt.number);
         }
@@ -126,32 +160,50 @@ impl Roster {
 
     /// Some session let go of its encoder.
     fn rouse(&mut self) {
-        for slot in self.slots.iter_mut().filter(|slot| **slot == Slot::Resting) {
-            *slot = Slot::Idle;
+        for seat in &mut self.seats {
+            if seat.slot == Slot::Resting {
+                seat.slot = Slot::Idle;
+            }
         }
     }
 
-    /// The session could not open an encoder, while others have theirs: its chunk waits, and it waits for one of them. `false`:
-    /// nobody else has one, so that can't be why.
-    #[must_use]
-    pub fn rest(&mut self, session: SessionId) -> bool {
-        let running = self.slots.iter().enumerate();
+    /// Sessions that may take a chunk, now or later.
+    fn open(&self) -> usize {
+        let open = self.seats.iter().filter(|seat| seat.slot != Slot::Closed);
+        open.count()
+    }
+
+    /// The session could not open an encoder, while others have theirs: its chunk waits, for the same attempt, and it waits for one
+    /// of them to let go. `None`: nobody else has one, so that can't be why.
+    pub fn rest(&mut self, session: SessionId) -> Option<AfterFailure> {
+        let attempt = self.attempt_of(session)?;
+        let running = self.seats.iter().enumerate();
         let mut others =
-            running.filter(|(id, slot)| *id != session.0 && matches!(slot, Slot::Running(_)));
-        if others.next().is_none() {
-            return false;
-        }
+            running.filter(|(id, seat)| *id != session.0 && matches!(seat.slot, Slot::Running(_)));
+        others.next()?;
+        let closes = self.count_failure(session);
         // (This session lets go of nothing that others wait for.)
-        self.put_back(session, Slot::Resting);
-        true
+        let then = if closes { Slot::Closed } else { Slot::Resting };
+        self.seats[session.0].slot = then;
+        Some(AfterFailure::Again {
+            attempt,
+            next: attempt,
+            closes,
+        })
+    }
+
+    /// One more failure. `true`: one too many.
+    fn count_failure(&mut self, session: SessionId) -> bool {
+        let seat = &mut self.seats[session.0];
+        seat.failures += 1;
+        seat.failures >= MOST_FAILURES
     }
 
     /// No encoder could be opened in the session's slot: it is closed from now on, and its chunk waits for another. `false`:
     /// it is the last one, and stays.
     #[must_use]
     pub fn close(&mut self, session: SessionId) -> bool {
-        let open = self.slots.iter().filter(|slot| **slot != Slot::Closed);
-        if open.count() <= 1 {
+        if self.open() <= 1 {
             return false;
         }
         self.put_back(session, Slot::Closed);
@@ -159,19 +211,36 @@ impl Roster {
         true
     }
 
+    /// Another session takes the place of this one, closed or not, and its failures with it.
+    pub fn replace(&mut self, session: SessionId) -> SessionId {
+        let failures = self.seats[session.0].failures;
+        let slot = match self.is_closed(session) {
+            true => Slot::Closed,
+            false => Slot::Idle,
+        };
+        self.put_back(session, Slot::Closed);
+        self.seats.push(Seat { slot, failures });
+        SessionId(self.seats.len() - 1)
+    }
+
     /// All chunks but this one are no more, whoever has them.
     pub fn keep_only(&mut self, chunk: ChunkId) {
         self.waiting.retain(|waiting, _| *waiting == chunk);
-        for slot in &mut self.slots {
-            if matches!(slot, Slot::Running(attempt) if attempt.chunk != chunk) {
-                *slot = Slot::Idle;
+        for seat in &mut self.seats {
+            if matches!(seat.slot, Slot::Running(attempt) if attempt.chunk != chunk) {
+                seat.slot = Slot::Idle;
             }
         }
     }
 
     /// The session takes no chunk, whatever there is.
     pub fn is_out(&self, session: SessionId) -> bool {
-        matches!(self.slots[session.0], Slot::Resting | Slot::Closed)
+        matches!(self.seats[session.0].slot, Slot::Resting | Slot::Closed)
+    }
+
+    /// The session takes no chunk any more.
+    pub fn is_closed(&self, session: SessionId) -> bool {
+        self.seats[session.0].slot == Slot::Closed
     }
 
     /// The chunk is in nobody's hands.
@@ -179,18 +248,39 @@ impl Roster {
         self.waiting.contains_key(&chunk)
     }
 
-    /// The session could not deliver its chunk. `repeatable`: nothing of it has left yet.
-    pub fn failed(&mut self, session: SessionId, repeatable: bool) -> Option<AfterFailure> {
-        let Slot::Running(attempt) = std::mem::replace(&mut self.slots[session.0], Slot::Idle)
-        else {
-            return None;
-        };
+    /// The session could not deliver its chunk. `final_because`: there can be no other attempt, for this reason.
+    pub fn failed(
+        &mut self,
+        session: SessionId,
+        final_because: Option<Because>,
+    ) -> Option<AfterFailure> {
+        let attempt = self.attempt_of(session)?;
+        let closes = self.count_failure(session);
+        let then = if closes { Slot::Closed } else { Slot::Idle };
+        self.seats[session.0].slot = then;
         self.rouse();
-        if !self.proven || !repeatable || attempt.number >= MAX_ATTEMPTS {
-            return Some(AfterFailure::GiveUp(attempt));
+        let because = match final_because {
+            Some(because) => Some(because),
+            None if attempt.number >= self.max_attempts => Some(Because::Attempts),
+            None => (self.open() == 0).then_some(Because::Sessions),
+        };
+        if let Some(because) = because {
+            return Some(AfterFailure::GiveUp { attempt, because });
         }
-        self.waiting.insert(attempt.chunk, attempt.number + 1);
-        Some(AfterFailure::Again)
+        let next = Attempt {
+            number: attempt.number + 1,
+            ..attempt
+        };
+        Some(AfterFailure::Again {
+            attempt,
+            next,
+            closes,
+        })
+    }
+
+    /// The next attempt at a chunk may be made.
+    pub fn offer_again(&mut self, next: Attempt) {
+        self.waiting.insert(next.chunk, next.number);
     }
 }
 
@@ -202,7 +292,7 @@ mod tests {
     const B: SessionId = SessionId(1);
 
     fn roster(chunks: u64) -> Roster {
-        let mut roster = Roster::new(2);
+        let mut roster = Roster::new(2, 3);
         for chunk in 0..chunks {
             roster.offer(ChunkId(chunk));
         }
@@ -227,16 +317,106 @@ mod tests {
         assert_eq!(roster.take(A), None);
     }
 
+    /// The session fails, and its chunk is offered again.
+    fn fails(roster: &mut Roster, session: SessionId, chunk: u64, number: u32) -> bool {
+        let verdict = roster.failed(session, None);
+        again(
+            roster,
+            verdict,
+            attempt(chunk, number),
+            attempt(chunk, number + 1),
+        )
+    }
+
+    fn rests(roster: &mut Roster, session: SessionId, chunk: u64) -> bool {
+        let verdict = roster.rest(session);
+        again(roster, verdict, attempt(chunk, 1), attempt(chunk, 1))
+    }
+
+    /// Offers the next attempt. Returns whether the session is closed.
+    fn again(
+        roster: &mut Roster,
+        verdict: Option<AfterFailure>,
+        failed: Option<Attempt>,
+        expected: Option<Attempt>,
+    ) -> bool {
+        let Some(AfterFailure::Again {
+            attempt,
+            next,
+            closes,
+        }) = verdict
+        else {
+            panic!("{verdict:?}");
+        };
+        assert_eq!((Some(attempt), Some(next)), (failed, expected));
+        roster.offer_again(next);
+        closes
+    }
+
+    fn give_up(chunk: u64, number: u32, because: Because) -> Option<AfterFailure> {
+        attempt(chunk, number).map(|attempt| AfterFailure::GiveUp { attempt, because })
+    }
+
     #[test]
     fn a_session_that_cannot_open_waits_for_another_to_let_go() {
         let mut roster = roster(3);
         assert_eq!(roster.take(A), attempt(0, 1));
-        assert!(!roster.rest(A), "nobody else has an encoder");
+        assert_eq!(roster.rest(A), None, "nobody else has an encoder");
         assert_eq!(roster.take(B), attempt(1, 1));
-        assert!(roster.rest(A));
+        assert!(!rests(&mut roster, A, 0));
         assert_eq!(roster.take(A), None);
         roster.succeeded(B);
         assert_eq!(roster.take(A), attempt(0, 1), "the same attempt");
+    }
+
+    #[test]
+    fn a_session_that_never_can_is_closed() {
+        let mut roster = roster(9);
+        assert_eq!(roster.take(B), attempt(0, 1));
+        for time in 1..=MOST_FAILURES {
+            assert_eq!(roster.take(A), attempt(1, 1));
+            assert_eq!(rests(&mut roster, A, 1), time == MOST_FAILURES);
+            roster.rouse();
+        }
+        assert!(roster.is_closed(A));
+        assert_eq!(roster.take(A), None);
+    }
+
+    #[test]
+    fn failures_in_a_row_close_a_session_and_the_last_one_ends_the_stream() {
+        let mut roster = Roster::new(2, 9);
+        roster.offer(ChunkId(0));
+        for number in 1..=2 {
+            assert_eq!(roster.take(A), attempt(0, number));
+            assert!(!fails(&mut roster, A, 0, number));
+        }
+        // A success counts all over again.
+        assert_eq!(roster.take(A), attempt(0, 3));
+        roster.succeeded(A);
+        roster.offer(ChunkId(1));
+        for (number, session) in [A, A, A, B, B].into_iter().enumerate() {
+            let number = number as u32 + 1;
+            assert_eq!(roster.take(session), attempt(1, number));
+            let closes = number == 3;
+            assert_eq!(fails(&mut roster, session, 1, number), closes);
+        }
+        assert_eq!(roster.take(A), None);
+        assert_eq!(roster.take(B), attempt(1, 6));
+        assert_eq!(roster.failed(B, None), give_up(1, 6, Because::Sessions));
+    }
+
+    #[test]
+    fn a_session_that_takes_anothers_place_inherits_its_failures() {
+        let mut roster = Roster::new(1, 9);
+        roster.offer(ChunkId(0));
+        assert_eq!(roster.take(A), attempt(0, 1));
+        assert!(!fails(&mut roster, A, 0, 1));
+        assert_eq!(roster.replace(A), B);
+        assert!(roster.is_closed(A));
+        assert_eq!(roster.take(B), attempt(0, 2));
+        assert!(!fails(&mut roster, B, 0, 2));
+        assert_eq!(roster.take(B), attempt(0, 3));
+        assert_eq!(roster.failed(B, None), give_up(0, 3, Because::Sessions));
     }
 
     #[test]
@@ -256,7 +436,7 @@ mod tests {
         let _ = roster.take(A);
         let _ = roster.take(B);
         roster.succeeded(B);
-        assert_eq!(roster.failed(A, true), Some(AfterFailure::Again));
+        assert!(!fails(&mut roster, A, 0, 1));
         assert_eq!(roster.take(B), attempt(0, 2));
         assert_eq!(roster.take(A), attempt(2, 1));
     }
@@ -264,31 +444,21 @@ mod tests {
     #[test]
     fn a_chunk_that_keeps_failing_ends_the_stream() {
         let mut roster = roster(1);
-        roster.prove();
-        for number in 1..MAX_ATTEMPTS {
-            assert_eq!(roster.take(A), attempt(0, number));
-            assert_eq!(roster.failed(A, true), Some(AfterFailure::Again));
+        for (number, session) in [(1, A), (2, B)] {
+            assert_eq!(roster.take(session), attempt(0, number));
+            assert!(!fails(&mut roster, session, 0, number));
         }
-        assert_eq!(roster.take(A), attempt(0, MAX_ATTEMPTS));
-        let last = attempt(0, MAX_ATTEMPTS).map(AfterFailure::GiveUp);
-        assert_eq!(roster.failed(A, true), last);
+        assert_eq!(roster.take(A), attempt(0, 3));
+        assert_eq!(roster.failed(A, None), give_up(0, 3, Because::Attempts));
     }
 
     #[test]
-    fn an_encoder_that_never_worked_isnt_tried_again() {
-        let mut roster = roster(1);
-        let _ = roster.take(A);
-        let first = attempt(0, 1).map(AfterFailure::GiveUp);
-        assert_eq!(roster.failed(A, true), first);
-    }
-
-    #[test]
-    fn a_chunk_that_has_begun_to_leave_isnt_tried_again() {
-        let mut roster = roster(1);
-        roster.prove();
-        let _ = roster.take(A);
-        let first = attempt(0, 1).map(AfterFailure::GiveUp);
-        assert_eq!(roster.failed(A, false), first);
+    fn what_cannot_be_repeated_isnt() {
+        for because in [Because::Left, Because::Hopeless] {
+            let mut roster = roster(1);
+            let _ = roster.take(A);
+            assert_eq!(roster.failed(A, Some(because)), give_up(0, 1, because));
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@ use super::model::{self, Model};
 use super::presets;
 use super::report::Snapshot;
 use super::settings::{
-    AUTOMATIC_OVERLAP, DEFAULT_MIN_CHUNK_FRAMES, MAX_OVERLAP, MAX_SESSIONS, Settings,
+    AUTOMATIC_OVERLAP, DEFAULT_MAX_ATTEMPTS, DEFAULT_MIN_CHUNK_FRAMES, DEFAULT_STALL_TIMEOUT,
+    MAX_OVERLAP, MAX_SESSIONS, Settings,
 };
 use crate::aggregator::Aggregator;
 use crate::distributor::decision::Decision;
@@ -14,6 +15,7 @@ use crate::distributor::{Distributor, encoder_error};
 use crate::locking::lock;
 use crate::session::encoder::{self, EncoderError};
 use crate::session::overrides::Overrides;
+use crate::session::threads;
 use glib::Properties;
 use glib::subclass::Signal;
 use gst::prelude::*;
@@ -86,6 +88,12 @@ pub struct ParallelEnc {
         nick = "Maximum of raw video in bytes",
         blurb = "The most bytes of raw video that are held at once. 0 means a quarter of the machine's memory, or of the \
                  container's limit where one is set.")]
+    #[property(name = "max-attempts", get, set, type = u32, member = max_attempts, minimum = 1,
+        default = DEFAULT_MAX_ATTEMPTS, mutable_ready, nick = "Maximum number of attempts",
+        blurb = "The number of times that a chunk is encoded, the first included, before its failure is that of the stream. Each                  failed attempt is a warning on the bus, with details. A session that fails three times in a row is closed, and                  with the last one the stream fails.")]
+    #[property(name = "stall-timeout", get, set, type = u64, member = stall_timeout, default = DEFAULT_STALL_TIMEOUT,
+        mutable_ready, nick = "Stall timeout in nanoseconds",
+        blurb = "The time in nanoseconds after which an encoder is given up that has frames, but takes none and makes no packet,                  or that doesn't open or close. It is left to itself, and another one gets its chunk. 0 means never. When the                  element is stopped, encoders are waited for as long, but at most 10 seconds.")]
     settings: Mutex<Settings>,
     #[property(name = "active-encoder", get = Self::active_encoder, type = Option<String>, nick = "Active encoder",
         blurb = "The factory name of the encoder that is used, whether it was set or chosen. It is unset until that is known: \
@@ -260,7 +268,7 @@ impl ElementImpl for ParallelEnc {
             gst::StateChange::PausedToReady => {
                 gst::info!(CAT, imp = self, "{}", self.stats());
                 // Before the pads are deactivated: that waits for those who wait here.
-                distributor.stop();
+                distributor.shut_down();
                 Ok(())
             }
             _ => Ok(()),
@@ -283,7 +291,16 @@ impl ElementImpl for ParallelEnc {
     }
 }
 
-impl BinImpl for ParallelEnc {}
+impl BinImpl for ParallelEnc {
+    fn handle_message(&self, message: gst::Message) {
+        let of_session = message.src().and_then(|pad| pad.parent());
+        if of_session.is_some_and(|parent| parent == *self.distributor.upcast_ref::<gst::Object>())
+        {
+            threads::give_to(&message);
+        }
+        self.parent_handle_message(message);
+    }
+}
 
 impl PresetImpl for ParallelEnc {}
 

@@ -2,6 +2,7 @@
 
 //! The properties' data and defaults, and the job that they come to.
 
+use std::time::Duration;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 pub(crate) const MAX_SESSIONS: u32 = 64;
@@ -9,6 +10,10 @@ pub(crate) const MAX_SESSIONS: u32 = 64;
 pub(crate) const DEFAULT_MIN_CHUNK_FRAMES: u32 = 12;
 /// More overlap than the longest look-ahead (x264: 250) buys nothing.
 pub(crate) const MAX_OVERLAP: i32 = 1_000;
+/// One failure may be an accident, and so may two; three of one chunk are its fault or its encoder's.
+pub(crate) const DEFAULT_MAX_ATTEMPTS: u32 = 3;
+/// In nanoseconds. No encoder takes so long for a frame, but some do for a look-ahead of hundreds of large ones.
+pub(crate) const DEFAULT_STALL_TIMEOUT: u64 = 30_000_000_000;
 /// As the encoder at hand needs it.
 pub(crate) const AUTOMATIC_OVERLAP: i32 = -1;
 
@@ -26,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) allow_parallel: bool,
     pub(crate) allow_parallel_live: bool,
     pub(crate) max_raw_bytes: u64,
+    pub(crate) max_attempts: u32,
+    pub(crate) stall_timeout: u64,
 }
 
 impl Default for Settings {
@@ -42,6 +49,8 @@ impl Default for Settings {
             allow_parallel: true,
             allow_parallel_live: false,
             max_raw_bytes: 0,
+            max_attempts: DEFAULT_MAX_ATTEMPTS,
+            stall_timeout: DEFAULT_STALL_TIMEOUT,
         }
     }
 }
@@ -62,6 +71,9 @@ pub(crate) struct Job {
     pub(crate) allow_parallel: bool,
     pub(crate) allow_parallel_live: bool,
     pub(crate) max_raw_bytes: u64,
+    /// At least 1.
+    pub(crate) max_attempts: u32,
+    pub(crate) stall_timeout: Option<Duration>,
 }
 
 impl Settings {
@@ -78,6 +90,8 @@ impl Settings {
             allow_parallel: self.allow_parallel,
             allow_parallel_live: self.allow_parallel_live,
             max_raw_bytes: nonzero(self.max_raw_bytes).unwrap_or_else(quarter_of_memory),
+            max_attempts: self.max_attempts,
+            stall_timeout: nonzero(self.stall_timeout).map(Duration::from_nanos),
         }
     }
 }

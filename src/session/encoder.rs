@@ -9,26 +9,35 @@ use crate::parallelenc::ParallelEnc;
 use gst::prelude::*;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why there is no encoder.
 #[derive(Debug, Clone)]
 pub(crate) enum EncoderError {
     /// `encoder` isn't set, and downstream's caps don't say which one is meant, or ask for what nothing here makes.
-    CannotChoose { downstream: gst::Caps },
+    CannotChoose {
+        downstream: gst::Caps,
+    },
     /// `encoder` isn't set, and none that makes what downstream accepts takes these raw caps.
     NoneTakes {
         downstream: gst::Caps,
         raw: gst::Caps,
     },
     /// The description isn't one of GStreamer's, or names what isn't installed.
-    Description { description: String, error: String },
+    Description {
+        description: String,
+        error: String,
+    },
     /// It is something, but not a video encoder.
     NotAnEncoder {
         description: String,
         reason: &'static str,
     },
     /// It makes something else than this element does.
-    OtherFormat { encoder: String, makes: gst::Caps },
+    OtherFormat {
+        encoder: String,
+        makes: gst::Caps,
+    },
     /// `encoder-properties` names what the encoder can't be given.
     Property {
         encoder: String,
@@ -36,9 +45,19 @@ pub(crate) enum EncoderError {
         reason: &'static str,
     },
     /// It exists but could not be linked or started.
-    CannotStart { encoder: String },
+    CannotStart {
+        encoder: String,
+    },
+    /// It doesn't come back from being opened, or stood still for so long.
+    Hangs {
+        time: Duration,
+    },
+    NoThread(String),
     /// It doesn't take these raw caps.
-    CapsRefused { encoder: String, caps: gst::Caps },
+    CapsRefused {
+        encoder: String,
+        caps: gst::Caps,
+    },
 }
 
 impl fmt::Display for EncoderError {
@@ -84,6 +103,11 @@ impl fmt::Display for EncoderError {
                 "The property 'encoder-properties' has the field '{property}', which can't be set on the encoder \
                  '{encoder}': {reason}; gst-inspect-1.0 lists the encoder's properties"
             ),
+            Self::Hangs { time } => write!(
+                f,
+                "The encoder did not open within {time:?} (stall-timeout); try it alone with gst-launch-1.0"
+            ),
+            Self::NoThread(reason) => write!(f, "No thread can be started: {reason}"),
             Self::CannotStart { encoder } => write!(
                 f,
                 "The encoder {encoder} could not be started; try it alone with gst-launch-1.0"

@@ -17,10 +17,11 @@
 pub(crate) mod bitstream;
 pub(crate) mod encoder;
 pub(crate) mod hints;
-mod opening;
+pub(crate) mod opening;
 pub(crate) mod overrides;
 pub(crate) mod profile;
 mod slot;
+pub(crate) mod threads;
 
 use crate::aggregator;
 use crate::distributor::{self, Distributor};
@@ -30,11 +31,13 @@ use crate::logic::reorder::Fault;
 use encoder::{EncoderError, Recipe};
 use gst::prelude::*;
 use hints::Hints;
-use opening::in_turn;
+use opening::{Standing, in_turn};
 use overrides::Overrides;
 use slot::Slot;
 use std::fmt;
-use std::sync::{Condvar, Mutex};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 /// What the session's encoder is told before the first frame.
 #[derive(Debug, Clone)]
@@ -89,9 +92,65 @@ pub(crate) enum Failure {
         flow: gst::FlowError,
     },
     Fault(Fault),
+    /// The encoder stood still and was left to itself.
+    Stalled {
+        encoder: String,
+        /// What it was doing.
+        doing: &'static str,
+        time: Duration,
+    },
 }
 
 impl Failure {
+    /// What it is, for applications.
+    pub(crate) fn cause(&self) -> &'static str {
+        match self.innermost() {
+            Self::Aborted | Self::Replanned | Self::Downstream => "aborted",
+            Self::Encoder(_) | Self::Unopened(_) => "not-opened",
+            Self::Posted(_) => "error-message",
+            Self::Flow { .. } => "error-flow",
+            Self::Fault(_) => "wrong-output",
+            Self::Stalled { .. } => "stalled",
+        }
+    }
+
+    /// The failure without what was said around it.
+    pub(crate) fn innermost(&self) -> &Self {
+        match self {
+            Self::Unopened(why) => why.innermost(),
+            other => other,
+        }
+    }
+
+    /// In one line, without the encoder's debug text.
+    pub(crate) fn summary(&self) -> String {
+        match self.innermost() {
+            Self::Posted(message) => match message.view() {
+                gst::MessageView::Error(error) => error.error().message().to_string(),
+                _ => self.to_string(),
+            },
+            other => other.to_string(),
+        }
+    }
+
+    /// An error of the kind that the encoder posted, or that fits best, with this text.
+    pub(crate) fn error(&self, text: &str) -> glib::Error {
+        match self.innermost() {
+            Self::Posted(message) => match message.view() {
+                gst::MessageView::Error(error) => {
+                    let error = error.error();
+                    glib::Error::with_domain(error.domain(), error.code(), text)
+                }
+                _ => glib::Error::new(gst::StreamError::Encode, text),
+            },
+            Self::Encoder(EncoderError::CapsRefused { .. }) => {
+                glib::Error::new(gst::StreamError::Format, text)
+            }
+            Self::Encoder(_) => glib::Error::new(gst::LibraryError::Init, text),
+            _ => glib::Error::new(gst::StreamError::Encode, text),
+        }
+    }
+
     /// The encoder complained of what it is to encode, not of itself.
     fn is_of_stream(&self) -> bool {
         match self {
@@ -132,6 +191,14 @@ impl fmt::Display for Failure {
                 )
             }
             Self::Fault(fault) => fault.fmt(f),
+            Self::Stalled {
+                encoder,
+                doing,
+                time,
+            } => write!(
+                f,
+                "the encoder {encoder} stood still for {time:?} while {doing} (stall-timeout)"
+            ),
         }
     }
 }
@@ -139,6 +206,7 @@ impl fmt::Display for Failure {
 /// An encoder in its slot, linked on both sides. Leaves it when dropped.
 struct Live {
     slot: Slot,
+    standing: Arc<Standing>,
     element: gst::Element,
     /// The encoder in it, or it itself.
     encoder: gst::Element,
@@ -162,7 +230,7 @@ impl Live {
     fn in_turn<R>(&self, act: impl FnOnce() -> R) -> R {
         let factory = self.encoder.factory();
         let plugin = factory.and_then(|factory| factory.plugin_name());
-        in_turn(plugin.as_deref().unwrap_or_default(), act)
+        in_turn(plugin.as_deref().unwrap_or_default(), &self.standing, act)
     }
 }
 
@@ -183,17 +251,20 @@ pub(crate) struct Session {
     pub(crate) slot: Slot,
     /// For the session's task, with the distributor's state.
     pub(crate) wake: Condvar,
+    pub(crate) standing: Arc<Standing>,
     /// An encoder that was placed ahead of its first chunk, or the only one of a sequential stream.
     placed: Mutex<Option<Live>>,
 }
 
 impl Session {
     pub(crate) fn new(id: SessionId, src: gst::Pad, distributor: &Distributor) -> Self {
+        let standing = Arc::new(Standing::default());
         Self {
             id,
             src,
-            slot: Slot::new(distributor, id),
+            slot: Slot::new(distributor, id, &standing),
             wake: Condvar::new(),
+            standing,
             placed: Mutex::default(),
         }
     }
@@ -213,6 +284,7 @@ impl Session {
         element.set_locked_state(true);
         let live = Live {
             slot: self.slot.clone(),
+            standing: self.standing.clone(),
             encoder: encoder::encoder_within(&element),
             element,
             caps: None,
@@ -229,10 +301,40 @@ impl Session {
         Ok(live)
     }
 
-    /// Places an encoder ahead of its use: it answers queries until then.
-    pub(crate) fn place(&self, recipe: &Recipe) -> Result<(), EncoderError> {
+    /// Does what an encoder may hang in, for so long at most; then the session is left to itself.
+    fn within<R: Send + 'static>(
+        self: &Arc<Self>,
+        time: Option<Duration>,
+        act: impl FnOnce(&Self) -> Result<R, EncoderError> + Send + 'static,
+    ) -> Result<R, EncoderError> {
+        let Some(time) = time else { return act(self) };
+        let (done, result) = std::sync::mpsc::channel();
+        let this = self.clone();
+        // What comes too late is dropped where it came from.
+        let thread = std::thread::Builder::new().name("vtparallelenc-open".to_string());
+        let spawned = thread.spawn(move || drop(done.send(act(&this))));
+        spawned.map_err(|error| EncoderError::NoThread(error.to_string()))?;
+        loop {
+            match result.recv_timeout(time) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Timeout) if self.standing.awaits_turn() => (),
+                Err(_) => {
+                    self.standing.leave();
+                    return Err(EncoderError::Hangs { time });
+                }
+            }
+        }
+    }
+
+    /// Places an encoder ahead of its use: it answers queries until then. It may take so long to open.
+    pub(crate) fn place(
+        self: &Arc<Self>,
+        recipe: &Recipe,
+        time: Option<Duration>,
+    ) -> Result<(), EncoderError> {
         self.clear();
-        let live = self.fresh(recipe, None)?;
+        let recipe = recipe.clone();
+        let live = self.within(time, move |this| this.fresh(&recipe, None))?;
         self.connect(&live)?;
         *lock(&self.placed) = Some(live);
         Ok(())
@@ -275,14 +377,20 @@ impl Session {
 
     /// Primes the placed encoder, so that it refuses what it can't encode before the first frame.
     pub(crate) fn prime_placed(
-        &self,
+        self: &Arc<Self>,
         caps: &gst::Caps,
         downstream: gst::Caps,
+        time: Option<Duration>,
     ) -> Result<(), EncoderError> {
         let Some(mut live) = lock(&self.placed).take() else {
             return Ok(());
         };
-        self.prime(&mut live, caps)?;
+        let caps = caps.clone();
+        let primed = self.within(time, move |this| {
+            this.prime(&mut live, &caps)?;
+            Ok(live)
+        });
+        let mut live = primed?;
         live.downstream = Some(downstream);
         *lock(&self.placed) = Some(live);
         Ok(())
@@ -373,7 +481,7 @@ impl Session {
         aggregator.begin(self.id, work.chunk, work.input.downstream.clone());
         let live = self.primed(work).map_err(|error| {
             let is_open = matches!(error, EncoderError::CapsRefused { .. });
-            match distributor.failure(self.id) {
+            match distributor.failure(self) {
                 Some(none @ (Failure::Aborted | Failure::Downstream)) => none,
                 // Where caps are refused, it isn't for want of room.
                 None if is_open => Failure::Encoder(error),
@@ -383,12 +491,12 @@ impl Session {
         })?;
         let refused = |flow| {
             distributor
-                .failure(self.id)
+                .failure(self)
                 .unwrap_or_else(|| self.unexplained(&live, flow))
         };
         let mut position = work.first;
         let chunk = loop {
-            match distributor.next_step(self.id, work.chunk, position)? {
+            match distributor.next_step(self, work.chunk, position)? {
                 Step::Feed {
                     buffer,
                     force_key,
@@ -410,17 +518,18 @@ impl Session {
             }
         };
         let drained = self.src.push_event(gst::event::Eos::new());
-        if !drained && !distributor.has_ended(self.id) {
+        if !drained && !distributor.has_ended(self) {
             return Err(refused(gst::FlowError::Error));
         }
-        distributor.wait_for_eos(self.id)?;
-        if let Some(failure) = distributor.failure(self.id) {
+        distributor.wait_for_eos(self)?;
+        if let Some(failure) = distributor.failure(self) {
             return Err(failure);
         }
         let delivered = aggregator.verify(chunk).map_err(Failure::Fault)?;
+        distributor.verified(self, chunk, delivered);
         // Before another session learns that this one has let go.
         drop(live);
-        distributor.delivered(self.id, chunk, delivered)
+        distributor.delivered(self, chunk, delivered)
     }
 
     /// The encoder returned an error and nobody said why.

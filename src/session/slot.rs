@@ -6,11 +6,13 @@
 //! that bin sorts its children for a state change. What encoders post comes by here first: an encoder's error is
 //! its session's affair as long as there may be another attempt.
 
+use super::opening::Standing;
 use crate::distributor::Distributor;
 use crate::logic::frame::SessionId;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use once_cell::sync::OnceCell;
+use std::sync::Arc;
 
 mod imp {
     use super::*;
@@ -18,6 +20,7 @@ mod imp {
     #[derive(Default)]
     pub(crate) struct Slot {
         pub(super) owner: OnceCell<(glib::WeakRef<Distributor>, SessionId)>,
+        pub(super) standing: OnceCell<Arc<Standing>>,
     }
 
     #[glib::object_subclass]
@@ -49,6 +52,14 @@ mod imp {
     impl BinImpl for Slot {
         /// Runs in the thread that posts, with the encoder's locks held: remembers or hands on, no more.
         fn handle_message(&self, message: gst::Message) {
+            // Whoever has the session's number by now has nothing to do with it.
+            if self
+                .standing
+                .get()
+                .is_some_and(|standing| standing.is_left())
+            {
+                return;
+            }
             let owner = self.owner.get();
             let distributor = owner.and_then(|(distributor, _)| distributor.upgrade());
             if let (Some((_, id)), Some(distributor)) = (owner, distributor) {
@@ -77,8 +88,14 @@ mod imp {
     }
 
     impl Slot {
-        pub(super) fn own(&self, distributor: &Distributor, id: SessionId) {
+        pub(super) fn own(
+            &self,
+            distributor: &Distributor,
+            id: SessionId,
+            standing: &Arc<Standing>,
+        ) {
             let _ = self.owner.set((distributor.downgrade(), id));
+            let _ = self.standing.set(standing.clone());
         }
     }
 }
@@ -89,11 +106,11 @@ glib::wrapper! {
 }
 
 impl Slot {
-    pub(crate) fn new(distributor: &Distributor, id: SessionId) -> Self {
+    pub(crate) fn new(distributor: &Distributor, id: SessionId, standing: &Arc<Standing>) -> Self {
         let slot: Self = glib::Object::builder()
             .property("name", format!("session{id}"))
             .build();
-        slot.imp().own(distributor, id);
+        slot.imp().own(distributor, id, standing);
         slot
     }
 

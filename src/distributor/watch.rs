@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Sessions whose encoder hangs are left to themselves, with their threads, and others take their places.
+//!
+//! One thread watches while the element runs. It is the only one that gives sessions up, also for whoever waits for them to come to
+//! rest (a flush, the shutdown). What it does itself can't hang: it only parts pads and bins, which takes no lock that an encoder
+//! has.
+
+use super::imp::{CAT, Distributor};
+use super::state::{Slot, State, Waiting};
+use crate::aggregator;
+use crate::locking::{lock, wait, wait_timeout};
+use crate::logic::frame::SessionId;
+use crate::logic::watch::{Sign, Watch};
+use crate::session::encoder::EncoderError;
+use crate::session::{Failure, Session};
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// So long the shutdown waits for encoders at most. Most of what one may still do (its look-ahead) is done by then, and people
+/// press Ctrl-C again after that.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// So often the watch looks at least.
+const LONGEST_TICK: Duration = Duration::from_secs(1);
+
+/// A timeout is so many ticks at least.
+const LEAST_TICKS: u32 = 8;
+
+/// The thread that watches.
+pub(super) struct Watcher {
+    ends: Arc<(Mutex<bool>, Condvar)>,
+    thread: JoinHandle<()>,
+}
+
+/// What it goes by.
+#[derive(Clone, Copy)]
+struct Patience {
+    tick: Duration,
+    /// Ticks without a sign of life, unless that may take for ever.
+    stall: Option<u32>,
+    /// Ticks after a stop.
+    stop: u32,
+    /// As they were set.
+    stall_timeout: Duration,
+    stop_timeout: Duration,
+}
+
+impl Patience {
+    fn new(stall_timeout: Option<Duration>) -> Self {
+        let stop_timeout = stall_timeout.unwrap_or(Duration::MAX).min(SHUTDOWN_TIMEOUT);
+        let tick = (stop_timeout / LEAST_TICKS).clamp(Duration::from_millis(1), LONGEST_TICK);
+        let ticks = |time: Duration| {
+            let ticks = time.as_nanos().div_ceil(tick.as_nanos());
+            u32::try_from(ticks).unwrap_or(u32::MAX)
+        };
+        Self {
+            tick,
+            stall: stall_timeout.map(ticks),
+            stop: ticks(stop_timeout),
+            stall_timeout: stall_timeout.unwrap_or(Duration::MAX),
+            stop_timeout,
+        }
+    }
+}
+
+impl Distributor {
+    /// Watches from now on.
+    pub(super) fn start_watch(&self) {
+        let timeout = lock(&self.state)
+            .as_ref()
+            .and_then(|state| state.job.stall_timeout);
+        let patience = Patience::new(timeout);
+        let ends = Arc::new((Mutex::new(false), Condvar::new()));
+        let weak = self.downgrade();
+        let thread = std::thread::Builder::new().name("vtparallelenc-watch".to_string());
+        let spawned = thread.spawn({
+            let ends = ends.clone();
+            move || {
+                let mut watch = Watch::default();
+                let (ended, woken) = &*ends;
+                loop {
+                    let mut guard = lock(ended);
+                    if !*guard {
+                        guard = wait_timeout(woken, guard, patience.tick);
+                    }
+                    if *guard {
+                        return;
+                    }
+                    drop(guard);
+                    let Some(this) = weak.upgrade() else { return };
+                    this.tick(&mut watch, patience);
+                }
+            }
+        });
+        match spawned {
+            Ok(thread) => *lock(&self.watcher) = Some(Watcher { ends, thread }),
+            Err(error) => gst::error!(CAT, imp = self, "Nobody watches the sessions: {error}"),
+        }
+    }
+
+    /// No session is at work any more.
+    pub(super) fn end_watch(&self) {
+        let Some(watcher) = lock(&self.watcher).take() else {
+            return;
+        };
+        *lock(&watcher.ends.0) = true;
+        watcher.ends.1.notify_all();
+        let _ = watcher.thread.join();
+    }
+
+    fn tick(&self, watch: &mut Watch, patience: Patience) {
+        let (signs, stops) = {
+            let state = lock(&self.state);
+            let Some(state) = state.as_ref() else { return };
+            let aggregator = self.aggregator();
+            let signs: Vec<_> = state
+                .slots
+                .iter()
+                .map(|slot| (slot.session.id, state.sign(slot, aggregator)))
+                .collect();
+            (signs, state.stopped)
+        };
+        let at_work: Vec<_> = signs
+            .iter()
+            .filter_map(|(id, sign)| sign.map(|_| *id))
+            .collect();
+        let silent = watch.tick(signs, patience.stall.unwrap_or(u32::MAX));
+        if !stops {
+            watch.go_on();
+        } else if watch.stop_tick(patience.stop) {
+            for id in at_work {
+                self.set_aside(id, patience.stop_timeout);
+            }
+            return;
+        }
+        for id in silent {
+            self.set_aside(id, patience.stall_timeout);
+        }
+    }
+
+    /// The session's encoder hangs: it is left to itself, another session takes its place, and its chunk is encoded again.
+    fn set_aside(&self, id: SessionId, time: Duration) {
+        let (session, failure, verified, aborts) = {
+            let mut guard = lock(&self.state);
+            let Some(state) = guard.as_mut() else { return };
+            let encoder = state.encoder_name();
+            let aborts = state.is_aborting();
+            let slot = &mut state.slots[id.0];
+            if slot.gone || !slot.at_work || slot.returned {
+                return;
+            }
+            let doing = slot.doing();
+            slot.gone = true;
+            slot.works |= self.aggregator().has_made_packets(id);
+            let session = slot.session.clone();
+            // Under the lock: whoever comes back late finds it so, whatever stands here by then.
+            session.standing.leave();
+            session.wake.notify_all();
+            let failure = Failure::Stalled {
+                encoder,
+                doing,
+                time,
+            };
+            (session, failure, slot.verified.take(), aborts)
+        };
+        gst::warning!(
+            CAT,
+            imp = self,
+            "Session {id} is left behind with its thread and its encoder: {failure}"
+        );
+        // What it still makes is nobody's.
+        self.aggregator().leave(id);
+        match verified {
+            _ if aborts => (),
+            Some((chunk, delivered)) => {
+                let _ = self.take_delivered(id, chunk, delivered);
+            }
+            None => self.attempt_failed(id, &failure),
+        }
+        self.part(&session);
+        self.replace(id);
+        self.comes_to_rest(id);
+    }
+
+    /// The first encoder hangs before there is a chunk: another session takes the place of its own.
+    pub(super) fn leave_placed(&self, session: &Session, error: &EncoderError) {
+        let id = session.id;
+        if let Some(state) = &mut *lock(&self.state) {
+            state.slots[id.0].gone = true;
+        }
+        gst::warning!(
+            CAT,
+            imp = self,
+            "Session {id} is left behind with its thread and its encoder: {error}"
+        );
+        if let Some(bin) = self.bin() {
+            gst::element_warning!(
+                bin,
+                gst::LibraryError::Init,
+                ("The first encoder of session {id} hangs; another one is opened in its place"),
+                ["{error}"]
+            );
+        }
+        self.part(session);
+        self.replace(id);
+    }
+
+    /// Takes the session's pads and slot out of the element, so that nobody who changes the element's state waits for them.
+    fn part(&self, session: &Session) {
+        if let Some(bin) = self.bin() {
+            let _ = bin.remove(&session.slot);
+        }
+        if let Some(state) = &mut *lock(&self.state) {
+            state.combiner.remove_pad(&session.src);
+        }
+        let _ = self.obj().remove_pad(&session.src);
+        self.aggregator().remove_session(session.id);
+    }
+
+    /// Another session takes the place of one that was left to itself.
+    fn replace(&self, id: SessionId) {
+        let successor = {
+            let mut guard = lock(&self.state);
+            let Some(state) = guard.as_mut().filter(|state| !state.stopped) else {
+                return;
+            };
+            if let Some(stream) = &mut state.stream {
+                let _ = stream.roster.replace(id);
+            }
+            SessionId(state.slots.len())
+        };
+        let closed = lock(&self.state)
+            .as_ref()
+            .is_some_and(|state| state.slots[id.0].closed);
+        self.make_session(successor);
+        if let Some(state) = &mut *lock(&self.state) {
+            state.slots[successor.0].closed = closed;
+        }
+    }
+
+    /// The session's task has no attempt any more.
+    pub(super) fn comes_to_rest(&self, id: SessionId) {
+        if let Some(state) = &mut *lock(&self.state) {
+            state.slots[id.0].at_work = false;
+        }
+        self.calm.notify_all();
+    }
+
+    /// Waits until no session is at work, after all were told to stop. Woken by each that comes to rest, or is left to itself.
+    pub(super) fn settle(&self) {
+        let mut guard = lock(&self.state);
+        while guard
+            .as_ref()
+            .is_some_and(|state| state.slots.iter().any(|slot| slot.at_work))
+        {
+            guard = wait(&self.calm, guard);
+        }
+    }
+}
+
+impl State {
+    /// How far a session has come that is at work. `None`: it isn't, or it waits for somebody else.
+    fn sign(&self, slot: &Slot, aggregator: &aggregator::imp::Aggregator) -> Option<Sign> {
+        let id = slot.session.id;
+        let waits = matches!(slot.waiting, Waiting::Chunk | Waiting::Frame)
+            || slot.session.standing.awaits_turn()
+            || aggregator.waits_for_room(id);
+        if !slot.at_work || slot.gone || slot.returned || waits {
+            return None;
+        }
+        Some(Sign {
+            chunk: self.stream.as_ref()?.roster.chunk_of(id)?,
+            position: slot.position,
+            packets: aggregator.packets_made(id),
+            ended: slot.ended,
+            verified: slot.verified.is_some(),
+        })
+    }
+}
+
+impl Slot {
+    /// What its encoder is doing.
+    fn doing(&self) -> &'static str {
+        if self.verified.is_some() {
+            "closing"
+        } else if self.waiting == Waiting::Eos || self.drains {
+            "draining"
+        } else if self.position == self.first {
+            "opening"
+        } else {
+            "encoding"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_is_what_was_asked_for() {
+        for millis in [1, 8, 100, 1_000, 30_000, 3_600_000] {
+            let time = Duration::from_millis(millis);
+            let patience = Patience::new(Some(time));
+            let stall = patience.stall.unwrap();
+            assert!(patience.tick * stall >= time, "{millis}");
+            assert!(patience.tick * stall <= time + LONGEST_TICK, "{millis}");
+            assert!(patience.tick * patience.stop <= SHUTDOWN_TIMEOUT + LONGEST_TICK);
+        }
+        let never = Patience::new(None);
+        assert_eq!(never.stall, None);
+        assert!(never.tick * never.stop >= SHUTDOWN_TIMEOUT);
+    }
+}

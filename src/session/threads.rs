@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The threads of the sessions' tasks: of their own, not of the pool that all of GStreamer shares.
+//!
+//! An encoder that hangs keeps its thread for ever. GStreamer's own pool waits for all of its threads when a program ends
+//! (`gst_deinit`, which gst-launch-1.0 calls), and would wait for that one.
+
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use once_cell::sync::Lazy;
+use std::thread::JoinHandle;
+
+mod imp {
+    use super::*;
+
+    #[derive(Default)]
+    pub struct Threads;
+
+    #[glib::object_subclass]
+    impl ObjectSubclass for Threads {
+        const NAME: &'static str = "GstVtParallelThreads";
+        type Type = super::Threads;
+        type ParentType = gst::TaskPool;
+    }
+
+    impl ObjectImpl for Threads {}
+    impl GstObjectImpl for Threads {}
+
+    impl TaskPoolImpl for Threads {
+        type Handle = Thread;
+
+        fn push(
+            &self,
+            run: gst::subclass::TaskPoolFunction,
+        ) -> Result<Option<Thread>, glib::Error> {
+            let thread = std::thread::Builder::new().name("vtparallelenc".to_string());
+            let spawned = thread.spawn(move || run.call());
+            let spawned = spawned
+                .map_err(|error| glib::Error::new(gst::CoreError::Thread, &error.to_string()))?;
+            Ok(Some(Thread(spawned)))
+        }
+    }
+}
+
+/// A task's thread.
+pub struct Thread(JoinHandle<()>);
+
+impl TaskHandle for Thread {
+    fn join(self) {
+        let _ = self.0.join();
+    }
+}
+
+glib::wrapper! {
+    pub struct Threads(ObjectSubclass<imp::Threads>)
+        @extends gst::TaskPool, gst::Object;
+}
+
+static THREADS: Lazy<Threads> = Lazy::new(|| {
+    let threads: Threads = glib::Object::new();
+    // It lives as long as the process.
+    threads.set_object_flags(gst::ObjectFlags::MAY_BE_LEAKED);
+    threads
+});
+
+/// The message announces a task that is about to be started: it gets a thread of its own, unless the application has given it
+/// one. Messages pass here first.
+pub(crate) fn give_to(message: &gst::Message) {
+    let gst::MessageView::StreamStatus(status) = message.view() else {
+        return;
+    };
+    let (kind, _) = status.get();
+    let task = status.stream_status_object();
+    let task = task.and_then(|task| task.get::<gst::Task>().ok());
+    if let (gst::StreamStatusType::Create, Some(task)) = (kind, task) {
+        task.set_pool(&*THREADS);
+    }
+}
