@@ -285,9 +285,16 @@ impl Aggregator {
         self.wake.notify_all();
     }
 
-    /// An attempt begins: what comes on the session's pad is of this chunk. Its encoder sees downstream accept this.
-    pub(crate) fn begin(&self, session: SessionId, chunk: ChunkId, downstream: Option<gst::Caps>) {
-        lock(&self.state).begin(session, chunk, downstream);
+    /// An attempt begins: what comes on the session's pad is of this chunk. Its encoder is fed this frame first, and sees
+    /// downstream accept this.
+    pub(crate) fn begin(
+        &self,
+        session: SessionId,
+        chunk: ChunkId,
+        first: FrameNo,
+        downstream: Option<gst::Caps>,
+    ) {
+        lock(&self.state).begin(session, chunk, first, downstream);
     }
 
     /// A key frame of this frame, or else the next one, answers this request.

@@ -35,6 +35,8 @@ pub(super) struct Packet {
 #[derive(Debug, Default)]
 pub(super) struct Feed {
     chunk: Option<ChunkId>,
+    /// The frame that its encoder is fed first.
+    first: Option<FrameNo>,
     /// What downstream accepts, as the attempt's encoder sees it.
     downstream: Option<gst::Caps>,
     caps: Option<gst::Caps>,
@@ -399,11 +401,13 @@ impl State {
         &mut self,
         session: SessionId,
         chunk: ChunkId,
+        first: FrameNo,
         downstream: Option<gst::Caps>,
     ) {
         // An encoder that was primed before its chunk was known has sent its caps and tags already.
         let feed = &mut self.feeds[session.0];
         feed.chunk = Some(chunk);
+        feed.first = Some(first);
         feed.downstream = downstream;
     }
 
@@ -452,6 +456,8 @@ impl State {
         let is_in_order = buffer.dts().is_some() && buffer.dts() == buffer.pts();
         let announced = match (feed.announced, frame) {
             (Some(announced), _) => announced,
+            // (Where the first frame is missing, the delay of another one says nothing.)
+            (None, Some(frame)) if feed.first != Some(frame) => *feed.announced.insert(0),
             (None, Some(first)) => {
                 let delay = buffer.pts().zip(buffer.dts());
                 let delay = delay.map_or(0, |(pts, dts)| {

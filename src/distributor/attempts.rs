@@ -76,11 +76,15 @@ impl Distributor {
         let made_packets = aggregator.has_made_packets(id);
         state.slots[id.0].works |= made_packets;
         let stream = state.stream.as_mut()?;
-        let chunk = stream.roster.chunk_of(id)?;
+        let Attempt { chunk, number } = stream.roster.attempt_of(id)?;
         if stream.planner.has_let_go(chunk) || !aggregator.retract(chunk) {
             return Some(Outcome::Final(Because::Left));
         }
         let side = match failure {
+            // Once, it may have got lost.
+            Failure::Fault(Fault::StartMissing(_)) if number < state.job.max_attempts.min(2) => {
+                None
+            }
             Failure::Fault(fault) => fault.side(),
             _ => None,
         };

@@ -273,8 +273,9 @@ impl Distributor {
         self.tell_latency();
         let timeout = self.stall_timeout();
         match session.prime_placed(caps, downstream, timeout) {
-            // Another one may not.
+            // Another one may not. If all of them do, their chunk's last attempt says so.
             Err(error @ EncoderError::Hangs { .. }) => self.leave_placed(session, &error),
+            Err(error @ EncoderError::CannotStart { .. }) => self.warn_of_first(session, &error),
             primed => primed.map_err(|error| Refusal::of(self, session, &error))?,
         }
         let proposal = self.proposal(caps);

@@ -124,6 +124,25 @@ impl Distributor {
         );
     }
 
+    /// The encoder that was opened ahead of the first chunk is of no use.
+    pub(super) fn warn_of_first(&self, session: &Session, error: &EncoderError) {
+        let Some(bin) = self.bin() else { return };
+        // Its own message says more.
+        let why = match self.failure(session) {
+            Some(posted @ Failure::Posted(_)) => posted.to_string(),
+            _ => error.to_string(),
+        };
+        gst::element_warning!(
+            bin,
+            gst::LibraryError::Init,
+            (
+                "The first encoder of session {} could not be opened; another one takes its place",
+                session.id
+            ),
+            ["{why}"]
+        );
+    }
+
     /// The encoder can't be cut: one encodes the rest of the stream.
     pub(super) fn warn_of_joined_chunks(&self, encoder: &str, failure: &Failure) {
         let Some(bin) = self.bin() else { return };

@@ -531,11 +531,28 @@ impl State {
     /// A frame of `bytes` stands at the door.
     pub(super) fn admit(&mut self, bytes: u64) -> Admission {
         let stream = self.stream.as_ref();
-        let urgent = stream.is_some_and(|it| it.planner.is_starving()) || self.is_stuck();
+        let urgent = stream.is_some_and(|it| it.planner.is_starving());
         let Some(stream) = &mut self.stream else {
             return Admission::Admitted;
         };
-        stream.budget.admit(bytes, urgent)
+        let admission = stream.budget.admit(bytes, urgent);
+        if admission == Admission::Full && self.is_stuck() {
+            self.free_a_session();
+        }
+        admission
+    }
+
+    /// The session with the newest chunk of those that wait for frames gives it back, and takes an older one.
+    fn free_a_session(&mut self) {
+        let Some(stream) = &self.stream else { return };
+        let waiting = self.slots.iter_mut().filter_map(|slot| {
+            let chunk = stream.roster.chunk_of(slot.session.id)?;
+            (slot.waiting == Waiting::Frame).then_some((chunk, slot))
+        });
+        if let Some((_, slot)) = waiting.max_by_key(|(chunk, _)| *chunk) {
+            slot.replanned = true;
+            slot.session.wake.notify_all();
+        }
     }
 
     /// An admitted frame comes in: numbered, stamped, given to its chunk.
@@ -838,18 +855,18 @@ impl State {
         free
     }
 
-    /// The oldest chunk is in nobody's hands, and nobody can take it: sessions wait for frames, or for those who do. A frame
-    /// more is what gets them going.
+    /// The oldest chunk is in nobody's hands, and nobody can take it: sessions wait for frames, or for those who do.
     pub(super) fn is_stuck(&self) -> bool {
         let Some(stream) = &self.stream else {
             return false;
         };
         let oldest = stream.planner.oldest();
         oldest.is_some_and(|chunk| stream.roster.is_waiting(chunk))
-            && self
-                .slots
-                .iter()
-                .all(|slot| slot.waiting == Waiting::Frame || stream.roster.is_out(slot.session.id))
+            && self.slots.iter().all(|slot| {
+                // (Another one takes the place of a session that is being left.)
+                let is_out = stream.roster.is_out(slot.session.id) && !slot.at_work;
+                slot.waiting == Waiting::Frame || is_out
+            })
     }
 
     /// An attempt's chunk loses its overlap where that explains its fault, and others with it. `false`: it explains nothing.

@@ -373,12 +373,9 @@ impl Distributor {
     }
 }
 
-/// A session that nobody waits for has come back after all: it leaves nothing behind. (Its task can't wait for itself.)
+/// A session that nobody waits for has come back after all. (Its task can't wait for itself.)
 fn bury(session: Arc<Session>) {
     let _ = session.src.pause_task();
     let thread = std::thread::Builder::new().name("vtparallelenc-bury".to_string());
-    let _ = thread.spawn(move || {
-        let _ = session.src.stop_task();
-        let _ = session.slot.set_state(gst::State::Null);
-    });
+    let _ = thread.spawn(move || session.bury());
 }

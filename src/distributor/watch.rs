@@ -197,14 +197,7 @@ impl Distributor {
             imp = self,
             "Session {id} is left behind with its thread and its encoder: {error}"
         );
-        if let Some(bin) = self.bin() {
-            gst::element_warning!(
-                bin,
-                gst::LibraryError::Init,
-                ("The first encoder of session {id} hangs; another one is opened in its place"),
-                ["{error}"]
-            );
-        }
+        self.warn_of_first(session, error);
         self.part(session);
         self.replace(id);
     }

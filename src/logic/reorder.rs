@@ -47,6 +47,7 @@ pub enum Fault {
     Twice(FrameNo),
     Missing { first: FrameNo, count: u64 },
     StartNotKey(FrameNo),
+    StartMissing(FrameNo),
     LeadAfterOwn(FrameNo),
     OwnAfterTrail(FrameNo),
     Differs(FrameNo),
@@ -69,8 +70,12 @@ impl fmt::Display for Fault {
             }
             Fault::StartNotKey(frame) => write!(
                 f,
-                "the chunk begins with frame {frame}, which is not its first frame or not marked as a key frame; the encoder \
-                 can't be used in chunks, set allow-parallel=false"
+                "the chunk begins with frame {frame}, which is not marked as a key frame; the encoder can't be used in chunks, set \
+                 allow-parallel=false"
+            ),
+            Fault::StartMissing(frame) => write!(
+                f,
+                "the chunk begins with frame {frame}, which is not its first frame"
             ),
             Fault::LeadAfterOwn(frame) | Fault::OwnAfterTrail(frame) => write!(
                 f,
@@ -95,7 +100,9 @@ impl Fault {
     /// The overlap that explains it, if there was one.
     pub fn side(&self) -> Option<Side> {
         match self {
-            Fault::StartNotKey(_) | Fault::LeadAfterOwn(_) => Some(Side::Lead),
+            Fault::StartNotKey(_) | Fault::StartMissing(_) | Fault::LeadAfterOwn(_) => {
+                Some(Side::Lead)
+            }
             Fault::OwnAfterTrail(_) => Some(Side::Trail),
             _ => None,
         }
@@ -190,9 +197,13 @@ impl<P> Store<P> {
             });
         }
         if phase > self.phase {
-            let opens = joined || kind == Kind::Key && self.opens_with(frame);
-            if phase == Phase::Own && !opens {
-                return Err(Fault::StartNotKey(frame));
+            if phase == Phase::Own && !joined {
+                if !self.opens_with(frame) {
+                    return Err(Fault::StartMissing(frame));
+                }
+                if kind != Kind::Key {
+                    return Err(Fault::StartNotKey(frame));
+                }
             }
             self.phase = phase;
         }
@@ -630,7 +641,7 @@ mod tests {
         let mut reorder = two();
         assert_eq!(
             give(&mut reorder, C0, Kind::Key, 1),
-            Err(Fault::StartNotKey(FrameNo(1)))
+            Err(Fault::StartMissing(FrameNo(1)))
         );
     }
 

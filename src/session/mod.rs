@@ -31,6 +31,7 @@ use crate::logic::reorder::Fault;
 use encoder::{EncoderError, Recipe};
 use gst::prelude::*;
 use hints::Hints;
+use once_cell::sync::Lazy;
 use opening::{Standing, in_turn};
 use overrides::Overrides;
 use slot::Slot;
@@ -38,6 +39,14 @@ use std::fmt;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
+
+static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
+    gst::DebugCategory::new(
+        "vtparallelsession",
+        gst::DebugColorFlags::empty(),
+        Some("vtparallelenc: one live encoder in its slot"),
+    )
+});
 
 /// What the session's encoder is told before the first frame.
 #[derive(Debug, Clone)]
@@ -237,7 +246,20 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         // First NULL, while its messages still come to us.
-        let _ = self.in_turn(|| self.element.set_state(gst::State::Null));
+        let stopped = self.in_turn(|| {
+            let stop = || self.element.set_state(gst::State::Null);
+            stop().or_else(|_| stop())
+        });
+        if stopped.is_err() {
+            gst::warning!(
+                CAT,
+                obj = self.slot,
+                "The encoder {} can't be stopped, and is left as it is",
+                self.name()
+            );
+            // It may not be freed in a state like this.
+            std::mem::forget(self.element.clone());
+        }
         self.slot.disconnect();
         let _ = self.slot.remove(&self.element);
     }
@@ -310,9 +332,14 @@ impl Session {
         let Some(time) = time else { return act(self) };
         let (done, result) = std::sync::mpsc::channel();
         let this = self.clone();
-        // What comes too late is dropped where it came from.
         let thread = std::thread::Builder::new().name("vtparallelenc-open".to_string());
-        let spawned = thread.spawn(move || drop(done.send(act(&this))));
+        let spawned = thread.spawn(move || {
+            // What comes too late is dropped here.
+            drop(done.send(act(&this)));
+            if this.standing.is_left() {
+                this.bury();
+            }
+        });
         spawned.map_err(|error| EncoderError::NoThread(error.to_string()))?;
         loop {
             match result.recv_timeout(time) {
@@ -324,6 +351,13 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Nobody waits for the session, and it has come back after all: it leaves nothing behind. Not called in its task, which this
+    /// waits for.
+    pub(crate) fn bury(&self) {
+        let _ = self.src.stop_task();
+        let _ = self.slot.set_state(gst::State::Null);
     }
 
     /// Places an encoder ahead of its use: it answers queries until then. It may take so long to open.
@@ -406,6 +440,7 @@ impl Session {
         let started = live.in_turn(|| live.element.set_state(gst::State::Paused));
         started.map_err(|_| live.cannot_start())?;
         live.element.set_locked_state(false);
+        self.slot.moves_encoder();
         let synced = live.element.sync_state_with_parent();
         synced.map_err(|_| live.cannot_start())?;
         *lock(&self.placed) = Some(live);
@@ -478,7 +513,8 @@ impl Session {
         aggregator: &aggregator::imp::Aggregator,
         work: &Work,
     ) -> Result<(), Failure> {
-        aggregator.begin(self.id, work.chunk, work.input.downstream.clone());
+        let downstream = work.input.downstream.clone();
+        aggregator.begin(self.id, work.chunk, work.first, downstream);
         let live = self.primed(work).map_err(|error| {
             let is_open = matches!(error, EncoderError::CapsRefused { .. });
             match distributor.failure(self) {

@@ -9,10 +9,12 @@
 use super::opening::Standing;
 use crate::distributor::Distributor;
 use crate::logic::frame::SessionId;
+use glib::translate::{IntoGlib, ToGlibPtr, try_from_glib};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use once_cell::sync::OnceCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 mod imp {
     use super::*;
@@ -21,6 +23,8 @@ mod imp {
     pub(crate) struct Slot {
         pub(super) owner: OnceCell<(glib::WeakRef<Distributor>, SessionId)>,
         pub(super) standing: OnceCell<Arc<Standing>>,
+        /// Its encoder changes its state with it.
+        pub(super) moves_encoder: AtomicBool,
     }
 
     #[glib::object_subclass]
@@ -47,7 +51,39 @@ mod imp {
     }
 
     impl GstObjectImpl for Slot {}
-    impl ElementImpl for Slot {}
+
+    impl ElementImpl for Slot {
+        /// An encoder that is broken and refuses the clock doesn't refuse it for the pipeline.
+        fn set_clock(&self, clock: Option<&gst::Clock>) -> bool {
+            let taken = self.parent_set_clock(clock);
+            taken || !self.moves_encoder.load(Ordering::SeqCst)
+        }
+
+        /// The session's task moves the encoder, and may hang in that. GstBin would wait for it even so: it takes the state lock of
+        /// children whose state is locked, too. So only the slot's own pads change here.
+        fn change_state(
+            &self,
+            transition: gst::StateChange,
+        ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+            if self.moves_encoder.load(Ordering::SeqCst) {
+                return self.parent_change_state(transition);
+            }
+            let class = glib::Class::<gst::Element>::from_type(gst::Element::static_type());
+            // PANIC: this is an element, so the class is there, and it changes states.
+            let change = class
+                .expect("class")
+                .as_ref()
+                .change_state
+                .expect("function");
+            // SAFETY: the instance is an element, and this is the function that GstBin's own calls with it.
+            unsafe {
+                try_from_glib(change(
+                    self.obj().upcast_ref::<gst::Element>().to_glib_none().0,
+                    transition.into_glib(),
+                ))
+            }
+        }
+    }
 
     impl BinImpl for Slot {
         /// Runs in the thread that posts, with the encoder's locks held: remembers or hands on, no more.
@@ -112,6 +148,11 @@ impl Slot {
             .build();
         slot.imp().own(distributor, id, standing);
         slot
+    }
+
+    /// From now on its encoder changes its state with it.
+    pub(super) fn moves_encoder(&self) {
+        self.imp().moves_encoder.store(true, Ordering::SeqCst);
     }
 
     fn ghost(&self, name: &str) -> Option<gst::GhostPad> {

@@ -79,6 +79,23 @@ impl Gate {
     }
 }
 
+/// How often encoders of a script name came to the place of its fault.
+static FAULTS: LazyLock<Mutex<BTreeMap<String, u32>>> = LazyLock::new(Default::default);
+
+/// The gate at which encoders of a script name hang. It has to be opened in the end.
+pub fn hanging(name: &str) -> Arc<Gate> {
+    Gate::named(&format!("{name} hangs"))
+}
+
+/// Lets go of what hangs when it goes out of scope.
+pub struct Release(pub String);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        hanging(&self.0).open();
+    }
+}
+
 /// How many are open, by script name.
 static OPEN: LazyLock<Mutex<BTreeMap<String, u32>>> = LazyLock::new(Default::default);
 
@@ -127,6 +144,16 @@ mod imp {
         open_ms: u32,
         /// Written into each packet.
         bitrate: u32,
+        /// What goes wrong and where: `error@frame`, `hang@open`.
+        ///
+        /// What: error, flow (without a message), hang, end (an early EOS), panic, lose, double, shift (other timestamps), garbage
+        /// (timestamps from nowhere), late (a packet after EOS), mute (no packet any more), untie (no EOS). Where: open, frame
+        /// (`fault-frame`), end (its EOS), finish, close.
+        fault: Option<String>,
+        fault_frame: u64,
+        /// It happens so often, over all encoders with this `failure`, after it didn't so often.
+        fault_times: u32,
+        fault_skips: u32,
         /// Describes itself differently each time.
         vary_caps: bool,
         /// Its packets are others each time.
@@ -152,6 +179,14 @@ mod imp {
         /// It counts among the open ones.
         is_open: bool,
         is_too_many: bool,
+        /// No packet is made any more.
+        is_mute: bool,
+        /// The next packet is lost, sent twice, or all later than they should by so many nanoseconds.
+        loses: bool,
+        doubles: bool,
+        shift: u64,
+        /// Downstream never hears of the end.
+        keeps_end: bool,
     }
 
     #[derive(Properties, Default)]
@@ -175,6 +210,10 @@ mod imp {
         #[property(name = "opens-late", get, set, type = bool, member = opens_late)]
         #[property(name = "open-ms", get, set, type = u32, member = open_ms)]
         #[property(name = "bitrate", get, set, type = u32, member = bitrate)]
+        #[property(name = "fault", get, set, type = Option<String>, member = fault)]
+        #[property(name = "fault-frame", get, set, type = u64, member = fault_frame)]
+        #[property(name = "fault-times", get, set, type = u32, member = fault_times, default = 1)]
+        #[property(name = "fault-skips", get, set, type = u32, member = fault_skips)]
         #[property(name = "vary-caps", get, set, type = bool, member = vary_caps)]
         #[property(name = "vary-packets", get, set, type = bool, member = vary_packets)]
         #[property(name = "refuse-caps", get, set, type = bool, member = refuse_caps)]
@@ -194,6 +233,7 @@ mod imp {
                     lose: -1,
                     double: -1,
                     fail_at: -1,
+                    fault_times: 1,
                     ..Script::default()
                 }),
                 state: Mutex::default(),
@@ -238,6 +278,12 @@ mod imp {
     impl VideoEncoderImpl for ScriptedEnc {
         fn start(&self) -> Result<(), gst::ErrorMessage> {
             let script = self.script.lock().unwrap().clone();
+            if self.fault(&script, "open").is_err() {
+                return Err(gst::error_msg!(
+                    gst::ResourceError::Busy,
+                    ["scripted fault"]
+                ));
+            }
             std::thread::sleep(std::time::Duration::from_millis(script.open_ms.into()));
             if script.max_open > 0 {
                 let mut open = OPEN.lock().unwrap();
@@ -277,6 +323,9 @@ mod imp {
                 let name = self.script.lock().unwrap().name_of_failure.clone();
                 *OPEN.lock().unwrap().entry(name).or_default() -= 1;
             }
+            let script = self.script.lock().unwrap().clone();
+            let closed = self.fault(&script, "close");
+            closed.map_err(|_| gst::error_msg!(gst::ResourceError::Close, ["scripted fault"]))?;
             Ok(())
         }
 
@@ -318,6 +367,9 @@ mod imp {
                 gst::element_imp_error!(self, gst::ResourceError::Busy, ["scripted limit reached"]);
                 return Err(gst::FlowError::Error);
             }
+            if script.fault_frame == number {
+                self.fault(&script, "frame")?;
+            }
             if script.fail_at == number as i64 && self.fails(&script) {
                 gst::element_imp_error!(
                     self,
@@ -347,6 +399,19 @@ mod imp {
             self.work(&script, false)
         }
 
+        fn sink_event(&self, event: gst::Event) -> bool {
+            if event.type_() == gst::EventType::Eos {
+                let script = self.script.lock().unwrap().clone();
+                if self.fault(&script, "end").is_err() {
+                    return false;
+                }
+                if self.state.lock().unwrap().keeps_end {
+                    return self.work(&script, true).is_ok();
+                }
+            }
+            self.parent_sink_event(event)
+        }
+
         fn flush(&self) -> bool {
             let mut state = self.state.lock().unwrap();
             let is_open = state.is_open;
@@ -360,11 +425,58 @@ mod imp {
 
         fn finish(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
             let script = self.script.lock().unwrap().clone();
+            self.fault(&script, "finish")?;
             self.work(&script, true)
         }
     }
 
     impl ScriptedEnc {
+        /// The fault, if it is to happen here. An error is what the function returns.
+        fn fault(&self, script: &Script, place: &str) -> Result<(), gst::FlowError> {
+            let what = script.fault.as_deref().and_then(|it| it.split_once('@'));
+            let Some((what, _)) = what.filter(|(_, at)| *at == place) else {
+                return Ok(());
+            };
+            {
+                let mut faults = FAULTS.lock().unwrap();
+                let count = faults.entry(script.name_of_failure.clone()).or_default();
+                *count += 1;
+                let from = script.fault_skips;
+                if !(from < *count && *count <= from.saturating_add(script.fault_times)) {
+                    return Ok(());
+                }
+            }
+            let obj = self.obj();
+            let src = obj.src_pad();
+            let late = || {
+                let mut late = gst::Buffer::from_slice(*b"late");
+                late.get_mut().unwrap().set_pts(gst::ClockTime::SECOND);
+                late
+            };
+            match what {
+                "error" => {
+                    gst::element_imp_error!(self, gst::StreamError::Encode, ["scripted fault"]);
+                    return Err(gst::FlowError::Error);
+                }
+                "flow" => return Err(gst::FlowError::Error),
+                "hang" => hanging(&script.name_of_failure).pass(u64::MAX),
+                "panic" => panic!("scripted panic"),
+                "mute" => self.state.lock().unwrap().is_mute = true,
+                "lose" => self.state.lock().unwrap().loses = true,
+                "double" => self.state.lock().unwrap().doubles = true,
+                "shift" => self.state.lock().unwrap().shift = 1_000_000,
+                "garbage" => self.state.lock().unwrap().shift = i64::MAX as u64,
+                "end" => drop(src.push_event(gst::event::Eos::new())),
+                "late" => {
+                    src.push_event(gst::event::Eos::new());
+                    let _ = src.push(late());
+                }
+                "untie" => self.state.lock().unwrap().keeps_end = true,
+                _ => panic!("no such fault: {what}"),
+            }
+            Ok(())
+        }
+
         fn fails(&self, script: &Script) -> bool {
             let mut failures = FAILURES.lock().unwrap();
             let count = failures.entry(script.name_of_failure.clone()).or_default();
@@ -445,17 +557,22 @@ mod imp {
                 };
                 (text, dts)
             };
+            let (loses, doubles, shift) = {
+                let mut state = self.state.lock().unwrap();
+                let lost = state.is_mute || std::mem::take(&mut state.loses);
+                (lost, std::mem::take(&mut state.doubles), state.shift)
+            };
+            if loses {
+                return Ok(gst::FlowSuccess::Ok);
+            }
+            if shift > 0
+                && let Some(pts) = frame.pts()
+            {
+                frame.set_pts(pts.saturating_add(gst::ClockTime::from_nseconds(shift)));
+            }
             if script.lose == number as i64 {
                 // Stays in the base class, which does not miss it.
                 return Ok(gst::FlowSuccess::Ok);
-            }
-            if script.double == number as i64 {
-                let mut extra = gst::Buffer::from_slice(text.clone().into_bytes());
-                let times = extra.get_mut().unwrap();
-                times.set_pts(frame.pts());
-                times.set_dts(frame.pts());
-                times.set_flags(gst::BufferFlags::DELTA_UNIT);
-                obj.src_pad().push(extra)?;
             }
             let mut flags = frame.flags();
             let key = key && !script.mark_none;
@@ -467,8 +584,17 @@ mod imp {
             if !script.plain_dts && frame.pts().is_some() {
                 frame.set_dts(dts);
             }
+            let again = (script.double == number as i64 || doubles).then(|| {
+                let mut again = gst::Buffer::from_slice(text.clone().into_bytes());
+                let times = again.get_mut().unwrap();
+                times.set_pts(frame.pts());
+                times.set_dts(frame.pts());
+                times.set_flags(gst::BufferFlags::DELTA_UNIT);
+                again
+            });
             frame.set_output_buffer(gst::Buffer::from_slice(text.into_bytes()));
-            obj.finish_frame(frame)
+            obj.finish_frame(frame)?;
+            again.map_or(Ok(gst::FlowSuccess::Ok), |again| obj.src_pad().push(again))
         }
     }
 }
