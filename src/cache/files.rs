@@ -608,11 +608,26 @@ mod tests {
     }
 
     /// Where in the child the directory is.
-    #[cfg(target_os = "linux")]
-    const CHILD: &str = "VTPARALLELENC_TEST_CACHE_FULL";
+    #[cfg(unix)]
+    const CHILD: &str = "VTPARALLELENC_TEST_CACHE_CHILD";
+
+    /// This test again, in a process of its own.
+    #[cfg(unix)]
+    fn child(test: &str, before: &str, dir: &Path) -> std::process::Command {
+        let mut child = std::process::Command::new("sh");
+        child
+            .args([
+                "-c",
+                &format!("{before} exec \"$0\" --exact \"$1\" --nocapture"),
+            ])
+            .arg(std::env::current_exe().unwrap())
+            .arg(format!("cache::files::tests::{test}"))
+            .env(CHILD, dir);
+        child
+    }
 
     /// A limit on the size of files stops a write in the middle, as a full disk does.
-    #[cfg(target_os = "linux")]
+    #[cfg(unix)]
     #[test]
     fn a_full_disk_is_an_error_and_leaves_nothing() {
         if let Some(dir) = std::env::var_os(CHILD) {
@@ -625,21 +640,50 @@ mod tests {
             return;
         }
         let dir = tempdir().unwrap();
-        let this_test = "cache::files::tests::a_full_disk_is_an_error_and_leaves_nothing";
-        let child = std::process::Command::new("sh")
-            .args([
-                "-c",
-                "trap '' XFSZ; ulimit -f 8; exec \"$0\" --exact \"$1\" --nocapture",
-            ])
-            .arg(std::env::current_exe().unwrap())
-            .arg(this_test)
-            .env(CHILD, dir.path())
-            .output()
-            .unwrap();
+        let limited = "trap '' XFSZ; ulimit -f 8;";
+        let this_test = "a_full_disk_is_an_error_and_leaves_nothing";
+        let child = child(this_test, limited, dir.path()).output().unwrap();
         let said = String::from_utf8_lossy(&child.stdout).into_owned();
         assert!(child.status.success(), "{said}");
         assert!(said.contains("1 passed"), "{said}");
         assert_eq!(names(dir.path()), [format!("{}.vtchunk", key(1))]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn who_is_killed_leaves_whole_chunks() {
+        use std::io::BufRead;
+        const PUT: &str = "put";
+        if let Some(dir) = std::env::var_os(CHILD) {
+            let files = Files::open(Path::new(&dir), 0).unwrap();
+            // Until it is killed; not for ever, should nobody do that.
+            for number in (1..200).cycle().take(20_000) {
+                files.put(key(number), &recording(100_000)).unwrap();
+                println!("{PUT}");
+            }
+            return;
+        }
+        for round in 1..8 {
+            let dir = tempdir().unwrap();
+            let mut child = child("who_is_killed_leaves_whole_chunks", "", dir.path())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let lines = io::BufReader::new(child.stdout.take().unwrap()).lines();
+            let put = lines.filter(|line| line.as_ref().is_ok_and(|line| line.ends_with(PUT)));
+            assert_eq!(put.take(round).count(), round);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let files = open(&dir);
+            let chunks = names(dir.path())
+                .iter()
+                .filter(|name| is_chunk_name(name))
+                .count();
+            assert!(chunks >= round);
+            for number in 1..=chunks {
+                assert!(is_hit(&files, key(number as u8)), "{number} of {chunks}");
+            }
+        }
     }
 
     #[test]

@@ -425,6 +425,17 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn packets_are_taken_and_given_without_a_copy() {
+        gst::init().unwrap();
+        let buffer = gst::Buffer::from_slice([1; 100]);
+        let at = buffer.map_readable().unwrap().as_ptr();
+        let bytes = glib::Bytes::from_owned(buffer.into_mapped_buffer_readable().unwrap());
+        assert_eq!(bytes.as_ref().as_ptr(), at);
+        let again = gst::Buffer::from_slice(bytes);
+        assert_eq!(again.map_readable().unwrap().as_ptr(), at);
+    }
+
+    #[test]
     fn why_writing_fails_is_said() {
         let mut room = [0; 200];
         let failed = recording(1000).write(KEY, &mut room[..]).unwrap_err();
