@@ -551,9 +551,18 @@ mod tests {
             assert_eq!(names(dir.path()), expected.collect::<Vec<_>>());
         };
         are_there(&[1, 3, 4]);
-        // One that was just written stays, even if its time is the oldest.
         age(&files.path(key(1)), 10);
         files.put(key(5), &recording(2000)).unwrap();
+        are_there(&[4, 5]);
+        // What was just written stays, even if the clock was set back since the others were.
+        let tomorrow = SystemTime::now() + Duration::from_secs(86_400);
+        for number in [4, 5] {
+            let file = File::options().write(true).open(files.path(key(number)));
+            file.unwrap().set_modified(tomorrow).unwrap();
+        }
+        files.put(key(3), &recording(1000)).unwrap();
+        are_there(&[3, 5]);
+        files.put(key(4), &recording(1000)).unwrap();
         are_there(&[4, 5]);
         files.put(key(6), &recording(10_000)).unwrap();
         are_there(&[4, 5]);
