@@ -21,6 +21,7 @@
 //! - `distributor`: raw frames in, chunks to sessions.
 //! - `session`: one live encoder in one slot; runs a chunk through a fresh encoder.
 //! - `aggregator`: packets in, one stream out.
+//! - `cache`: what encoders made of chunks in earlier runs, in files.
 //! - `pad_task`: starting what runs in pads.
 //! - `queries`: answers to queries, apart from the pads that give them.
 //! - [`logic`]: the brains of all of them: plain Rust that knows no GStreamer, no clock and no thread.
@@ -71,6 +72,8 @@
 //! begins after them.
 
 mod aggregator;
+#[cfg_attr(not(test), expect(dead_code, reason = "the sessions don't ask it yet"))]
+mod cache;
 mod distributor;
 mod locking;
 pub mod logic;
