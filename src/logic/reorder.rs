@@ -121,11 +121,13 @@ pub struct Delivered {
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
 pub enum Pop<P> {
-    /// Send this packet. `frame` is `None` for stream headers.
+    /// Send this packet. `frame` is `None` for stream headers. `ahead`: before its chunk is whole, so remember it: another attempt
+    /// has to make it again.
     Packet {
         chunk: ChunkId,
         frame: Option<FrameNo>,
         payload: P,
+        ahead: bool,
     },
     /// The last packet of this chunk was handed out before. `end`: the first frame of what comes after it.
     ChunkLeft { chunk: ChunkId, end: FrameNo },
@@ -150,11 +152,11 @@ struct Store<P> {
     skipped: BTreeSet<FrameNo>,
     /// All own frames are accounted for.
     verified: bool,
-    /// Some packet was handed out that can't be asked for again.
-    has_left: bool,
-    /// Packets that left ahead of the chunk.
+    /// Packets leave as they come.
+    leaves: bool,
+    /// Packets that left before the chunk was whole.
     ahead: usize,
-    /// The first frame that didn't.
+    /// The first frame that didn't, where all before it did and the rest could be a chunk of its own.
     after_ahead: Option<FrameNo>,
     /// So many packets of this attempt have left ahead of it.
     again: usize,
@@ -169,7 +171,7 @@ impl<P> Store<P> {
             delivered: BTreeSet::new(),
             skipped: BTreeSet::new(),
             verified: false,
-            has_left: false,
+            leaves: false,
             ahead: 0,
             after_ahead: None,
             again: 0,
@@ -278,14 +280,17 @@ impl<P> Reorder<P> {
         }
     }
 
-    /// An attempt failed: forgets what it delivered, so that another can deliver it anew. `false` if some of it has
-    /// left, or all of it was verified.
+    /// An attempt failed: forgets what it delivered, so that another can deliver it anew. What has left is compared. `false` if
+    /// all of it was verified, or leaves for good because it isn't cut from anything.
     pub fn retract(&mut self, chunk: ChunkId) -> bool {
+        let gone_for_good = self.joined;
         let store = self.chunks.get_mut(&chunk);
-        let Some(store) = store.filter(|store| !store.has_left && !store.verified) else {
+        let lasts = |store: &&mut Store<P>| store.verified || gone_for_good && store.leaves;
+        let Some(store) = store.filter(|store| !lasts(store)) else {
             return false;
         };
         *store = Store {
+            leaves: store.leaves,
             ahead: store.ahead,
             after_ahead: store.after_ahead,
             again: store.ahead,
@@ -310,7 +315,7 @@ impl<P> Reorder<P> {
         frames: usize,
     ) -> Option<Vec<(Option<FrameNo>, P)>> {
         let store = self.chunks.get_mut(&chunk).filter(|_| chunk == self.next)?;
-        if store.verified || store.has_left || store.ahead > 0 {
+        if store.verified || store.leaves || store.ahead > 0 {
             return None;
         }
         let packets = store.packets_of_first(frames)?;
@@ -327,7 +332,7 @@ impl<P> Reorder<P> {
             || self
                 .chunks
                 .get(&self.next)
-                .is_some_and(|store| store.has_left || store.ahead > 0)
+                .is_some_and(|store| store.leaves || store.ahead > 0)
     }
 
     /// So many packets of a chunk that has no end wait to leave that no more should come.
@@ -464,17 +469,24 @@ impl<P> Reorder<P> {
         let Some(store) = self.chunks.get_mut(&chunk) else {
             return Pop::Nothing;
         };
-        let enough = |packets| store.has_left || store.packets.len() >= packets;
+        let enough = |packets| store.leaves || store.packets.len() >= packets;
         let leaves = store.verified || early.is_some_and(enough);
         if !leaves {
             return Pop::Nothing;
         }
         if let Some((frame, payload)) = store.packets.pop_front() {
-            store.has_left = true;
+            let ahead = !store.verified && !self.joined;
+            if ahead {
+                store.ahead += 1;
+                // In the middle of what refers to each other nothing begins.
+                store.after_ahead = None;
+            }
+            store.leaves = true;
             return Pop::Packet {
                 chunk,
                 frame,
                 payload,
+                ahead,
             };
         }
         if !store.verified {
