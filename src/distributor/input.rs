@@ -165,7 +165,9 @@ impl Distributor {
             }
             if state.replan(plan) {
                 self.announce(&caps, capacity_frames);
+                let shrinks = state.shrinks(&plan, &caps);
                 drop(guard);
+                self.warn_of_shrunk_chunks(shrinks);
                 self.tell_latency();
             }
         }
@@ -313,7 +315,7 @@ impl Distributor {
         }
         // A plain encoder asks it with new caps as well.
         let downstream = self.aggregator().ask_downstream();
-        {
+        let shrinks = {
             let mut guard = lock(&self.state);
             let Some(state) = guard.as_mut() else {
                 return false;
@@ -328,10 +330,13 @@ impl Distributor {
             };
             state.cut(self.aggregator());
             self.announce(&caps, plan.capacity_frames);
+            let shrinks = state.shrinks(&plan, &caps);
             state.set_caps(caps);
             state.downstream = Some(downstream);
             state.replan(plan);
-        }
+            shrinks
+        };
+        self.warn_of_shrunk_chunks(shrinks);
         self.before_next_frame(event);
         self.tell_latency();
         true

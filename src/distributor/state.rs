@@ -153,6 +153,8 @@ pub(super) struct State {
     pub(super) overlap_dropped: bool,
     /// That was said, of all chunks or of one.
     pub(super) overlap_warned: bool,
+    /// What was said last of chunks that are shorter than they were to be.
+    shrinkage: Option<String>,
 }
 
 /// What upstream is told of how to allocate frames: as the first encoder says it, but for its pool and allocator.
@@ -219,6 +221,33 @@ pub(super) fn frame_duration(caps: &gst::Caps) -> Option<gst::ClockTime> {
     gst::ClockTime::SECOND.mul_div_round(denom, numer.saturating_mul(buffers_per_picture(caps)))
 }
 
+/// What the plan made less of than was asked for, if it did, in pictures, which are `unit` buffers each.
+fn shrinkage(plan: &Plan, unit: u64) -> Option<String> {
+    let shrunk = plan.shrunk?;
+    let min_asked = shrunk.chunk_frames.map_or(shrunk.min_chunk_frames, |own| {
+        own.min(shrunk.min_chunk_frames)
+    });
+    let less = [
+        ("chunk-frames", shrunk.chunk_frames, plan.length.longest()),
+        ("min-chunk-frames", Some(min_asked), plan.min_frames),
+    ];
+    let less = less.into_iter().filter_map(|(property, asked, is)| {
+        let asked = asked.filter(|asked| *asked > is)?;
+        Some(format!(
+            "{property} is {} instead of {}",
+            is.div_ceil(unit),
+            asked.div_ceil(unit)
+        ))
+    });
+    let less: Vec<_> = less.collect();
+    Some(format!(
+        "The memory for raw video is too small: {}, so {}; raise max-raw-bytes to at least {} to have what was set",
+        shrunk.needs,
+        less.join(" and "),
+        shrunk.needs.needed_bytes
+    ))
+}
+
 impl State {
     pub(super) fn new(job: Job) -> Self {
         Self {
@@ -253,6 +282,7 @@ impl State {
             join_warned: false,
             overlap_dropped: false,
             overlap_warned: false,
+            shrinkage: None,
         }
     }
 
@@ -378,9 +408,12 @@ impl State {
                     .div_ceil(frame.saturating_mul(unit).max(1)),
             )
         });
-        // What an encoder recommends can't make a plan impossible that is possible without it.
-        let plan = make(job.min_chunk_frames.max(recommended));
-        let mut plan = plan.or_else(|_| make(job.min_chunk_frames))?;
+        // What an encoder recommends can't make anything shorter than it is without it.
+        let plan = make(job.min_chunk_frames.max(recommended)).ok();
+        let mut plan = match plan.filter(|plan| plan.shrunk.is_none()) {
+            Some(plan) => plan,
+            None => make(job.min_chunk_frames)?,
+        };
         if self.overlap_dropped {
             // The chunks are those that they would be otherwise, whenever it was found.
             (plan.before, plan.after) = (0, 0);
@@ -388,9 +421,18 @@ impl State {
         Ok(plan)
     }
 
+    /// What is to be said of a plan that is less than was asked for, unless it was said before.
+    #[must_use]
+    pub(super) fn shrinks(&mut self, plan: &Plan, caps: &gst::Caps) -> Option<String> {
+        let text = shrinkage(plan, buffers_per_picture(caps))?;
+        let is_new = self.shrinkage.as_ref() != Some(&text);
+        is_new.then(|| self.shrinkage.insert(text).clone())
+    }
+
     /// A stream of frames begins.
     pub(super) fn begin_stream(&mut self, plan: Plan) {
         self.joined = false;
+        self.tally.chunk_frames = plan.length.longest();
         let mut roster = Roster::new(self.slots.len());
         for slot in self.slots.iter().filter(|slot| slot.closed) {
             let _ = roster.close(slot.session.id);
@@ -421,6 +463,7 @@ impl State {
         let replanned = stream.planner.replan(plan);
         if replanned {
             stream.budget.set_limits(limit_bytes, capacity_frames);
+            self.tally.chunk_frames = plan.length.longest();
         }
         replanned
     }

@@ -52,11 +52,12 @@ pub struct ParallelEnc {
     #[property(name = "chunk-frames", get, set, type = u32, member = chunk_frames, default = 0, mutable_ready,
         nick = "Chunk length in frames",
         blurb = "The number of frames that one encoder encodes in a row. 0 means as many as the memory allows for all \
-                 sessions, at most 250, and equal chunks for all sessions where the length of the source is known.")]
+                 sessions, at most 250, and equal chunks for all sessions where the length of the source is known. If max-raw-bytes \
+                 doesn't hold one chunk, chunks are shorter than set, with a warning.")]
     #[property(name = "min-chunk-frames", get, set, type = u32, member = min_chunk_frames, minimum = 1,
         default = DEFAULT_MIN_CHUNK_FRAMES, mutable_ready, nick = "Minimum chunk length in frames",
         blurb = "A chunk with fewer frames than this at the end of the stream joins the chunk before it. It is at most \
-                 the chunk length.")]
+                 the chunk length, and less, with a warning, if max-raw-bytes doesn't hold a chunk of it.")]
     #[property(name = "overlap-before", get, set, type = i32, member = overlap_before, minimum = AUTOMATIC_OVERLAP,
         maximum = MAX_OVERLAP, default = AUTOMATIC_OVERLAP, mutable_ready, nick = "Overlap before a chunk in frames",
         blurb = "The number of frames that an encoder is given before those of its chunk, whose packets are thrown away. It \
@@ -85,7 +86,8 @@ pub struct ParallelEnc {
     #[property(name = "max-raw-bytes", get, set, type = u64, member = max_raw_bytes, default = 0, mutable_ready,
         nick = "Maximum of raw video in bytes",
         blurb = "The most bytes of raw video that are held at once. 0 means a quarter of the machine's memory, or of the \
-                 container's limit where one is set.")]
+                 container's limit where one is set. If it doesn't hold one chunk, chunks become shorter, with a warning; an error if \
+                 it doesn't hold two frames and the overlap that was set.")]
     settings: Mutex<Settings>,
     #[property(name = "active-encoder", get = Self::active_encoder, type = Option<String>, nick = "Active encoder",
         blurb = "The factory name of the encoder that is used, whether it was set or chosen. It is unset until that is known: \
@@ -148,7 +150,7 @@ impl ObjectImpl for ParallelEnc {
             let stats = glib::ParamSpecBoxed::builder::<gst::Structure>(STATS)
                 .nick("Statistics")
                 .blurb(
-                    "What was done since the start, in frames, chunks and bytes: parallel, chunks-planned, \
+                    "What was done since the start, in frames, chunks and bytes: parallel, chunk-frames (of the longest, as planned), chunks-planned, \
                      chunks-finished, attempts-failed, frames-in, frames-out, frames-skipped (by the encoder), frames-copied (out \
                      of a pool that is too small), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early, overlap-before, overlap-after (as planned), sessions-open, \
                      sessions (each with frames and frames-per-second), encoder (as set or chosen), profile (what is known of it: known, \
