@@ -42,7 +42,7 @@ pub struct ParallelEnc {
     #[property(name = "encoder", get, set, type = Option<String>, member = encoder, mutable_ready,
         nick = "Encoder",
         blurb = "The encoder of each session: a factory name, with properties and further elements as gst-launch-1.0 takes \
-                 them, for example 'x264enc speed-preset=medium pass=qual quantizer=23'. If it is not set, the highest ranked \
+                 them (before it what works on raw video, after it parsers and the like), for example 'x264enc speed-preset=medium pass=qual quantizer=23'. If it is not set, the highest ranked \
                  encoder for the caps that downstream accepts is chosen. It must not come from strangers.")]
     #[property(name = "sessions", get, set, type = u32, member = sessions, minimum = 0, maximum = MAX_SESSIONS,
         default = 0, mutable_ready, nick = "Sessions",
