@@ -430,13 +430,17 @@ fn clip(
     let Some(start) = pts else {
         return Some(FrameTimes { pts, duration });
     };
-    let stop = duration.map(|duration| start.saturating_add(duration));
-    let (start, stop) = segment.clip(start, stop)?;
+    let stop = duration.and_then(|duration| start.checked_add(duration));
+    let (start, end) = segment.clip(start, stop)?;
+    let clipped = end.zip(start).map(|(end, start)| end.saturating_sub(start));
     Some(FrameTimes {
         pts: start,
-        duration: stop
-            .zip(start)
-            .map(|(stop, start)| stop.saturating_sub(start)),
+        // Where no time says when it ends, it is as long as it was.
+        duration: if stop.is_none() && duration.is_some() {
+            duration
+        } else {
+            clipped
+        },
     })
 }
 
