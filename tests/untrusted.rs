@@ -505,3 +505,312 @@ fn odd_timestamps_with_real_encoders() {
         }
     }
 }
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Custom,
+    Tag,
+    KeyNow,
+    KeyLater,
+    KeyAll,
+    KeyFromBelow,
+    Segment,
+    Gap,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Place {
+    BeforeCaps,
+    BeforeFrames,
+    Between,
+    BeforeEnd,
+}
+
+fn flood(stranger: &Stranger, kind: Kind, count: u64) {
+    let time = |ms: u64| gst::ClockTime::from_mseconds(ms);
+    let below = stranger.rig.enc.static_pad("src").unwrap();
+    for number in 0..count {
+        let event = match kind {
+            Kind::Custom => gst::event::CustomDownstream::new(
+                gst::Structure::builder("flood")
+                    .field("number", number)
+                    .build(),
+            ),
+            Kind::Tag => {
+                let mut tags = gst::TagList::new();
+                tags.make_mut()
+                    .add::<gst::tags::TrackNumber>(&(number as u32), gst::TagMergeMode::Append);
+                gst::event::Tag::new(tags)
+            }
+            Kind::KeyNow | Kind::KeyAll => gst_video::DownstreamForceKeyUnitEvent::builder()
+                .all_headers(kind == Kind::KeyAll)
+                .count(number as u32)
+                .build(),
+            Kind::KeyLater => gst_video::DownstreamForceKeyUnitEvent::builder()
+                .running_time(time(1_000_000 + number))
+                .build(),
+            Kind::KeyFromBelow => gst_video::UpstreamForceKeyUnitEvent::builder()
+                .count(number as u32)
+                .build(),
+            Kind::Segment => gst::event::Segment::new(&whole()),
+            Kind::Gap => gst::event::Gap::new(time(number), time(1)),
+        };
+        match kind {
+            Kind::KeyFromBelow => {
+                below.send_event(event);
+            }
+            _ => stranger.send(event),
+        }
+    }
+}
+
+fn flooded(stranger: &Stranger, kind: Kind, place: Place, count: u64) {
+    let here = |at: Place| {
+        if at == place {
+            flood(stranger, kind, count)
+        }
+    };
+    stranger.send(gst::event::StreamStart::new("stranger"));
+    here(Place::BeforeCaps);
+    stranger.caps(GRAY);
+    stranger.send(gst::event::Segment::new(&whole()));
+    here(Place::BeforeFrames);
+    stranger.push_gray(0..36);
+    here(Place::Between);
+    stranger.push_gray(36..60);
+    here(Place::BeforeEnd);
+}
+
+/// Many events that nobody needs.
+fn assert_flood(kind: Kind, places: &[(Place, u64)]) {
+    let mut differences = Differences::default();
+    for &(place, count) in places {
+        // (GstVideoEncoder loses requests for key frames where timestamps are moved.)
+        let plain = "scriptedenc keep-times=true";
+        for properties in [CHUNKS, ALONE] {
+            let what = format!("{count} {kind:?} {place:?}");
+            if (kind, place) == (Kind::Tag, Place::BeforeCaps) {
+                // Before the segment, too: they leave after it, where sticky events have their order.
+                let ours = format!("vtparallelenc encoder=\"{plain}\" {properties}");
+                let outcome = run(&ours, &|stranger| flooded(stranger, kind, place, count));
+                assert!(matches!(outcome, Outcome::Ended(_)), "{what}: {outcome:?}");
+                continue;
+            }
+            differences.check(&what, plain, properties, &|stranger| {
+                flooded(stranger, kind, place, count);
+            });
+        }
+    }
+}
+
+#[test]
+fn a_few_events_of_each_kind_everywhere() {
+    use Kind::*;
+    use Place::*;
+    for kind in [
+        Custom,
+        Tag,
+        KeyNow,
+        KeyAll,
+        KeyLater,
+        KeyFromBelow,
+        Segment,
+        Gap,
+    ] {
+        for count in [1, 2, 3, 50, 1_000] {
+            let places = [BeforeCaps, BeforeFrames, Between, BeforeEnd].into_iter();
+            // (GStreamer itself warns of a segment before caps.)
+            let places = places.filter(|at| kind != Segment || *at != BeforeCaps);
+            let places: Vec<_> = places.map(|place| (place, count)).collect();
+            assert_flood(kind, &places);
+        }
+    }
+}
+
+/// Lets a million events of a kind in; all frames leave, and so many events of that type. (What grows with their square never ends.)
+fn assert_million(kind: Kind, place: Place, of: gst::EventType, leaves: bool) {
+    assert_many(MILLION, kind, place, of, leaves);
+}
+
+const MILLION: u64 = 1_000_000;
+
+fn assert_many(count: u64, kind: Kind, place: Place, of: gst::EventType, leaves: bool) {
+    // (GstVideoEncoder loses requests for key frames where timestamps are moved.)
+    let encoder = format!("vtparallelenc encoder=\"scriptedenc keep-times=true\" {CHUNKS}");
+    let stranger = Stranger::new(&encoder);
+    flooded(&stranger, kind, place, count);
+    stranger.rig.end();
+    let entries = stranger.rig.take();
+    let events = entries.iter().filter_map(|entry| entry.event());
+    let left = events.filter(|event| event.type_() == of).count() as u64;
+    assert_eq!(left, if leaves { count } else { 0 }, "{kind:?}");
+    let frames = entries.iter().filter(|entry| entry.buffer().is_some());
+    assert_eq!(frames.count(), 60, "{kind:?}");
+}
+
+#[test]
+fn many_events() {
+    let of = gst::EventType::CustomDownstream;
+    assert_many(MILLION / 50, Kind::Custom, Place::Between, of, true);
+    assert_many(
+        MILLION / 50,
+        Kind::Gap,
+        Place::BeforeEnd,
+        gst::EventType::Gap,
+        true,
+    );
+}
+
+#[test]
+fn a_million_tags() {
+    assert_million(Kind::Tag, Place::BeforeFrames, gst::EventType::Tag, true);
+}
+
+#[test]
+fn a_million_key_frames_are_asked_for() {
+    let of = gst::EventType::CustomDownstream;
+    assert_million(Kind::KeyAll, Place::Between, of, true);
+    assert_million(Kind::KeyFromBelow, Place::BeforeCaps, of, true);
+}
+
+#[test]
+fn a_million_key_frames_for_another_day() {
+    // (The plain encoder's time grows with their square.)
+    let of = gst::EventType::CustomDownstream;
+    assert_million(Kind::KeyLater, Place::Between, of, false);
+}
+
+/// Pictures that aren't as large as the caps say, for encoders that look into them.
+fn odd_buffers() -> Vec<(&'static str, gst::Buffer)> {
+    const WHOLE: usize = 64 * 64 * 3 / 2;
+    let of_size = |size: usize| gst::Buffer::from_slice(vec![7; size]);
+    let in_parts = |parts: usize| {
+        let mut buffer = gst::Buffer::new();
+        for part in 0..parts {
+            let size = WHOLE * (part + 1) / parts - WHOLE * part / parts;
+            let memory = gst::Memory::from_slice(vec![7u8; size]);
+            buffer.get_mut().unwrap().append_memory(memory);
+        }
+        buffer
+    };
+    vec![
+        ("no memory", gst::Buffer::new()),
+        ("empty", of_size(0)),
+        ("a byte", of_size(1)),
+        ("a byte less", of_size(WHOLE - 1)),
+        ("a byte more", of_size(WHOLE + 1)),
+        ("a thousand times", of_size(WHOLE * 1_000)),
+        ("a thousand parts", in_parts(1_000)),
+        ("parts of nothing", in_parts(WHOLE * 2)),
+    ]
+}
+
+#[test]
+fn odd_buffers_are_what_they_are_to_the_plain_encoder() {
+    common::init();
+    for (name, odd) in odd_buffers() {
+        for encoder in ["x264enc threads=1 speed-preset=ultrafast", "jpegenc"] {
+            for at in [0, 17, 35] {
+                let act = |stranger: &Stranger| {
+                    stranger.begin(I420, &whole());
+                    for number in 0..36 {
+                        let mut buffer = if number == at {
+                            odd.copy()
+                        } else {
+                            picture(number)
+                        };
+                        let times = buffer.get_mut().unwrap();
+                        times.set_pts(gst::ClockTime::from_nseconds(number * FRAME));
+                        times.set_duration(gst::ClockTime::from_nseconds(FRAME));
+                        stranger.push(buffer);
+                    }
+                };
+                for properties in [
+                    CHUNKS,
+                    ALONE,
+                    "sessions=2 chunk-frames=11 max-raw-bytes=100000",
+                ] {
+                    let ours = run(
+                        &format!("vtparallelenc encoder=\"{encoder}\" {properties}"),
+                        &act,
+                    );
+                    match (run(encoder, &act), ours) {
+                        (Outcome::Ended(plain), Outcome::Ended(ours)) => {
+                            let packets = |story: &[String]| -> Vec<String> {
+                                story
+                                    .iter()
+                                    .filter(|it| it.starts_with("packet"))
+                                    .cloned()
+                                    .collect()
+                            };
+                            assert_eq!(
+                                packets(&plain),
+                                packets(&ours),
+                                "{name} {encoder} {at} {properties}"
+                            );
+                        }
+                        (Outcome::Ended(plain), Outcome::Failed(error)) => {
+                            panic!(
+                                "{name} {encoder} {at} {properties}: {error}, the plain one {plain:?}"
+                            );
+                        }
+                        (Outcome::Failed(_), _) => (),
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn properties_at_the_ends_of_their_ranges() {
+    for properties in [
+        "sessions=64",
+        "sessions=64 chunk-frames=1 min-chunk-frames=1",
+        "sessions=64 chunk-frames=4294967295 min-chunk-frames=4294967295 overlap-before=1000 overlap-after=1000 \
+         source-frame-count=18446744073709551615 max-raw-bytes=18446744073709551615",
+        "sessions=1 chunk-frames=4294967295 max-raw-bytes=18446744073709551615",
+        "sessions=2 min-chunk-frames=4294967295 max-raw-bytes=18446744073709551615",
+        "sessions=2 min-chunk-frames=4294967295",
+        "sessions=2 source-frame-count=18446744073709551615 max-raw-bytes=18446744073709551615",
+        "sessions=3 source-frame-count=1 chunk-frames=10",
+        "sessions=3 chunk-frames=10 overlap-before=1000 overlap-after=1000",
+        "sessions=3 chunk-frames=10 max-raw-bytes=1",
+        "sessions=3 max-raw-bytes=1",
+    ] {
+        let mut differences = Differences::default();
+        for caps in [
+            GRAY.to_string(),
+            GRAY.replace("25/1", "2147483647/1"),
+            GRAY.replace("25/1", "1/2147483647"),
+        ] {
+            differences.check(
+                &caps,
+                "scriptedenc keep-times=true",
+                properties,
+                &|stranger| {
+                    stranger.begin(&caps, &whole());
+                    let below = stranger.rig.enc.static_pad("src").unwrap();
+                    for number in 0..60 {
+                        stranger.push_gray([number]);
+                        let mut latency = gst::query::Latency::new();
+                        below.query(&mut latency);
+                        let caps = stranger.rig.src.current_caps();
+                        stranger
+                            .rig
+                            .src
+                            .peer_query(&mut gst::query::Allocation::new(
+                                caps.as_deref().map(|_| caps.as_ref().unwrap()),
+                                true,
+                            ));
+                    }
+                    let _ = stranger
+                        .rig
+                        .enc
+                        .find_property("stats")
+                        .map(|_| stranger.rig.stats());
+                },
+            );
+        }
+    }
+}

@@ -221,6 +221,16 @@ pub(super) fn frame_duration(caps: &gst::Caps) -> Option<gst::ClockTime> {
     gst::ClockTime::SECOND.mul_div_round(denom, numer.saturating_mul(buffers_per_picture(caps)))
 }
 
+/// The tags of an event, if they are of this stream and not of all.
+fn of_stream(event: &gst::Event) -> Option<gst::TagList> {
+    match event.view() {
+        gst::EventView::Tag(tag) if tag.tag().scope() == gst::TagScope::Stream => {
+            Some(tag.tag_owned())
+        }
+        _ => None,
+    }
+}
+
 /// What the plan made less of than was asked for, if it did, in pictures, which are `unit` buffers each.
 fn shrinkage(plan: &Plan, unit: u64) -> Option<String> {
     let shrunk = plan.shrunk?;
@@ -494,7 +504,11 @@ impl State {
     pub(super) fn tagged(&mut self, tags: Option<gst::TagList>) {
         let stream = self.stream.as_ref();
         let next = stream.map_or(FrameNo(0), |stream| stream.planner.next_frame());
-        self.stream_tags.push_back((next, tags));
+        match self.stream_tags.back_mut() {
+            // Nothing begins between them.
+            Some(last) if last.0 == next => last.1 = tags,
+            _ => self.stream_tags.push_back((next, tags)),
+        }
     }
 
     /// The stream tags that hold before this frame.
@@ -615,6 +629,10 @@ impl State {
         let Some(stream) = &mut self.stream else {
             return;
         };
+        // Those that stand right before it come with it, all of them and in order.
+        let first = stream.frames.get(opened.start).and_then(Option::as_ref);
+        let come = first.is_some_and(|first| first.tags.iter().any(|it| of_stream(it).is_some()));
+        let tags = tags.filter(|_| !come);
         aggregator.open(opened.id, opened.start);
         self.keys.comes(opened.start, stream.private(opened.start));
         stream.roster.offer(opened.id);
@@ -887,6 +905,17 @@ impl Stream {
 
     /// The chunk begins with this frame.
     pub(super) fn begin_at(&mut self, chunk: ChunkId, start: FrameNo) -> Vec<gst::Buffer> {
+        // What is gone no longer brings its tags.
+        let first = self.planner.first_fed(chunk).unwrap_or(start);
+        let gone = FrameRange::new(first.0, start.0).iter();
+        let gone = gone.filter_map(|frame| self.frames.get(frame)?.as_ref());
+        let tags = gone
+            .flat_map(|held| &held.tags)
+            .filter_map(of_stream)
+            .last();
+        if let (Some(tags), Some(input)) = (tags, self.inputs.get_mut(&chunk)) {
+            input.tags = Some(tags);
+        }
         let ranges = self.planner.begin_at(chunk, start).into_iter();
         ranges.flat_map(|range| self.let_go(range)).collect()
     }
