@@ -567,7 +567,7 @@ fn flood(stranger: &Stranger, kind: Kind, count: u64) {
 fn flooded(stranger: &Stranger, kind: Kind, place: Place, count: u64) {
     let here = |at: Place| {
         if at == place {
-            flood(stranger, kind, count)
+            flood(stranger, kind, count);
         }
     };
     stranger.send(gst::event::StreamStart::new("stranger"));
@@ -796,19 +796,12 @@ fn properties_at_the_ends_of_their_ranges() {
                         let mut latency = gst::query::Latency::new();
                         below.query(&mut latency);
                         let caps = stranger.rig.src.current_caps();
-                        stranger
-                            .rig
-                            .src
-                            .peer_query(&mut gst::query::Allocation::new(
-                                caps.as_deref().map(|_| caps.as_ref().unwrap()),
-                                true,
-                            ));
+                        let mut allocation = gst::query::Allocation::new(caps.as_ref(), true);
+                        stranger.rig.src.peer_query(&mut allocation);
                     }
-                    let _ = stranger
-                        .rig
-                        .enc
-                        .find_property("stats")
-                        .map(|_| stranger.rig.stats());
+                    if stranger.rig.enc.has_property("stats") {
+                        stranger.rig.stats();
+                    }
                 },
             );
         }
