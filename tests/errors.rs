@@ -83,18 +83,21 @@ fn an_encoder_that_refuses_the_caps() {
 
 #[test]
 fn too_little_memory_for_one_chunk() {
+    // Only an overlap that was set can't be made smaller.
     assert_says(
-        "encoder=scriptedenc sessions=2 chunk-frames=100 max-raw-bytes=10000",
+        "encoder=scriptedenc sessions=2 chunk-frames=10 overlap-before=40 max-raw-bytes=10000",
         &[
-            "needs 112 raw frames (28672 bytes)",
+            "needs 42 raw frames (10752 bytes)",
             "max-raw-bytes is 10000",
-            "lower chunk-frames",
+            "the overlap",
         ],
     );
-    assert_says(
-        "encoder=scriptedenc sessions=2 max-raw-bytes=1",
-        &["max-raw-bytes"],
-    );
+    for bytes in [1, 255, 511] {
+        assert_says(
+            &format!("encoder=scriptedenc sessions=2 max-raw-bytes={bytes}"),
+            &["needs 2 raw frames", &format!("max-raw-bytes is {bytes}")],
+        );
+    }
 }
 
 #[test]

@@ -246,9 +246,9 @@ impl Aggregator {
 
     /// A serialized event stood before the next frame.
     pub(crate) fn event(&self, before: FrameNo, event: gst::Event) {
-        lock(&self.state).event(before, event);
-        // The end of a segment or stream may leave at once.
-        self.wake.notify_all();
+        if lock(&self.state).event(before, event) {
+            self.wake.notify_all();
+        }
     }
 
     /// The next frame has come in.

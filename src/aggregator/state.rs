@@ -9,7 +9,7 @@ use crate::logic::timeline::{
     DEEPEST, FrameTable, LATEST, THOUSAND_HOURS, Timeline, announced_depth, reorder_depth,
 };
 use crate::session::bitstream::{self, Described, Format};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 use twox_hash::XxHash3_128;
 
@@ -133,6 +133,8 @@ pub(super) struct State {
     shift: Option<gst::ClockTime>,
     /// Serialized events, each with the frame that it stood before; the frames increase.
     events: VecDeque<(FrameNo, gst::Event)>,
+    /// How many of them are the end of a stream or a segment.
+    ends: usize,
     herald: Herald,
     /// An encoder whose first DTS is its PTS doesn't reorder.
     announces: bool,
@@ -143,7 +145,7 @@ pub(super) struct State {
     /// Running time of the first key frame that left, in nanoseconds.
     first_key: Option<u64>,
     /// Requests for key frames, each with the frame from which on a key frame answers it.
-    keys: Vec<(FrameNo, keys::Request)>,
+    keys: BTreeMap<FrameNo, Vec<keys::Request>>,
     /// What downstream accepts, as encoders see it that have no chunk yet.
     pub(super) downstream: Option<gst::Caps>,
     pub(super) feeds: Vec<Feed>,
@@ -180,12 +182,13 @@ impl State {
             depth: 0,
             shift: None,
             events: VecDeque::new(),
+            ends: 0,
             herald: Herald::No,
             announces: false,
             heralds: VecDeque::new(),
             ahead: Vec::new(),
             first_key: None,
-            keys: Vec::new(),
+            keys: BTreeMap::new(),
             downstream: None,
             feeds: (0..sessions).map(|_| Feed::default()).collect(),
             sent: Sent::default(),
@@ -372,15 +375,20 @@ impl State {
         std::mem::take(&mut self.gave_all)
     }
 
-    pub(super) fn event(&mut self, before: FrameNo, event: gst::Event) {
+    /// `true`: it may leave at once.
+    #[must_use]
+    pub(super) fn event(&mut self, before: FrameNo, event: gst::Event) -> bool {
+        let may_leave = is_end(&event);
+        self.ends += usize::from(may_leave);
         self.ended |= event.type_() == gst::EventType::Eos;
         // (A chunk is opened after its first frame has come.)
         let at = self.events.partition_point(|(other, _)| *other <= before);
         self.events.insert(at, (before, event));
+        may_leave
     }
 
     pub(super) fn key_asked(&mut self, frame: FrameNo, request: keys::Request) {
-        self.keys.push((frame, request));
+        self.keys.entry(frame).or_default().push(request);
     }
 
     /// What downstream accepts, as the session's encoder sees it.
@@ -394,6 +402,7 @@ impl State {
     /// A flush kept these events from being sent; they go first after it.
     pub(super) fn put_back(&mut self, events: Vec<gst::Event>) {
         for event in events.into_iter().rev() {
+            self.ends += usize::from(is_end(&event));
             self.events.push_front((FrameNo(0), event));
         }
     }
@@ -481,9 +490,8 @@ impl State {
             Kind::Key
         };
         let is_first = frame.is_some_and(|frame| self.reorder.is_first(chunk, frame));
-        let mut asked = self.keys.iter();
-        let all_headers =
-            asked.any(|(asked, request)| request.all_headers && Some(*asked) == frame);
+        let asked = frame.and_then(|frame| self.keys.get(&frame));
+        let all_headers = asked.is_some_and(|asked| asked.iter().any(|it| it.all_headers));
         let (buffer, kind) = match claimed {
             Kind::Key if all_headers && !is_first => feed.examine(buffer, claimed, true),
             Kind::Key | Kind::Delta => feed.examine(buffer, claimed, is_first),
@@ -566,18 +574,20 @@ impl State {
         let is_end = |event: &gst::Event| event.type_() == gst::EventType::Eos;
         let end = self.events.iter().position(|(_, event)| is_end(event));
         match end.and_then(|end| self.events.remove(end)) {
-            Some((_, end)) => Step::Send(vec![Item::Event(end)]),
+            Some((_, end)) => {
+                self.ends -= 1;
+                Step::Send(vec![Item::Event(end)])
+            }
             None => Step::Wait,
         }
     }
 
     /// A stream or a segment is over, and all packets before that have left: it is said at once, as no frame need come any more.
     fn send_end(&mut self) -> Step {
+        if self.ends == 0 {
+            return Step::Wait;
+        }
         let left = self.reorder.oldest_held().unwrap_or(FrameNo(u64::MAX));
-        let is_end = |event: &gst::Event| {
-            let ends = [gst::EventType::SegmentDone, gst::EventType::Eos];
-            ends.contains(&event.type_())
-        };
         let events = self.events.iter();
         let end = events
             .take_while(|(before, _)| *before <= left)
@@ -742,6 +752,7 @@ impl State {
         let mut others = Vec::new();
         let events: Vec<_> = self.events.drain(..due).collect();
         for (before, event) in events {
+            self.ends -= usize::from(is_end(&event));
             match event.view() {
                 gst::EventView::StreamStart(_) => {
                     // It takes the tags of the last stream from all that comes after us.
@@ -797,8 +808,9 @@ impl State {
         self.first_key = self
             .first_key
             .or(running_time.map(gst::ClockTime::nseconds));
-        let answered = self.keys.extract_if(.., |(asked, _)| *asked <= frame);
-        let answered: Vec<_> = answered.map(|(_, request)| request).collect();
+        let later = self.keys.split_off(&FrameNo(frame.0.saturating_add(1)));
+        let answered = std::mem::replace(&mut self.keys, later);
+        let answered: Vec<_> = answered.into_values().flatten().collect();
         for request in &answered {
             let event = gst_video::DownstreamForceKeyUnitEvent::builder()
                 .timestamp(pts)
@@ -932,6 +944,14 @@ fn with_sets(buffer: gst::Buffer, format: Format, sets: &[Vec<u8>]) -> gst::Buff
     // PANIC: the buffer is new.
     let copied = buffer.copy_into(whole.get_mut().expect("own buffer"), parts, ..);
     if copied.is_ok() { whole } else { buffer }
+}
+
+/// The end of a stream or a segment.
+fn is_end(event: &gst::Event) -> bool {
+    matches!(
+        event.type_(),
+        gst::EventType::SegmentDone | gst::EventType::Eos
+    )
 }
 
 /// The same for packets of the same bytes, and for no others.

@@ -228,6 +228,15 @@ impl Distributor {
         lock(&self.state).as_ref()?.job.stall_timeout
     }
 
+    /// Chunks are shorter than they were to be.
+    pub(super) fn warn_of_shrunk_chunks(&self, shrinks: Option<String>) {
+        let (Some(text), Some(bin)) = (shrinks, self.bin()) else {
+            return;
+        };
+        gst::warning!(CAT, imp = self, "{text}");
+        gst::element_warning!(bin, gst::LibraryError::Settings, ("{text}"));
+    }
+
     /// Lets the first packet of the stream leave before its chunk is whole, so that a muxer that wants key frames at certain times
     /// can say so while there is time for them. Not if the encoder might turn out to need that chunk without its overlap.
     pub(super) fn herald(&self) {
@@ -253,7 +262,7 @@ impl Distributor {
         downstream: gst::Caps,
     ) -> Result<(), Refusal> {
         let sink_caps = session.src.peer_query_caps(None);
-        let early = {
+        let (early, shrinks) = {
             let mut state = lock(&self.state);
             let Some(state) = state.as_mut() else {
                 return Ok(());
@@ -264,8 +273,10 @@ impl Distributor {
             state.sink_caps = Some(sink_caps);
             state.begin_stream(plan);
             state.mode = Mode::Parallel;
-            std::mem::take(&mut state.early)
+            let shrinks = state.shrinks(&plan, caps);
+            (std::mem::take(&mut state.early), shrinks)
         };
+        self.warn_of_shrunk_chunks(shrinks);
         for event in early {
             self.serialized(event);
         }

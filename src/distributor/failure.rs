@@ -267,8 +267,8 @@ impl From<EncoderError> for Refusal {
 pub(super) fn budget_error(error: BudgetTooSmall) -> gst::ErrorMessage {
     gst::error_msg!(
         gst::LibraryError::Settings,
-        ("The memory for raw video is too small: {error}; raise max-raw-bytes, or lower chunk-frames, \
-             min-chunk-frames or the overlap")
+        ("The memory for raw video is too small: {error}; raise max-raw-bytes, or lower \
+             overlap-before or overlap-after if they are set")
     )
 }
 

@@ -165,7 +165,9 @@ impl Distributor {
             }
             if state.replan(plan) {
                 self.announce(&caps, capacity_frames);
+                let shrinks = state.shrinks(&plan, &caps);
                 drop(guard);
+                self.warn_of_shrunk_chunks(shrinks);
                 self.tell_latency();
             }
         }
@@ -313,7 +315,7 @@ impl Distributor {
         }
         // A plain encoder asks it with new caps as well.
         let downstream = self.aggregator().ask_downstream();
-        {
+        let shrinks = {
             let mut guard = lock(&self.state);
             let Some(state) = guard.as_mut() else {
                 return false;
@@ -328,10 +330,13 @@ impl Distributor {
             };
             state.cut(self.aggregator());
             self.announce(&caps, plan.capacity_frames);
+            let shrinks = state.shrinks(&plan, &caps);
             state.set_caps(caps);
             state.downstream = Some(downstream);
             state.replan(plan);
-        }
+            shrinks
+        };
+        self.warn_of_shrunk_chunks(shrinks);
         self.before_next_frame(event);
         self.tell_latency();
         true
@@ -427,13 +432,17 @@ fn clip(
     let Some(start) = pts else {
         return Some(FrameTimes { pts, duration });
     };
-    let stop = duration.map(|duration| start.saturating_add(duration));
-    let (start, stop) = segment.clip(start, stop)?;
+    let stop = duration.and_then(|duration| start.checked_add(duration));
+    let (start, end) = segment.clip(start, stop)?;
+    let clipped = end.zip(start).map(|(end, start)| end.saturating_sub(start));
     Some(FrameTimes {
         pts: start,
-        duration: stop
-            .zip(start)
-            .map(|(stop, start)| stop.saturating_sub(start)),
+        // Where no time says when it ends, it is as long as it was.
+        duration: if stop.is_none() && duration.is_some() {
+            duration
+        } else {
+            clipped
+        },
     })
 }
 

@@ -7,6 +7,7 @@ use super::keys::key_request;
 use super::state::{Mode, Proposal, frame_bytes, frame_duration};
 use crate::locking::{lock, wait};
 use crate::logic::timeline::LATEST;
+use crate::parallelenc::settings::quarter_of_memory;
 use crate::queries::{answer_caps, convert_raw};
 use crate::session::encoder;
 use gst::prelude::*;
@@ -93,6 +94,8 @@ impl Distributor {
         for params in &proposal.params {
             query.add_allocation_param(None::<&gst::Allocator>, *params);
         }
+        // Who uses such a pool allocates all of it at once. What comes out of a smaller one is copied.
+        let frames = frames.min(quarter_of_memory() / bytes.max(1));
         let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         query.add_allocation_pool(None::<&gst::BufferPool>, small(bytes), small(frames), 0);
         true

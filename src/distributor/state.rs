@@ -187,6 +187,8 @@ pub(super) struct State {
     pub(super) overlap_dropped: bool,
     /// That was said, of all chunks or of one.
     pub(super) overlap_warned: bool,
+    /// What was said last of chunks that are shorter than they were to be.
+    shrinkage: Option<String>,
 }
 
 /// What upstream is told of how to allocate frames: as the first encoder says it, but for its pool and allocator.
@@ -253,6 +255,43 @@ pub(super) fn frame_duration(caps: &gst::Caps) -> Option<gst::ClockTime> {
     gst::ClockTime::SECOND.mul_div_round(denom, numer.saturating_mul(buffers_per_picture(caps)))
 }
 
+/// The tags of an event, if they are of this stream and not of all.
+fn of_stream(event: &gst::Event) -> Option<gst::TagList> {
+    match event.view() {
+        gst::EventView::Tag(tag) if tag.tag().scope() == gst::TagScope::Stream => {
+            Some(tag.tag_owned())
+        }
+        _ => None,
+    }
+}
+
+/// What the plan made less of than was asked for, if it did, in pictures, which are `unit` buffers each.
+fn shrinkage(plan: &Plan, unit: u64) -> Option<String> {
+    let shrunk = plan.shrunk?;
+    let min_asked = shrunk.chunk_frames.map_or(shrunk.min_chunk_frames, |own| {
+        own.min(shrunk.min_chunk_frames)
+    });
+    let less = [
+        ("chunk-frames", shrunk.chunk_frames, plan.length.longest()),
+        ("min-chunk-frames", Some(min_asked), plan.min_frames),
+    ];
+    let less = less.into_iter().filter_map(|(property, asked, is)| {
+        let asked = asked.filter(|asked| *asked > is)?;
+        Some(format!(
+            "{property} is {} instead of {}",
+            is.div_ceil(unit),
+            asked.div_ceil(unit)
+        ))
+    });
+    let less: Vec<_> = less.collect();
+    Some(format!(
+        "The memory for raw video is too small: {}, so {}; raise max-raw-bytes to at least {} to have what was set",
+        shrunk.needs,
+        less.join(" and "),
+        shrunk.needs.needed_bytes
+    ))
+}
+
 impl State {
     pub(super) fn new(job: Job) -> Self {
         Self {
@@ -287,6 +326,7 @@ impl State {
             join_warned: false,
             overlap_dropped: false,
             overlap_warned: false,
+            shrinkage: None,
         }
     }
 
@@ -425,9 +465,12 @@ impl State {
                     .div_ceil(frame.saturating_mul(unit).max(1)),
             )
         });
-        // What an encoder recommends can't make a plan impossible that is possible without it.
-        let plan = make(job.min_chunk_frames.max(recommended));
-        let mut plan = plan.or_else(|_| make(job.min_chunk_frames))?;
+        // What an encoder recommends can't make anything shorter than it is without it.
+        let plan = make(job.min_chunk_frames.max(recommended)).ok();
+        let mut plan = match plan.filter(|plan| plan.shrunk.is_none()) {
+            Some(plan) => plan,
+            None => make(job.min_chunk_frames)?,
+        };
         if self.overlap_dropped {
             // The chunks are those that they would be otherwise, whenever it was found.
             (plan.before, plan.after) = (0, 0);
@@ -435,9 +478,18 @@ impl State {
         Ok(plan)
     }
 
+    /// What is to be said of a plan that is less than was asked for, unless it was said before.
+    #[must_use]
+    pub(super) fn shrinks(&mut self, plan: &Plan, caps: &gst::Caps) -> Option<String> {
+        let text = shrinkage(plan, buffers_per_picture(caps))?;
+        let is_new = self.shrinkage.as_ref() != Some(&text);
+        is_new.then(|| self.shrinkage.insert(text).clone())
+    }
+
     /// A stream of frames begins.
     pub(super) fn begin_stream(&mut self, plan: Plan) {
         self.joined = false;
+        self.tally.chunk_frames = plan.length.longest();
         let mut roster = Roster::new(self.slots.len(), self.job.max_attempts);
         // (The last one that is left stays open.)
         let (gone, there): (Vec<_>, Vec<_>) = self.slots.iter().partition(|slot| slot.gone);
@@ -472,6 +524,7 @@ impl State {
         let replanned = stream.planner.replan(plan);
         if replanned {
             stream.budget.set_limits(limit_bytes, capacity_frames);
+            self.tally.chunk_frames = plan.length.longest();
         }
         replanned
     }
@@ -502,7 +555,11 @@ impl State {
     pub(super) fn tagged(&mut self, tags: Option<gst::TagList>) {
         let stream = self.stream.as_ref();
         let next = stream.map_or(FrameNo(0), |stream| stream.planner.next_frame());
-        self.stream_tags.push_back((next, tags));
+        match self.stream_tags.back_mut() {
+            // Nothing begins between them.
+            Some(last) if last.0 == next => last.1 = tags,
+            _ => self.stream_tags.push_back((next, tags)),
+        }
     }
 
     /// The stream tags that hold before this frame.
@@ -640,6 +697,10 @@ impl State {
         let Some(stream) = &mut self.stream else {
             return;
         };
+        // Those that stand right before it come with it, all of them and in order.
+        let first = stream.frames.get(opened.start).and_then(Option::as_ref);
+        let come = first.is_some_and(|first| first.tags.iter().any(|it| of_stream(it).is_some()));
+        let tags = tags.filter(|_| !come);
         aggregator.open(opened.id, opened.start);
         self.keys.comes(opened.start, stream.private(opened.start));
         stream.roster.offer(opened.id);
@@ -913,6 +974,17 @@ impl Stream {
 
     /// The chunk begins with this frame.
     pub(super) fn begin_at(&mut self, chunk: ChunkId, start: FrameNo) -> Vec<gst::Buffer> {
+        // What is gone no longer brings its tags.
+        let first = self.planner.first_fed(chunk).unwrap_or(start);
+        let gone = FrameRange::new(first.0, start.0).iter();
+        let gone = gone.filter_map(|frame| self.frames.get(frame)?.as_ref());
+        let tags = gone
+            .flat_map(|held| &held.tags)
+            .filter_map(of_stream)
+            .last();
+        if let (Some(tags), Some(input)) = (tags, self.inputs.get_mut(&chunk)) {
+            input.tags = Some(tags);
+        }
         let ranges = self.planner.begin_at(chunk, start).into_iter();
         ranges.flat_map(|range| self.let_go(range)).collect()
     }

@@ -6,6 +6,7 @@
 //! for a moment or for the next frame. All times are running times in nanoseconds.
 
 use super::frame::FrameNo;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// One wish for a key frame, as a force-key-unit event says it.
@@ -31,7 +32,10 @@ pub struct Due {
 /// The requests that wait, and the key frames that are known to come.
 #[derive(Debug, Default)]
 pub struct KeyRequests {
-    waiting: Vec<Request>,
+    /// By their time, those for the next frame first, and the last one that came first: GstVideoEncoder answers them in this order.
+    waiting: BTreeMap<(Option<u64>, Reverse<u64>), Request>,
+    /// How many have come.
+    asked: u64,
     /// Frames that haven't left and are going to be key frames, with their private timestamps.
     known: BTreeMap<FrameNo, u64>,
     /// Running time of the last frame of which a key frame was asked.
@@ -43,6 +47,9 @@ pub struct KeyRequests {
 
 /// Segments are as long as frames make them: so far the distance of requests may differ from one to the next, in nanoseconds.
 const JITTER: u64 = 100_000_000;
+
+/// More requests than this aren't expected at once, whatever times are given: they would all be looked up.
+const MOST_EXPECTED: u64 = 10_000;
 
 /// Requests that are going to come, if the next ones are as far apart as the last ones. Who cuts a stream into segments asks for
 /// the next key frame when the last one arrives: then the frame has long been taken in.
@@ -58,7 +65,9 @@ struct Expected {
 impl KeyRequests {
     /// Lets a request wait for its frame.
     pub fn ask(&mut self, request: Request) {
-        self.waiting.push(request);
+        let nth = Reverse(self.asked);
+        self.waiting.insert((request.time, nth), request);
+        self.asked += 1;
     }
 
     /// Nobody waits for a key frame, and none is expected to be asked for.
@@ -97,7 +106,7 @@ impl KeyRequests {
         if !is_regular || period < least.max(1) || period >= depth {
             return Vec::new();
         }
-        let credit = depth / period + 2;
+        let credit = (depth / period).saturating_add(2).min(MOST_EXPECTED);
         let passed: Vec<u64> = (1..=credit)
             .map(|n| time.saturating_add(period.saturating_mul(n)))
             .take_while(|&expected| expected < until)
@@ -133,13 +142,6 @@ impl KeyRequests {
     /// The next frame has this running time. Returns the requests that it answers. If the last key frame that was asked for is
     /// less than `interval` ago, they wait.
     pub fn due(&mut self, time: Option<u64>, interval: u64) -> Due {
-        // (Without a time nobody knows whether it is time; it is, as with GstVideoEncoder.)
-        let is_due = |request: &Request| {
-            request
-                .time
-                .zip(time)
-                .is_none_or(|(wanted, now)| wanted <= now)
-        };
         let too_soon = self
             .last_forced
             .zip(time)
@@ -147,8 +149,13 @@ impl KeyRequests {
         if interval > 0 && too_soon {
             return Due::default();
         }
-        let (requests, waiting): (Vec<_>, _) = self.waiting.drain(..).partition(is_due);
-        self.waiting = waiting;
+        // (Without a time nobody knows whether it is time; it is, as with GstVideoEncoder.)
+        let later = match time.and_then(|now| now.checked_add(1)) {
+            Some(later) => self.waiting.split_off(&(Some(later), Reverse(u64::MAX))),
+            None => BTreeMap::new(),
+        };
+        let due = std::mem::replace(&mut self.waiting, later);
+        let requests: Vec<_> = due.into_values().collect();
         // What was wanted before the last forced key frame had that: the next one answers, as with GstVideoEncoder.
         let forces = requests.iter().any(|request: &Request| {
             let had = request.time.zip(self.last_forced);
@@ -210,7 +217,7 @@ mod tests {
         keys.ask(at(Some(60)));
         assert_eq!(keys.due(Some(40), 0).requests, []);
         keys.ask(at(None));
-        assert_eq!(keys.due(Some(80), 0).requests, [at(Some(60)), at(None)]);
+        assert_eq!(keys.due(Some(80), 0).requests, [at(None), at(Some(60))]);
         assert_eq!(keys.due(Some(90), 0).requests, []);
         assert_eq!(keys.due(None, 0).requests, [at(Some(100))]);
         assert!(keys.is_empty());
@@ -267,6 +274,19 @@ mod tests {
         // So far apart, each request comes in time.
         assert!(keys.expect(500, None, 10, 200, 700).is_empty());
         assert!(!keys.due(Some(900), 0).forces);
+    }
+
+    #[test]
+    fn what_is_expected_has_an_end() {
+        let mut keys = KeyRequests::default();
+        let passed = keys.expect(1, Some(0), 0, u64::MAX, u64::MAX);
+        assert_eq!(passed.len() as u64, MOST_EXPECTED);
+        let mut keys = KeyRequests::default();
+        let late = u64::MAX - 3;
+        let passed = keys.expect(late, Some(late - 2), 1, u64::MAX, u64::MAX);
+        assert!(passed.len() <= 1);
+        assert!(keys.due(Some(u64::MAX), 0).forces);
+        assert!(keys.due(Some(u64::MAX - 1), u64::MAX).requests.is_empty());
     }
 
     #[test]

@@ -91,6 +91,45 @@ pub struct Request {
     pub max_raw_bytes: u64,
 }
 
+impl Request {
+    /// Raw frames that the memory holds.
+    fn room(&self) -> u64 {
+        self.max_raw_bytes / self.frame_bytes.max(1)
+    }
+
+    /// Chunks that are held at the same time: one for each session, and one that is being taken in.
+    fn shares(&self) -> u64 {
+        self.sessions.max(1).saturating_add(1)
+    }
+
+    /// Held beside a chunk's own frames: its lead, and its trail or the tail that may join it.
+    fn around(before: u64, after: u64, min_frames: u64) -> u64 {
+        before.saturating_add(after.max(min_frames))
+    }
+
+    /// The longest chunk with which all sessions can work, if the overlap is as large as it may be.
+    fn share(&self, min_frames: u64) -> u64 {
+        let around = Self::around(self.before.most(), self.after.most(), min_frames);
+        self.room().saturating_sub(around) / self.shares()
+    }
+
+    /// One chunk with all around it fits into the memory.
+    fn fit(&self, length: Length, min_frames: u64) -> Result<(), BudgetTooSmall> {
+        let (before, after) = (self.before.of(length), self.after.of(length));
+        let around = before.checked_add(after.max(min_frames));
+        let needed = around.and_then(|around| around.checked_add(length.longest()));
+        if needed.is_some_and(|needed| needed <= self.room()) {
+            return Ok(());
+        }
+        let needed_frames = needed.unwrap_or(u64::MAX);
+        Err(BudgetTooSmall {
+            needed_frames,
+            needed_bytes: needed_frames.saturating_mul(self.frame_bytes.max(1)),
+            max_raw_bytes: self.max_raw_bytes,
+        })
+    }
+}
+
 /// How long each chunk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
@@ -131,6 +170,18 @@ pub struct Plan {
     /// Raw frames that the element may hold at once: one chunk for each session, one that is being
     /// taken in, and the overlap; fewer where the memory is short.
     pub capacity_frames: u64,
+    /// What was asked for didn't fit into the memory, so chunks are shorter.
+    pub shrunk: Option<Shrunk>,
+}
+
+/// What was asked for, where the plan had to make less of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shrunk {
+    /// `None`: the length was the plan's own to choose.
+    pub chunk_frames: Option<u64>,
+    pub min_chunk_frames: u64,
+    /// What one chunk of that would need.
+    pub needs: BudgetTooSmall,
 }
 
 /// One chunk with its overlap is larger than all the memory that may be used.
@@ -170,52 +221,68 @@ impl Plan {
             .saturating_add(self.min_frames)
     }
 
+    /// If one chunk doesn't fit into the memory, its length is given up first, then `min_frames`, and nothing else: an overlap that
+    /// was set is what it was set to.
     pub fn make(request: &Request) -> Result<Self, BudgetTooSmall> {
-        let frame_bytes = request.frame_bytes.max(1);
-        let room = request.max_raw_bytes / frame_bytes;
-        let shares = request.sessions.max(1).saturating_add(1);
         let min_frames = request
             .chunk_frames
             .map_or(request.min_chunk_frames, |own| {
                 request.min_chunk_frames.min(own)
             })
             .max(1);
-        // Held beside a chunk's own frames: its lead, and its trail or the tail that may join it.
-        let around = |before: u64, after: u64| before.saturating_add(after.max(min_frames));
-        let most_around = around(request.before.most(), request.after.most());
-
         let length = match request.chunk_frames {
             Some(own) => Length::Fixed(own.max(1)),
             None => {
-                let share = room.saturating_sub(most_around) / shares;
-                let longest = share.clamp(min_frames, LONGEST_AUTOMATIC_CHUNK.max(min_frames));
+                let most = LONGEST_AUTOMATIC_CHUNK.max(min_frames);
+                let longest = request.share(min_frames).clamp(min_frames, most);
                 Self::automatic(request, longest, min_frames)
             }
         };
-
-        let (before, after) = (request.before.of(length), request.after.of(length));
-        let around = around(before, after);
-        let needed_frames = length.longest().saturating_add(around);
-        if needed_frames > room {
-            return Err(BudgetTooSmall {
-                needed_frames,
-                needed_bytes: needed_frames.saturating_mul(frame_bytes),
-                max_raw_bytes: request.max_raw_bytes,
-            });
+        let Err(needs) = request.fit(length, min_frames) else {
+            return Ok(Self::of(request, length, min_frames));
+        };
+        let shrunk = |length: Length, min_frames: u64| {
+            let shrunk = Shrunk {
+                chunk_frames: request.chunk_frames,
+                min_chunk_frames: request.min_chunk_frames,
+                needs,
+            };
+            Self {
+                shrunk: Some(shrunk),
+                ..Self::of(request, length, min_frames)
+            }
+        };
+        // As long as leaves room for all sessions.
+        let shorter = Length::Fixed(request.share(min_frames).max(min_frames));
+        if request.fit(shorter, min_frames).is_ok() {
+            return Ok(shrunk(shorter, min_frames));
         }
+        // A tail takes as much room as a chunk.
+        let around = request.before.most().saturating_add(request.after.most());
+        let rest = request.room().saturating_sub(around);
+        let min_frames = (rest / request.shares().saturating_add(1)).clamp(1, min_frames);
+        let shortest = Length::Fixed(request.share(min_frames).max(min_frames));
+        request.fit(shortest, min_frames)?;
+        Ok(shrunk(shortest, min_frames))
+    }
+
+    fn of(request: &Request, length: Length, min_frames: u64) -> Self {
+        let (before, after) = (request.before.of(length), request.after.of(length));
+        let around = Request::around(before, after, min_frames);
         let capacity_frames = length
             .longest()
-            .saturating_mul(shares)
+            .saturating_mul(request.shares())
             .saturating_add(around)
-            .min(room);
-        Ok(Self {
+            .min(request.room());
+        Self {
             length,
             min_frames,
             before,
             after,
             source_frames: request.source_frames.filter(|&frames| frames > 0),
             capacity_frames,
-        })
+            shrunk: None,
+        }
     }
 
     /// Equal chunks in a multiple of the sessions, so that all of them finish together; where the length
@@ -873,21 +940,70 @@ mod tests {
                 ..request()
             })
         };
-        assert_eq!(plan(24_000).unwrap().length, Length::Fixed(12));
-        let error = plan(23_999).unwrap_err();
-        assert_eq!(error.needed_frames, 24);
-        assert_eq!(error.needed_bytes, 24_000);
-        assert!(error.to_string().contains("max-raw-bytes is 23999"));
+        let lengths = |max_raw_bytes| {
+            let plan = plan(max_raw_bytes).unwrap();
+            (plan.length, plan.min_frames, plan.shrunk.is_some())
+        };
+        assert_eq!(lengths(24_000), (Length::Fixed(12), 12, false));
+        // The minimum, so that two sessions work, one chunk comes in, and a tail is undecided.
+        assert_eq!(lengths(23_999), (Length::Fixed(6), 5, true));
+        assert_eq!(lengths(8_000), (Length::Fixed(2), 2, true));
+        assert_eq!(lengths(2_000), (Length::Fixed(1), 1, true));
+        let error = plan(1_999).unwrap_err();
+        assert_eq!(error.needed_frames, 2);
+        assert_eq!(error.needed_bytes, 2_000);
+        assert!(error.to_string().contains("max-raw-bytes is 1999"));
     }
 
     #[test]
-    fn a_fixed_length_is_kept_or_refused_never_changed() {
+    fn a_fixed_length_is_kept_where_it_fits() {
         assert_eq!(own_lengths(fixed(240, 12, 0, 0), 720), [240; 3]);
-        let refused = Plan::make(&Request {
-            chunk_frames: Some(1_000_000),
-            ..request()
-        });
-        assert_eq!(refused.unwrap_err().needed_frames, 1_000_012);
+        let plan = |chunk_frames, max_raw_bytes| {
+            let plan = Plan::make(&Request {
+                chunk_frames: Some(chunk_frames),
+                max_raw_bytes,
+                ..request()
+            });
+            plan.unwrap()
+        };
+        assert_eq!(plan(100, 112_000).length, Length::Fixed(100));
+        assert_eq!(plan(100, 112_000).shrunk, None);
+        // A frame less, and all sessions get their share.
+        let shrunk = plan(100, 111_999);
+        assert_eq!((shrunk.length, shrunk.min_frames), (Length::Fixed(33), 12));
+        assert_eq!(shrunk.capacity_frames, 111);
+        let asked = shrunk.shrunk.unwrap();
+        assert_eq!(
+            (asked.chunk_frames, asked.min_chunk_frames),
+            (Some(100), 12)
+        );
+        assert_eq!(asked.needs.needed_frames, 112);
+        // No limit on what was asked for but the memory.
+        assert_eq!(
+            plan(u64::MAX, 3_000_012_000).length,
+            Length::Fixed(1_000_000)
+        );
+    }
+
+    #[test]
+    fn an_overlap_that_was_set_does_not_shrink() {
+        let plan = |before, after, max_raw_bytes| {
+            Plan::make(&Request {
+                chunk_frames: Some(100),
+                before,
+                after,
+                max_raw_bytes,
+                ..request()
+            })
+        };
+        let (set, automatic) = (Overlap::Exactly(20), Overlap::UpTo(20));
+        let of = |plan: Plan| (plan.length, plan.before, plan.after, plan.min_frames);
+        let shrunk = plan(set, set, 100_000).unwrap();
+        assert_eq!(of(shrunk), (Length::Fixed(20), 20, 20, 12));
+        let shrunk = plan(automatic, automatic, 100_000).unwrap();
+        assert_eq!(of(shrunk), (Length::Fixed(20), 5, 5, 12));
+        assert_eq!(plan(set, set, 41_000).unwrap().length, Length::Fixed(1));
+        assert_eq!(plan(set, set, 40_999).unwrap_err().needed_frames, 41);
     }
 
     #[test]
@@ -1179,7 +1295,86 @@ mod tests {
         assert!(planner.plan().overlaps());
     }
 
+    /// Any number, those near both ends of the range above all.
+    fn any_number() -> impl Strategy<Value = u64> {
+        prop_oneof![0u64..500, Just(u64::MAX), (u64::MAX - 500).., any::<u64>()]
+    }
+
+    fn any_overlap() -> impl Strategy<Value = Overlap> {
+        let automatic = any_number().prop_map(Overlap::UpTo);
+        prop_oneof![any_number().prop_map(Overlap::Exactly), automatic]
+    }
+
     proptest! {
+        #[test]
+        fn whatever_is_asked_for_fits_or_is_refused(
+            sessions in any_number(),
+            chunk_frames in prop::option::of(any_number()),
+            min_chunk_frames in any_number(),
+            before in any_overlap(),
+            after in any_overlap(),
+            source_frames in prop::option::of(any_number()),
+            frame_bytes in any_number(),
+            max_raw_bytes in any_number(),
+        ) {
+            let request = Request {
+                sessions, chunk_frames, min_chunk_frames, before, after, source_frames, frame_bytes, max_raw_bytes,
+            };
+            let room = max_raw_bytes / frame_bytes.max(1);
+            match Plan::make(&request) {
+                Err(error) => prop_assert!(error.needed_frames > room || error.needed_frames == u64::MAX),
+                Ok(plan) => {
+                    let own = plan.length.longest();
+                    let needed = u128::from(own) + u128::from(plan.before) + u128::from(plan.after.max(plan.min_frames));
+                    prop_assert!(needed <= u128::from(room));
+                    prop_assert!(needed <= u128::from(plan.capacity_frames) && plan.capacity_frames <= room);
+                    prop_assert!(1 <= plan.min_frames);
+                    // (A source may be shorter than any chunk.)
+                    prop_assert!(plan.min_frames <= own || source_frames.is_some());
+                    let longest = chunk_frames.map_or(u64::MAX, |asked| asked.max(1));
+                    prop_assert!(own <= longest && plan.min_frames <= min_chunk_frames.max(1));
+                    match plan.shrunk {
+                        Some(shrunk) => prop_assert!(shrunk.needs.needed_frames > room || room == u64::MAX),
+                        None => prop_assert!(chunk_frames.is_none_or(|asked| own == asked.max(1))),
+                    }
+                    for (asked, planned) in [(before, plan.before), (after, plan.after)] {
+                        match asked {
+                            Overlap::Exactly(frames) => prop_assert_eq!(planned, frames),
+                            Overlap::UpTo(most) => prop_assert_eq!(planned, most.min(own / 4)),
+                        }
+                    }
+                    let mut planner = Planner::new(plan);
+                    for _ in 0..9 {
+                        let _ = planner.frame(true);
+                    }
+                    let _ = planner.cut();
+                    let _ = plan.latency_frames(sessions);
+                }
+            }
+        }
+
+        #[test]
+        fn what_fits_is_never_shrunk(
+            own in 1u64..300,
+            min in 1u64..300,
+            before in 0u64..100,
+            after in 0u64..100,
+            sessions in 1u64..9,
+            more in 0u64..3,
+        ) {
+            let min_frames = min.min(own);
+            let room = own + before + after.max(min_frames) + more;
+            let make = |room: u64| Plan::make(&Request {
+                sessions, chunk_frames: Some(own), min_chunk_frames: min,
+                before: Overlap::Exactly(before), after: Overlap::Exactly(after),
+                source_frames: None, frame_bytes: 7, max_raw_bytes: room * 7,
+            });
+            let plan = make(room).unwrap();
+            prop_assert_eq!((plan.length, plan.min_frames, plan.shrunk), (Length::Fixed(own), min_frames, None));
+            let less = make(own + before + after.max(min_frames) - 1);
+            prop_assert!(less.is_err() || less.is_ok_and(|plan| plan.shrunk.is_some()));
+        }
+
         #[test]
         fn every_frame_is_own_once_and_freed_once(
             own in 1u64..30,

@@ -26,6 +26,8 @@ impl SessionTally {
 /// Everything that is counted since the start; a flush doesn't reset it.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
+    /// Frames of a chunk, as planned last.
+    pub chunk_frames: u64,
     pub chunks_planned: u64,
     pub chunks_finished: u64,
     /// Attempts that failed and were repeated.

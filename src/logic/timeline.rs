@@ -16,6 +16,13 @@ pub const THOUSAND_HOURS: u64 = 1_000 * 3_600 * 1_000_000_000;
 /// The latest time there is: the greatest number stands for no time at all.
 pub const LATEST: u64 = u64::MAX - 1;
 
+/// Frames that are later than this, 146 years, follow the one before them instead: their time is wrong, and without some room after it
+/// nothing that comes later could get a timestamp of its own. (Encoders count with signed numbers besides.)
+const FARTHEST: u64 = 1 << 62;
+
+/// No frame counts for more than this where others follow it.
+const LONGEST: u64 = THOUSAND_HOURS;
+
 /// More reordering than this is taken for a wrong DTS of the encoder, not for B-frames (H.264 and H.265
 /// allow 16 reference frames).
 pub const DEEPEST: usize = 16;
@@ -26,6 +33,9 @@ const JITTER: u64 = 200_000_000;
 
 /// A frame that is no later than the one before it is moved behind that by this part of a frame's duration.
 const NUDGE: u64 = 8;
+
+/// Where no time is left, by this, in nanoseconds: it lasts longer than any stream.
+const NUDGE_BEYOND: u64 = 1_000_000;
 
 /// Gives each frame its private timestamp: 1000 h + running time, always increasing.
 #[derive(Debug, Default)]
@@ -55,8 +65,9 @@ impl PrivateClock {
     /// A frame without a running time follows the one before it; one that isn't later than the one before it is moved
     /// behind it. `duration`: of the frame, as far as it is known.
     pub fn stamp(&mut self, running_time: Option<u64>, duration: u64) -> u64 {
-        let duration = duration.max(1);
+        let duration = duration.clamp(1, LONGEST);
         let wanted = running_time.map(|time| self.private(time));
+        let wanted = wanted.filter(|&time| time <= FARTHEST);
         let wanted = match (wanted, self.last) {
             (Some(wanted), Some(last)) if wanted.saturating_add(JITTER) < last => {
                 self.offset = self.offset.saturating_add(self.end - wanted);
@@ -65,8 +76,13 @@ impl PrivateClock {
             (Some(wanted), _) => wanted,
             (None, _) => self.end.max(THOUSAND_HOURS),
         };
+        let wanted = wanted.min(FARTHEST);
+        let nudge = match self.last {
+            Some(FARTHEST..) => NUDGE_BEYOND,
+            _ => (duration / NUDGE).max(1),
+        };
         let stamp = match self.last {
-            Some(last) if wanted <= last => last.saturating_add((duration / NUDGE).max(1)),
+            Some(last) if wanted <= last => last.saturating_add(nudge),
             _ => wanted,
         };
         let stamp = stamp.min(LATEST);
@@ -294,8 +310,10 @@ mod tests {
         assert_eq!(clock.stamp(Some(100), 40), THOUSAND_HOURS + 105);
         assert_eq!(clock.stamp(Some(90), 0), THOUSAND_HOURS + 106);
         assert_eq!(clock.stamp(Some(140), 40), THOUSAND_HOURS + 140);
-        assert_eq!(clock.stamp(Some(u64::MAX), 40), LATEST);
-        assert_eq!(clock.stamp(Some(u64::MAX), 40), LATEST);
+        // What is too late for any clock follows the one before it.
+        assert_eq!(clock.stamp(Some(u64::MAX), 40), THOUSAND_HOURS + 180);
+        assert_eq!(clock.stamp(Some(1 << 62), 40), THOUSAND_HOURS + 220);
+        assert_eq!(clock.stamp(Some(500), 40), THOUSAND_HOURS + 500);
     }
 
     #[test]
@@ -377,7 +395,28 @@ mod tests {
         );
     }
 
+    fn any_time() -> impl Strategy<Value = u64> {
+        let ends = prop_oneof![Just(1u64 << 62), Just(1 << 63), Just(u64::MAX)];
+        let near = (ends, 0u64..9).prop_map(|(end, before)| end - before);
+        prop_oneof![0u64..1_000_000_000_000, near, any::<u64>()]
+    }
+
     proptest! {
+        #[test]
+        fn private_times_increase_and_leave_room(
+            frames in prop::collection::vec((prop::option::of(any_time()), any_time()), 1..300),
+        ) {
+            let mut clock = PrivateClock::default();
+            let mut last = 0;
+            for (time, duration) in frames {
+                let stamp = clock.stamp(time, duration);
+                prop_assert!(stamp > last);
+                prop_assert!(stamp <= i64::MAX as u64);
+                let _ = (clock.after_last(), clock.private(duration));
+                last = stamp;
+            }
+        }
+
         #[test]
         fn dts_increase_and_are_not_after_pts(
             gaps in prop::collection::vec(1_000u64..1_000_000_000, 1..200),

@@ -44,7 +44,7 @@ pub struct ParallelEnc {
     #[property(name = "encoder", get, set, type = Option<String>, member = encoder, mutable_ready,
         nick = "Encoder",
         blurb = "The encoder of each session: a factory name, with properties and further elements as gst-launch-1.0 takes \
-                 them, for example 'x264enc speed-preset=medium pass=qual quantizer=23'. If it is not set, the highest ranked \
+                 them (before it what works on raw video, after it parsers and the like), for example 'x264enc speed-preset=medium pass=qual quantizer=23'. If it is not set, the highest ranked \
                  encoder for the caps that downstream accepts is chosen. It must not come from strangers.")]
     #[property(name = "sessions", get, set, type = u32, member = sessions, minimum = 0, maximum = MAX_SESSIONS,
         default = 0, mutable_ready, nick = "Sessions",
@@ -54,11 +54,12 @@ pub struct ParallelEnc {
     #[property(name = "chunk-frames", get, set, type = u32, member = chunk_frames, default = 0, mutable_ready,
         nick = "Chunk length in frames",
         blurb = "The number of frames that one encoder encodes in a row. 0 means as many as the memory allows for all \
-                 sessions, at most 250, and equal chunks for all sessions where the length of the source is known.")]
+                 sessions, at most 250, and equal chunks for all sessions where the length of the source is known. If max-raw-bytes \
+                 doesn't hold one chunk, chunks are shorter than set, with a warning.")]
     #[property(name = "min-chunk-frames", get, set, type = u32, member = min_chunk_frames, minimum = 1,
         default = DEFAULT_MIN_CHUNK_FRAMES, mutable_ready, nick = "Minimum chunk length in frames",
         blurb = "A chunk with fewer frames than this at the end of the stream joins the chunk before it. It is at most \
-                 the chunk length.")]
+                 the chunk length, and less, with a warning, if max-raw-bytes doesn't hold a chunk of it.")]
     #[property(name = "overlap-before", get, set, type = i32, member = overlap_before, minimum = AUTOMATIC_OVERLAP,
         maximum = MAX_OVERLAP, default = AUTOMATIC_OVERLAP, mutable_ready, nick = "Overlap before a chunk in frames",
         blurb = "The number of frames that an encoder is given before those of its chunk, whose packets are thrown away. It \
@@ -87,13 +88,18 @@ pub struct ParallelEnc {
     #[property(name = "max-raw-bytes", get, set, type = u64, member = max_raw_bytes, default = 0, mutable_ready,
         nick = "Maximum of raw video in bytes",
         blurb = "The most bytes of raw video that are held at once. 0 means a quarter of the machine's memory, or of the \
-                 container's limit where one is set.")]
+                 container's limit where one is set. If it doesn't hold one chunk, chunks become shorter, with a warning; an error if \
+                 it doesn't hold two frames and the overlap that was set.")]
     #[property(name = "max-attempts", get, set, type = u32, member = max_attempts, minimum = 1,
         default = DEFAULT_MAX_ATTEMPTS, mutable_ready, nick = "Maximum number of attempts",
-        blurb = "The number of times that a chunk is encoded, the first included, before its failure is that of the stream. Each                  failed attempt is a warning on the bus, with details. A session that fails three times in a row is closed, and                  with the last one the stream fails.")]
+        blurb = "The number of times that a chunk is encoded, the first included, before its failure is that of the stream. Each \
+                 failed attempt is a warning on the bus, with details. A session that fails three times in a row is closed, and \
+                 with the last one the stream fails.")]
     #[property(name = "stall-timeout", get, set, type = u64, member = stall_timeout, default = DEFAULT_STALL_TIMEOUT,
         mutable_ready, nick = "Stall timeout in nanoseconds",
-        blurb = "The time in nanoseconds after which an encoder is given up that has frames, but takes none and makes no packet,                  or that doesn't open or close. It is left to itself, and another one gets its chunk. 0 means never. When the                  element is stopped, encoders are waited for as long, but at most 10 seconds.")]
+        blurb = "The time in nanoseconds after which an encoder is given up that has frames, but takes none and makes no packet, \
+                 or that doesn't open or close. It is left to itself, and another one gets its chunk. 0 means never. When the \
+                 element is stopped, encoders are waited for as long, but at most 10 seconds.")]
     settings: Mutex<Settings>,
     #[property(name = "active-encoder", get = Self::active_encoder, type = Option<String>, nick = "Active encoder",
         blurb = "The factory name of the encoder that is used, whether it was set or chosen. It is unset until that is known: \
@@ -156,7 +162,7 @@ impl ObjectImpl for ParallelEnc {
             let stats = glib::ParamSpecBoxed::builder::<gst::Structure>(STATS)
                 .nick("Statistics")
                 .blurb(
-                    "What was done since the start, in frames, chunks and bytes: parallel, chunks-planned, \
+                    "What was done since the start, in frames, chunks and bytes: parallel, chunk-frames (of the longest, as planned), chunks-planned, \
                      chunks-finished, attempts-failed, frames-in, frames-out, frames-skipped (by the encoder), frames-copied (out \
                      of a pool that is too small), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early, overlap-before, overlap-after (as planned), sessions-open, \
                      sessions (each with frames and frames-per-second), encoder (as set or chosen), profile (what is known of it: known, \

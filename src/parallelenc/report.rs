@@ -34,6 +34,7 @@ impl Snapshot {
         });
         let mut stats = gst::Structure::builder("vtparallelenc-stats")
             .field("parallel", self.sequential.is_none())
+            .field("chunk-frames", tally.chunk_frames)
             .field("chunks-planned", tally.chunks_planned)
             .field("chunks-finished", tally.chunks_finished)
             .field("attempts-failed", tally.attempts_failed)

@@ -86,7 +86,7 @@ impl fmt::Display for EncoderError {
             } => write!(
                 f,
                 "The property 'encoder' is '{description}', which {reason}; it takes a video encoder or a chain \
-                 of elements with one sink pad and one src pad that contains one"
+                 of elements with one sink pad and one src pad that ends in one, after which parsers and the like may come"
             ),
             Self::OtherFormat { encoder, makes } => write!(
                 f,
@@ -218,18 +218,26 @@ pub(crate) fn parse(description: &str) -> Result<gst::Element, EncoderError> {
     }
 }
 
-/// The element itself, and those in it where it is a bin.
+/// The element itself, and those in it where it is a bin. What an encoder is made of is its own affair.
 fn elements(made: &gst::Element) -> Vec<gst::Element> {
-    let mut elements = vec![made.clone()];
-    if let Some(bin) = made.downcast_ref::<gst::Bin>() {
-        elements.extend(bin.iterate_recurse().into_iter().flatten());
+    let mut all = vec![made.clone()];
+    if let Some(bin) = made.downcast_ref::<gst::Bin>()
+        && !is_encoder(made)
+    {
+        let children = bin.iterate_elements().into_iter().flatten();
+        all.extend(children.flat_map(|child| elements(&child)));
     }
-    elements
+    all
+}
+
+/// One of the words of the element's class, as its plugin gives it.
+fn is_of_class(element: &gst::Element, classes: &[&str]) -> bool {
+    let class = element.metadata(gst::ELEMENT_METADATA_KLASS);
+    class.is_some_and(|class| class.split('/').any(|word| classes.contains(&word)))
 }
 
 fn is_encoder(element: &gst::Element) -> bool {
-    let class = element.metadata(gst::ELEMENT_METADATA_KLASS);
-    class.is_some_and(|class| class.contains("Encoder"))
+    is_of_class(element, &["Encoder"])
 }
 
 /// The encoder of what a description made: that itself, or the first one in its chain.
@@ -310,10 +318,88 @@ fn check(encoder: &gst::Element) -> Result<(), &'static str> {
     if elements.iter().any(|element| element.is::<ParallelEnc>()) {
         return Err("contains vtparallelenc itself");
     }
-    if !elements.iter().any(is_encoder) {
-        return Err("contains no encoder");
+    let encoders: Vec<_> = elements.iter().filter(|it| is_encoder(it)).collect();
+    match encoders.len() {
+        0 => return Err("contains no encoder"),
+        1 => (),
+        _ => return Err("contains more than one encoder"),
+    }
+    if elements.iter().any(|it| is_of_class(it, NOT_IN_A_CHAIN)) {
+        return Err(
+            "contains an element that decodes, muxes or sends, which belongs before or after it",
+        );
+    }
+    let way = way_through(encoder);
+    let is_bin = |it: &gst::Element| it.is::<gst::Bin>() && !is_encoder(it);
+    if elements.len() > 1 && !elements.iter().all(|it| is_bin(it) || way.contains(it)) {
+        return Err("has elements aside from the way from its sink pad to its src pad");
+    }
+    let says = |pad: &str| encoder.static_pad(pad).map(|pad| pad.query_caps(None));
+    if says("sink").is_none_or(|takes| !takes.can_intersect(&crate::parallelenc::raw_caps())) {
+        return Err("takes no raw video");
+    }
+    if says("src").is_none_or(|makes| !may_be_encoded_video(&makes)) {
+        return Err("makes no encoded video");
     }
     Ok(())
+}
+
+/// What comes of these isn't encoded video, of which each packet is one of a frame, or isn't made of raw video. Muxers and
+/// payloaders can't tell: some of what they make is called video as well.
+const NOT_IN_A_CHAIN: &[&str] = &[
+    "Decoder",
+    "Demuxer",
+    "Muxer",
+    "Payloader",
+    "Depayloader",
+    "Network",
+];
+
+fn may_be_encoded_video(caps: &gst::Caps) -> bool {
+    let is_video = |name: &str| name.starts_with("video/") || name.starts_with("image/");
+    let mut formats = caps.iter().map(|format| format.name().as_str());
+    caps.is_any()
+        || caps.can_intersect(&crate::parallelenc::encoded_caps())
+        || formats.any(|name| is_video(name) && name != "video/x-raw")
+}
+
+/// The elements from the src pad of what was made back to its sink pad; none if there is no one way.
+fn way_through(made: &gst::Element) -> Vec<gst::Element> {
+    let first = made.static_pad("sink").map(innermost);
+    let mut at = made.static_pad("src");
+    let mut way = Vec::new();
+    while let Some(element) = at
+        .take()
+        .map(innermost)
+        .and_then(|pad| pad.parent_element())
+    {
+        let sinks = element.sink_pads();
+        way.push(element);
+        let [sink] = &sinks[..] else { break };
+        if first.as_ref() == Some(&innermost(sink.clone())) {
+            return way;
+        }
+        at = sink.peer().and_then(beyond_bin);
+    }
+    Vec::new()
+}
+
+/// The pad that a bin's pad stands for.
+fn innermost(pad: gst::Pad) -> gst::Pad {
+    let of_encoder = pad.parent_element().is_some_and(|it| is_encoder(&it));
+    let ghost = pad.downcast_ref::<gst::GhostPad>().filter(|_| !of_encoder);
+    match ghost.and_then(|ghost| ghost.target()) {
+        Some(target) => innermost(target),
+        None => pad,
+    }
+}
+
+/// The pad itself, or where it is the inside of a bin's pad, the one that is linked to that outside.
+fn beyond_bin(pad: gst::Pad) -> Option<gst::Pad> {
+    match pad.parent().and_downcast::<gst::GhostPad>() {
+        Some(border) => beyond_bin(border.peer()?),
+        None => Some(pad),
+    }
 }
 
 /// The highest ranked installed encoder that makes some of `makes` that `downstream` accepts, from `raw`. Among equals the
@@ -431,6 +517,20 @@ mod tests {
             ("videotestsrc", "contains a source or a sink"),
             ("jpegenc ! fakesink", "contains a source or a sink"),
             ("funnel ! jpegenc", "one sink pad and one src pad"),
+            ("jpegenc ! tee", "one sink pad and one src pad"),
+            ("jpegenc ! jpegdec", "decodes, muxes or sends"),
+            ("jpegdec ! jpegenc", "decodes, muxes or sends"),
+            ("jpegenc ! avimux", "decodes, muxes or sends"),
+            ("jpegenc ! multipartmux ! queue", "decodes, muxes or sends"),
+            ("jpegenc ! rtpjpegpay", "decodes, muxes or sends"),
+            ("jpegenc ! gdppay", "decodes, muxes or sends"),
+            ("jpegenc ! netsim", "decodes, muxes or sends"),
+            ("jpegenc ! jpegdec ! jpegenc", "more than one encoder"),
+            ("jpegenc ! identity ! queue ! srtpenc", "srtpenc"),
+            ("identity jpegenc", "aside from the way"),
+            ("tee name=t ! identity t. ! jpegenc", "aside from the way"),
+            ("jpegenc ! id3mux", "makes no encoded video"),
+            ("avenc_aac", "takes no raw video"),
         ] {
             let message = refused(description);
             assert!(message.contains(reason), "{description}: {message}");
@@ -467,7 +567,16 @@ mod tests {
     #[test]
     fn an_encoder_alone_or_in_a_chain_is_taken() {
         gst::init().unwrap();
-        for description in ["jpegenc quality=50", "videoconvert ! jpegenc ! identity"] {
+        for description in [
+            "jpegenc quality=50",
+            "y4menc",
+            "videoconvert ! jpegenc ! identity",
+            "queue ! jpegenc ! jpegparse ! queue",
+            "videoscale ! video/x-raw,width=64 ! jpegenc ! image/jpeg ! taginject tags=title=t",
+            "x264enc ! video/x-h264,profile=baseline ! h264parse ! h264timestamper",
+            "( videoconvert ! jpegenc ) ! identity",
+            "identity ! ( queue ! ( jpegenc ! identity ) ! queue ) ! identity",
+        ] {
             let encoder = parse(description).unwrap();
             assert!(encoder.static_pad("sink").is_some());
         }

@@ -332,7 +332,11 @@ fn story(entries: &[Entry]) -> Vec<String> {
                     segment = times.clone();
                     format!(
                         "segment of {} at rate {} {} from {} time {} {:?} offset {}",
-                        time(times.stop().map(|stop| stop - times.start().unwrap())),
+                        time(
+                            times
+                                .stop()
+                                .map(|stop| stop.saturating_sub(times.start().unwrap()))
+                        ),
                         times.rate(),
                         times.applied_rate(),
                         time(times.base()),
