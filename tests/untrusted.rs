@@ -69,6 +69,10 @@ impl Stranger {
     }
 
     fn push(&self, buffer: gst::Buffer) {
+        // Upstream stops where it is refused. (GstVideoEncoder forgets the events before a frame that fails.)
+        if self.refused.borrow().is_some() {
+            return;
+        }
         if let Err(flow) = self.rig.src.push(buffer) {
             self.refused
                 .borrow_mut()
