@@ -72,7 +72,6 @@
 //! begins after them.
 
 mod aggregator;
-#[cfg_attr(not(test), expect(dead_code, reason = "the sessions don't ask it yet"))]
 mod cache;
 mod distributor;
 mod locking;

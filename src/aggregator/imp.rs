@@ -3,6 +3,7 @@
 //! Pads and the task of the aggregator.
 
 use super::state::{Feed, FrameTimes, Item, Stall, State, Step};
+use crate::cache::Recording;
 use crate::distributor::{self, Distributor};
 use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
@@ -333,6 +334,25 @@ impl Aggregator {
     /// The encoder of the session's attempt has made a packet.
     pub(crate) fn has_made_packets(&self, session: SessionId) -> bool {
         lock(&self.state).feeds[session.0].proven
+    }
+
+    /// What was kept of an attempt comes again, as its encoder sent it. `false`: it isn't taken.
+    pub(crate) fn replay_packet(&self, session: SessionId, packet: gst::Buffer) -> bool {
+        self.sink_chain(session, packet).is_ok()
+    }
+
+    pub(crate) fn replay_event(&self, session: SessionId, event: gst::Event) -> bool {
+        self.sink_event(session, event)
+    }
+
+    /// What the session's encoder makes from now on is remembered. The first frame that it is fed has this private time.
+    pub(crate) fn record(&self, session: SessionId, base: u64) {
+        lock(&self.state).record(session, base);
+    }
+
+    /// What was remembered, if it can be kept.
+    pub(crate) fn take_recording(&self, session: SessionId) -> Option<Recording> {
+        lock(&self.state).take_recording(session)
     }
 
     /// The session's encoder said that it leaves out the frame with this private time.

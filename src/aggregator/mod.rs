@@ -17,6 +17,7 @@ use crate::distributor::Distributor;
 use gst::subclass::prelude::*;
 
 pub(crate) mod imp;
+mod recorder;
 mod state;
 
 pub(crate) use state::FrameTimes;

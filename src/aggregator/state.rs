@@ -2,6 +2,8 @@
 
 //! What the aggregator knows, and what it sends next. Decides only; `imp` acts.
 
+use super::recorder::Recorder;
+use crate::cache::Recording;
 use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys;
 use crate::logic::reorder::{Accepted, Fault, Kind, Pop, Reorder};
@@ -50,6 +52,8 @@ pub(super) struct Feed {
     /// So many packets have come.
     pub(super) packets: u64,
     pub(super) waits_for_room: bool,
+    /// What it makes is to be kept.
+    recorder: Option<Recorder>,
     tags: Vec<gst::Event>,
     announced: Option<usize>,
     fault: Option<Fault>,
@@ -428,19 +432,38 @@ impl State {
 
     pub(super) fn caps(&mut self, session: SessionId, caps: gst::Caps) {
         let feed = &mut self.feeds[session.0];
+        if let Some(recorder) = &mut feed.recorder {
+            recorder.caps(&caps);
+        }
         feed.format = Format::of(&caps);
         feed.caps = Some(caps);
     }
 
     pub(super) fn tags(&mut self, session: SessionId, event: gst::Event) {
-        self.feeds[session.0].tags.push(event);
+        let feed = &mut self.feeds[session.0];
+        if let Some(recorder) = &mut feed.recorder {
+            recorder.tags(&event);
+        }
+        feed.tags.push(event);
     }
 
     pub(super) fn take_fault(&mut self, session: SessionId) -> Option<Fault> {
         self.feeds[session.0].fault.take()
     }
 
+    /// What the session's encoder makes from now on is remembered. Its first frame has this private time.
+    pub(super) fn record(&mut self, session: SessionId, base: u64) {
+        self.feeds[session.0].recorder = Some(Recorder::new(base));
+    }
+
+    pub(super) fn take_recording(&mut self, session: SessionId) -> Option<Recording> {
+        self.feeds[session.0].recorder.take()?.finish()
+    }
+
     pub(super) fn skip(&mut self, session: SessionId, private: u64) {
+        if let Some(recorder) = &mut self.feeds[session.0].recorder {
+            recorder.skip(private);
+        }
         if let (Some(chunk), Some(frame)) = (self.feeds[session.0].chunk, self.frames.find(private))
         {
             self.reorder.skip(chunk, frame);
@@ -459,6 +482,9 @@ impl State {
         let Some(chunk) = feed.chunk else {
             return Err(());
         };
+        if let Some(recorder) = &mut feed.recorder {
+            recorder.packet(&buffer);
+        }
         let frame = buffer
             .pts()
             .and_then(|pts| self.frames.find(pts.nseconds()));

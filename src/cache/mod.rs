@@ -50,9 +50,8 @@ mod files;
 mod key;
 mod recording;
 
-#[expect(unused_imports, reason = "the sessions don't ask it yet")]
 pub(crate) use self::{
-    files::{Files, Found, Unusable},
+    files::{Files, Found},
     key::{Key, KeyHasher, Picture, Unhashable, encoder_identity},
     recording::{Entry, Packet, Recording},
 };

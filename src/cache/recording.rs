@@ -55,6 +55,8 @@ pub(crate) struct Packet {
     pub(crate) duration: Option<u64>,
     /// Those of the buffer.
     pub(crate) flags: u32,
+    /// Offset and offset at the end, where there are any.
+    pub(crate) offsets: Option<[u64; 2]>,
     /// `Bytes::from_owned` takes a mapped buffer without a copy, and `Buffer::from_slice` takes these.
     #[serde(with = "payload")]
     pub(crate) bytes: glib::Bytes,
@@ -306,6 +308,7 @@ pub(super) mod tests {
             dts: Some(-40_000_000),
             duration: Some(40_000_000),
             flags: 1 << 13,
+            offsets: Some([7, u64::MAX]),
             bytes: glib::Bytes::from(bytes),
         })
     }
@@ -372,6 +375,7 @@ pub(super) mod tests {
                     dts,
                     duration,
                     flags,
+                    offsets: (flags % 2 == 0).then_some([flags.into(), 1]),
                     bytes: glib::Bytes::from_owned(bytes),
                 })
             ),

@@ -84,7 +84,9 @@ impl Decision {
         let sequential = match traits.profile.beside {
             _ if !job.allow_parallel => Some(Sequential::NotAllowed),
             Beside::Alone(reason) => Some(Sequential::Encoder(reason)),
-            _ if sessions == 1 && job.chunk_frames.is_none() => Some(Sequential::OneSession),
+            _ if sessions == 1 && job.chunk_frames.is_none() && job.cache.is_none() => {
+                Some(Sequential::OneSession)
+            }
             _ => None,
         };
         let overlap =

@@ -143,6 +143,28 @@ impl Distributor {
         );
     }
 
+    /// Chunks can't be kept, which is said once.
+    pub(crate) fn cache_failed(&self, reason: &str) {
+        let directory = {
+            let mut state = lock(&self.state);
+            let Some(state) = state.as_mut() else { return };
+            if std::mem::replace(&mut state.cache_warned, true) {
+                return;
+            }
+            let cache = state.job.cache.as_ref();
+            cache.map(|(directory, _)| directory.display().to_string())
+        };
+        let (Some(directory), Some(bin)) = (directory, self.bin()) else {
+            return;
+        };
+        gst::warning!(CAT, imp = self, "{directory}: {reason}");
+        gst::element_warning!(
+            bin,
+            gst::ResourceError::Write,
+            ("Chunks can't be kept in cache-location '{directory}' ({reason}); encoding goes on without")
+        );
+    }
+
     /// The encoder can't be cut: one encodes the rest of the stream.
     pub(super) fn warn_of_joined_chunks(&self, encoder: &str, failure: &Failure) {
         let Some(bin) = self.bin() else { return };

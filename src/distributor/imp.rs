@@ -6,6 +6,7 @@ use super::decision::{Decision, Sequential};
 use super::state::{Mode, State};
 use super::watch::Watcher;
 use crate::aggregator::{self, Aggregator};
+use crate::cache::Files;
 use crate::locking::lock;
 use crate::logic::frame::SessionId;
 use crate::parallelenc::ParallelEnc;
@@ -181,10 +182,26 @@ impl Distributor {
         if let Some(state) = lock(&self.state).as_mut() {
             state.started = true;
         }
+        self.open_cache(job);
         self.aggregator().start();
         self.place_first()?;
         self.start_watch();
         Ok(())
+    }
+
+    /// Without a cache it goes on as well.
+    fn open_cache(&self, job: &Job) {
+        let Some((directory, max_bytes)) = &job.cache else {
+            return;
+        };
+        match Files::open(directory, *max_bytes) {
+            Ok(files) => {
+                if let Some(state) = lock(&self.state).as_mut() {
+                    state.cache = Some(Arc::new(files));
+                }
+            }
+            Err(error) => self.cache_failed(&error.to_string()),
+        }
     }
 
     /// Where it is known which encoder it will be, it answers for itself from the beginning.

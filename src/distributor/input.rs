@@ -7,6 +7,7 @@ use super::imp::{CAT, Distributor};
 use super::keys::key_request;
 use super::state::{Mode, buffers_per_picture, frame_duration};
 use crate::aggregator::FrameTimes;
+use crate::cache::Picture;
 use crate::locking::lock;
 use crate::logic::budget::Admission;
 use crate::logic::frame::{FrameNo, SessionId};
@@ -55,6 +56,7 @@ impl Distributor {
         };
         let capacity = stream.planner.plan().capacity_frames;
         let caps = guard.as_ref().and_then(|state| state.caps.clone());
+        let keeps = guard.as_ref().is_some_and(|state| state.cache.is_some());
         let clipped = clip(&stream.segment, &buffer);
         drop(guard);
         let Some(times) = clipped else {
@@ -66,6 +68,10 @@ impl Distributor {
             return Ok(gst::FlowSuccess::Ok);
         };
         let (buffer, copied) = self.holdable(buffer, capacity, caps.as_deref())?;
+        // While its pixels are still in the processor's cache: somebody has just written them.
+        let picture = caps
+            .filter(|_| keeps)
+            .and_then(|caps| picture(&buffer, &caps));
         let bytes = buffer.size() as u64;
         let mut waited = false;
         let mut guard = lock(&self.state);
@@ -105,6 +111,7 @@ impl Distributor {
                 times,
                 bytes,
                 key_interval,
+                picture,
             );
         }
         Ok(gst::FlowSuccess::Ok)
@@ -444,6 +451,18 @@ fn clip(
             clipped
         },
     })
+}
+
+/// What a frame shows, if it can be told from others.
+fn picture(buffer: &gst::BufferRef, caps: &gst::CapsRef) -> Option<Picture> {
+    let info = gst_video::VideoInfo::from_caps(caps).ok()?;
+    match Picture::of(buffer, &info) {
+        Ok(picture) => Some(picture),
+        Err(why) => {
+            gst::log!(CAT, "A frame can't be told from others: {why}");
+            None
+        }
+    }
 }
 
 /// The most buffers that the frame's pool may have, if there is a limit.

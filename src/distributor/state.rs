@@ -4,6 +4,7 @@
 
 use super::decision::{Decision, Sequential};
 use crate::aggregator::{self, FrameTimes};
+use crate::cache::{Files, Picture};
 use crate::logic::budget::{Admission, Budget};
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys::{Due, KeyRequests};
@@ -15,6 +16,7 @@ use crate::logic::roster::Roster;
 use crate::logic::tally::Tally;
 use crate::logic::timeline::{FrameTable, PrivateClock};
 use crate::parallelenc::settings::Job;
+use crate::session::cached::{Content, Fed};
 use crate::session::encoder::Recipe;
 use crate::session::hints::Hints;
 use crate::session::{Input, Session, Step};
@@ -69,6 +71,8 @@ pub(super) struct Slot {
     pub(super) first: FrameNo,
     /// What its attempt made is whole, and its encoder is being closed.
     pub(super) verified: Option<(Chunk, Delivered)>,
+    /// No encoder made it this time.
+    pub(super) from_cache: bool,
     /// One of its encoders has made a packet.
     pub(super) works: bool,
     /// The attempt's chunk lost its overlap, or is to have another key frame: the attempt ends.
@@ -86,6 +90,8 @@ pub(super) struct Held {
     pub(super) force_key: bool,
     /// TAG events that stood before it.
     tags: Vec<gst::Event>,
+    /// What it shows, where chunks are kept and it can be told from others.
+    picture: Option<Picture>,
 }
 
 /// An attempt that failed.
@@ -157,6 +163,10 @@ pub(super) struct State {
     global_tags: Option<gst::Event>,
     /// Key frames that were asked for.
     pub(super) keys: KeyRequests,
+    /// Where chunks are kept.
+    pub(super) cache: Option<Arc<Files>>,
+    /// That it can't be written to was said.
+    pub(super) cache_warned: bool,
     /// Serialized events before the first caps.
     pub(super) early: Vec<gst::Event>,
     pub(super) stream: Option<Stream>,
@@ -310,6 +320,8 @@ impl State {
             stream_tags: VecDeque::new(),
             global_tags: None,
             keys: KeyRequests::default(),
+            cache: None,
+            cache_warned: false,
             early: Vec::new(),
             stream: None,
             started: false,
@@ -354,6 +366,7 @@ impl State {
             drains: false,
             first: FrameNo(0),
             verified: None,
+            from_cache: false,
             works: false,
             replanned: false,
             since: Instant::now(),
@@ -620,6 +633,7 @@ impl State {
         times: FrameTimes,
         bytes: u64,
         key_interval: u64,
+        picture: Option<Picture>,
     ) {
         let Some(caps) = self.caps.clone() else {
             return;
@@ -669,6 +683,7 @@ impl State {
                 bytes,
                 force_key: due.forces,
                 tags,
+                picture,
             }),
         );
         aggregator.frame(private, times);
@@ -791,6 +806,24 @@ impl State {
 
     pub(super) fn input(&self, chunk: ChunkId) -> Option<Input> {
         self.stream.as_ref()?.inputs.get(&chunk).cloned()
+    }
+
+    /// All that is fed to a chunk's encoder, once that is known and there.
+    pub(super) fn content(&self, chunk: ChunkId) -> Option<Content> {
+        let stream = self.stream.as_ref()?;
+        let chunk = stream.planner.whole(chunk)?;
+        let mut fed = Vec::new();
+        for frame in chunk.fed.iter() {
+            let held = stream.frames.get(frame)?.as_ref()?;
+            fed.push(Fed {
+                picture: held.picture,
+                time: stream.private(frame),
+                duration: held.buffer.duration(),
+                force_key: held.force_key,
+                tags: held.tags.clone(),
+            });
+        }
+        Some(Content { chunk, fed })
     }
 
     /// What a session feeds next, if that is known.

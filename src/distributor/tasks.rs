@@ -9,6 +9,7 @@ use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::reorder::Delivered;
 use crate::logic::roster::Attempt;
 use crate::pad_task;
+use crate::session::cached::Content;
 use crate::session::{Failure, Session, Step, Work};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -164,6 +165,7 @@ impl Distributor {
                     first,
                     input: state.input(attempt.chunk)?,
                     recipe: recipe?,
+                    cache: state.cache.clone(),
                 };
                 return Some((attempt, work));
             }
@@ -206,6 +208,23 @@ impl Distributor {
             slot.drains = matches!(step, Step::Drain(_));
             Some(step)
         })
+    }
+
+    /// Waits until all of the session's chunk is there, which then counts as fed.
+    pub(crate) fn content(&self, session: &Session, chunk: ChunkId) -> Result<Content, Failure> {
+        self.wait_as(session, Waiting::Frame, |state| {
+            let content = state.content(chunk)?;
+            state.slots[session.id.0].position = content.chunk.fed.end;
+            Some(content)
+        })
+    }
+
+    /// The chunk that counts as fed is fed after all.
+    pub(crate) fn feed_from(&self, session: &Session, first: FrameNo) {
+        let mut state = lock(&self.state);
+        if let Some(state) = state.as_mut().filter(|_| !session.standing.is_left()) {
+            state.slots[session.id.0].position = first;
+        }
     }
 
     /// A session that has a whole stream has fed it up to, not including, `position`: there is no other attempt, so these
@@ -282,10 +301,18 @@ impl Distributor {
     }
 
     /// The session's chunk is whole, whatever becomes of its encoder when that is closed.
-    pub(crate) fn verified(&self, session: &Session, chunk: Chunk, delivered: Delivered) {
+    pub(crate) fn verified(
+        &self,
+        session: &Session,
+        chunk: Chunk,
+        delivered: Delivered,
+        from_cache: bool,
+    ) {
         let mut state = lock(&self.state);
         if let Some(state) = state.as_mut().filter(|_| !session.standing.is_left()) {
-            state.slots[session.id.0].verified = Some((chunk, delivered));
+            let slot = &mut state.slots[session.id.0];
+            slot.verified = Some((chunk, delivered));
+            slot.from_cache = from_cache;
         }
     }
 
@@ -319,6 +346,7 @@ impl Distributor {
         }
         state.count_attempt(id, chunk.fed.len());
         state.slots[id.0].works = true;
+        state.tally.chunks_from_cache += u64::from(state.slots[id.0].from_cache);
         let free = state.delivered(self.aggregator(), id, chunk.id, delivered);
         state.releasing += 1;
         state.wake(Waiting::Chunk);

@@ -728,10 +728,22 @@ impl Planner {
         overlaps && TRIALS.iter().any(open)
     }
 
+    /// The chunk, once all of it is known and there.
+    pub fn whole(&self, chunk: ChunkId) -> Option<Chunk> {
+        let live = self.live(chunk)?;
+        let own_end = live.own_end?;
+        let (end, is_final) = live.feed_end(self.arrived);
+        is_final.then(|| Chunk {
+            id: chunk,
+            own: FrameRange::new(live.start.0, own_end.0),
+            fed: FrameRange::new(live.feed_start().0, end.0),
+        })
+    }
+
     /// What the session does that has fed the chunk's frames up to, not including, `position`.
     pub fn next(&self, chunk: ChunkId, position: FrameNo) -> Option<Next> {
         let live = self.live(chunk)?;
-        let (end, is_final) = live.feed_end(self.arrived);
+        let (end, _) = live.feed_end(self.arrived);
         if position < end {
             // A fresh encoder begins with a key frame: only where something was fed before the first
             // own frame does it have to be asked for.
@@ -742,14 +754,7 @@ impl Planner {
                 force_key: after_lead || at_trail,
             });
         }
-        match live.own_end {
-            Some(own_end) if is_final => Some(Next::Drain(Chunk {
-                id: chunk,
-                own: FrameRange::new(live.start.0, own_end.0),
-                fed: FrameRange::new(live.feed_start().0, end.0),
-            })),
-            _ => Some(Next::Wait),
-        }
+        Some(self.whole(chunk).map_or(Next::Wait, Next::Drain))
     }
 
     /// The oldest chunk that isn't done lacks frames (or there is none): making the next frame wait would

@@ -30,6 +30,8 @@ pub struct Tally {
     pub chunk_frames: u64,
     pub chunks_planned: u64,
     pub chunks_finished: u64,
+    /// Of these, chunks that an earlier run encoded.
+    pub chunks_from_cache: u64,
     /// Attempts that failed and were repeated.
     pub attempts_failed: u64,
     pub frames_in: u64,

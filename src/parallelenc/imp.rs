@@ -6,8 +6,8 @@ use super::model::{self, Model};
 use super::presets;
 use super::report::Snapshot;
 use super::settings::{
-    AUTOMATIC_OVERLAP, DEFAULT_MAX_ATTEMPTS, DEFAULT_MIN_CHUNK_FRAMES, DEFAULT_STALL_TIMEOUT,
-    MAX_OVERLAP, MAX_SESSIONS, Settings,
+    AUTOMATIC_OVERLAP, DEFAULT_CACHE_MAX_BYTES, DEFAULT_MAX_ATTEMPTS, DEFAULT_MIN_CHUNK_FRAMES,
+    DEFAULT_STALL_TIMEOUT, MAX_OVERLAP, MAX_SESSIONS, Settings,
 };
 use crate::aggregator::Aggregator;
 use crate::distributor::decision::Decision;
@@ -100,6 +100,12 @@ pub struct ParallelEnc {
         blurb = "The time in nanoseconds after which an encoder is given up that has frames, but takes none and makes no packet, \
                  or that doesn't open or close. It is left to itself, and another one gets its chunk. 0 means never. When the \
                  element is stopped, encoders are waited for as long, but at most 10 seconds.")]
+    #[property(name = "cache-location", get, set, type = Option<String>, member = cache_location, mutable_ready,
+        nick = "Directory of the cache",
+        blurb = "A directory in which each encoded chunk is kept, so that another run, after a crash or an edit, encodes only the                  chunks whose frames, times, caps or encoder with its properties are others. It is made if it isn't there. One                  session encodes in chunks, too, then. If it can't be used, there is a warning. Unset means not to keep anything.")]
+    #[property(name = "cache-max-bytes", get, set, type = u64, member = cache_max_bytes, default = DEFAULT_CACHE_MAX_BYTES,
+        mutable_ready, nick = "Maximum of the cache in bytes",
+        blurb = "The most bytes that chunks take in cache-location. Those that were not used for the longest time are removed first.                  0 means no bound.")]
     settings: Mutex<Settings>,
     #[property(name = "active-encoder", get = Self::active_encoder, type = Option<String>, nick = "Active encoder",
         blurb = "The factory name of the encoder that is used, whether it was set or chosen. It is unset until that is known: \
@@ -163,7 +169,7 @@ impl ObjectImpl for ParallelEnc {
                 .nick("Statistics")
                 .blurb(
                     "What was done since the start, in frames, chunks and bytes: parallel, chunk-frames (of the longest, as planned), chunks-planned, \
-                     chunks-finished, attempts-failed, frames-in, frames-out, frames-skipped (by the encoder), frames-copied (out \
+                     chunks-finished, chunks-from-cache (of these, encoded by an earlier run), attempts-failed, frames-in, frames-out, frames-skipped (by the encoder), frames-copied (out \
                      of a pool that is too small), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early, overlap-before, overlap-after (as planned), sessions-open, \
                      sessions (each with frames and frames-per-second), encoder (as set or chosen), profile (what is known of it: known, \
                      deterministic, forced-key, headers), sequential-reason.",

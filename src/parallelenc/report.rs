@@ -37,6 +37,7 @@ impl Snapshot {
             .field("chunk-frames", tally.chunk_frames)
             .field("chunks-planned", tally.chunks_planned)
             .field("chunks-finished", tally.chunks_finished)
+            .field("chunks-from-cache", tally.chunks_from_cache)
             .field("attempts-failed", tally.attempts_failed)
             .field("frames-in", tally.frames_in)
             .field("frames-out", tally.frames_out)

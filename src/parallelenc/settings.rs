@@ -2,6 +2,7 @@
 
 //! The properties' data and defaults, and the job that they come to.
 
+use std::path::PathBuf;
 use std::time::Duration;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
@@ -14,6 +15,8 @@ pub(crate) const MAX_OVERLAP: i32 = 1_000;
 pub(crate) const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 /// In nanoseconds. No encoder takes so long for a frame, but some do for a look-ahead of hundreds of large ones.
 pub(crate) const DEFAULT_STALL_TIMEOUT: u64 = 30_000_000_000;
+/// Two hours at 10 Mbit/s.
+pub(crate) const DEFAULT_CACHE_MAX_BYTES: u64 = 10 << 30;
 /// As the encoder at hand needs it.
 pub(crate) const AUTOMATIC_OVERLAP: i32 = -1;
 
@@ -33,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) max_raw_bytes: u64,
     pub(crate) max_attempts: u32,
     pub(crate) stall_timeout: u64,
+    pub(crate) cache_location: Option<String>,
+    pub(crate) cache_max_bytes: u64,
 }
 
 impl Default for Settings {
@@ -51,6 +56,8 @@ impl Default for Settings {
             max_raw_bytes: 0,
             max_attempts: DEFAULT_MAX_ATTEMPTS,
             stall_timeout: DEFAULT_STALL_TIMEOUT,
+            cache_location: None,
+            cache_max_bytes: DEFAULT_CACHE_MAX_BYTES,
         }
     }
 }
@@ -74,6 +81,8 @@ pub(crate) struct Job {
     /// At least 1.
     pub(crate) max_attempts: u32,
     pub(crate) stall_timeout: Option<Duration>,
+    /// Where chunks are kept, and how many bytes of them; 0 is no bound.
+    pub(crate) cache: Option<(PathBuf, u64)>,
 }
 
 impl Settings {
@@ -92,6 +101,11 @@ impl Settings {
             max_raw_bytes: nonzero(self.max_raw_bytes).unwrap_or_else(quarter_of_memory),
             max_attempts: self.max_attempts,
             stall_timeout: nonzero(self.stall_timeout).map(Duration::from_nanos),
+            cache: self
+                .cache_location
+                .as_ref()
+                .filter(|location| !location.is_empty())
+                .map(|location| (location.into(), self.cache_max_bytes)),
         }
     }
 }

@@ -15,6 +15,7 @@
 //! chunks and keeps no frames: it asks the distributor for both.
 
 pub(crate) mod bitstream;
+pub(crate) mod cached;
 pub(crate) mod encoder;
 pub(crate) mod hints;
 pub(crate) mod opening;
@@ -24,10 +25,12 @@ mod slot;
 pub(crate) mod threads;
 
 use crate::aggregator;
+use crate::cache::Files;
 use crate::distributor::{self, Distributor};
 use crate::locking::lock;
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::reorder::Fault;
+use cached::Known;
 use encoder::{EncoderError, Recipe};
 use gst::prelude::*;
 use hints::Hints;
@@ -68,6 +71,8 @@ pub(crate) struct Work {
     pub(crate) first: FrameNo,
     pub(crate) input: Input,
     pub(crate) recipe: Recipe,
+    /// Where chunks are kept.
+    pub(crate) cache: Option<Arc<Files>>,
 }
 
 /// What the session does next with its chunk.
@@ -260,8 +265,10 @@ impl Drop for Live {
             // It may not be freed in a state like this.
             std::mem::forget(self.element.clone());
         }
-        self.slot.disconnect();
-        let _ = self.slot.remove(&self.element);
+        if self.element.parent().as_ref() == Some(self.slot.upcast_ref()) {
+            self.slot.disconnect();
+            let _ = self.slot.remove(&self.element);
+        }
     }
 }
 
@@ -298,8 +305,8 @@ impl Session {
         Some(())
     }
 
-    /// Puts a fresh encoder into the slot, at READY.
-    fn fresh(&self, recipe: &Recipe, hints: Option<&Hints>) -> Result<Live, EncoderError> {
+    /// A fresh encoder that isn't opened.
+    fn make(&self, recipe: &Recipe, hints: Option<&Hints>) -> Result<Live, EncoderError> {
         let element = recipe.make()?;
         element.set_property("name", "encoder");
         // The session's task moves its encoder, the bin must not.
@@ -316,11 +323,16 @@ impl Session {
             hints.apply(&live.encoder, recipe);
         }
         self.slot.announce(&live.encoder);
+        Ok(live)
+    }
+
+    /// Puts an encoder into the slot, at READY.
+    fn enter(&self, live: &Live) -> Result<(), EncoderError> {
         let added = self.slot.add(&live.element);
         added.map_err(|_| live.cannot_start())?;
         let started = live.in_turn(|| live.element.set_state(gst::State::Ready));
         started.map_err(|_| live.cannot_start())?;
-        Ok(live)
+        Ok(())
     }
 
     /// Does what an encoder may hang in, for so long at most; then the session is left to itself.
@@ -368,7 +380,11 @@ impl Session {
     ) -> Result<(), EncoderError> {
         self.clear();
         let recipe = recipe.clone();
-        let live = self.within(time, move |this| this.fresh(&recipe, None))?;
+        let live = self.within(time, move |this| {
+            let live = this.make(&recipe, None)?;
+            this.enter(&live)?;
+            Ok(live)
+        })?;
         self.connect(&live)?;
         *lock(&self.placed) = Some(live);
         Ok(())
@@ -483,8 +499,8 @@ impl Session {
         Ok(())
     }
 
-    /// The placed encoder if it is primed for this input, or a fresh one.
-    fn primed(&self, work: &Work) -> Result<Live, EncoderError> {
+    /// The one that was made for this chunk, or else the placed encoder if it is primed for this input, or a fresh one.
+    fn primed(&self, work: &Work, made: Option<Live>) -> Result<Live, EncoderError> {
         let placed = lock(&self.placed).take();
         // What wants to know of its chunk had to be made for it.
         let fits = |live: &Live| {
@@ -492,10 +508,14 @@ impl Session {
                 && live.downstream == work.input.downstream
                 && !hints::are_wanted(&live.encoder)
         };
-        let live = match placed.filter(fits) {
+        let live = match placed.filter(|placed| made.is_none() && fits(placed)) {
             Some(live) => live,
             None => {
-                let mut live = self.fresh(&work.recipe, Some(&work.input.hints))?;
+                let mut live = match made {
+                    Some(made) => made,
+                    None => self.make(&work.recipe, Some(&work.input.hints))?,
+                };
+                self.enter(&live)?;
                 self.prime(&mut live, &work.input.caps)?;
                 live
             }
@@ -506,6 +526,12 @@ impl Session {
         Ok(live)
     }
 
+    /// What comes of the session from now on is of this chunk.
+    fn begin(&self, aggregator: &aggregator::imp::Aggregator, work: &Work) {
+        let downstream = work.input.downstream.clone();
+        aggregator.begin(self.id, work.chunk, work.first, downstream);
+    }
+
     /// One attempt at a chunk, to the end.
     pub(crate) fn run(
         &self,
@@ -513,9 +539,8 @@ impl Session {
         aggregator: &aggregator::imp::Aggregator,
         work: &Work,
     ) -> Result<(), Failure> {
-        let downstream = work.input.downstream.clone();
-        aggregator.begin(self.id, work.chunk, work.first, downstream);
-        let live = self.primed(work).map_err(|error| {
+        self.begin(aggregator, work);
+        let unopened = |error| {
             let is_open = matches!(error, EncoderError::CapsRefused { .. });
             match distributor.failure(self) {
                 Some(none @ (Failure::Aborted | Failure::Downstream)) => none,
@@ -524,7 +549,32 @@ impl Session {
                 Some(why) if is_open && why.is_of_stream() => why,
                 why => Failure::Unopened(Box::new(why.unwrap_or(Failure::Encoder(error)))),
             }
-        })?;
+        };
+        let mut made = None;
+        let mut keep = None;
+        if let Some(files) = work.cache.as_deref().filter(|_| !work.is_whole) {
+            // What was placed is open, and may have changed its properties since: nobody could tell which one it is.
+            self.clear();
+            let fresh = self.make(&work.recipe, Some(&work.input.hints));
+            let fresh = fresh.map_err(unopened)?;
+            let (known, base) =
+                self.look_up(distributor, aggregator, work, files, &fresh.element)?;
+            match known {
+                Known::Delivered(chunk, delivered) => {
+                    drop(fresh);
+                    distributor.verified(self, chunk, delivered, true);
+                    return distributor.delivered(self, chunk, delivered);
+                }
+                Known::Keep(key) => {
+                    aggregator.record(self.id, base);
+                    keep = Some((files, key));
+                }
+                Known::No => (),
+            }
+            made = Some(fresh);
+            distributor.feed_from(self, work.first);
+        }
+        let live = self.primed(work, made).map_err(unopened)?;
         let refused = |flow| {
             distributor
                 .failure(self)
@@ -562,10 +612,16 @@ impl Session {
             return Err(failure);
         }
         let delivered = aggregator.verify(chunk).map_err(Failure::Fault)?;
-        distributor.verified(self, chunk, delivered);
+        distributor.verified(self, chunk, delivered, false);
+        let recording = aggregator.take_recording(self.id);
         // Before another session learns that this one has let go.
         drop(live);
-        distributor.delivered(self, chunk, delivered)
+        distributor.delivered(self, chunk, delivered)?;
+        // The chunk needn't wait for the disk.
+        if let (Some((files, key)), Some(recording)) = (keep, recording) {
+            self.keep(distributor, files, key, &recording);
+        }
+        Ok(())
     }
 
     /// The encoder returned an error and nobody said why.
