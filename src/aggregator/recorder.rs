@@ -51,8 +51,13 @@ impl Recorder {
     }
 
     pub(super) fn packet(&mut self, buffer: &gst::Buffer) {
-        // What the encoder attached isn't in the bytes.
-        self.failed |= buffer.iter_meta::<gst::Meta>().next().is_some();
+        let metas = buffer.iter_meta::<gst::Meta>().map(|meta| {
+            let custom = meta.try_as_custom_meta()?;
+            Some(custom.structure().to_string())
+        });
+        // Nobody knows how to write the others.
+        let metas: Option<Vec<_>> = metas.collect();
+        self.failed |= metas.is_none();
         let Ok(mapped) = buffer.clone().into_mapped_buffer_readable() else {
             self.failed = true;
             return;
@@ -64,6 +69,7 @@ impl Recorder {
             duration: buffer.duration().map(gst::ClockTime::nseconds),
             flags: buffer.flags().bits(),
             offsets: (offsets != (u64::MAX, u64::MAX)).then_some([offsets.0, offsets.1]),
+            metas: metas.unwrap_or_default(),
             bytes: glib::Bytes::from_owned(mapped),
         }));
     }

@@ -57,6 +57,8 @@ pub(crate) struct Packet {
     pub(crate) flags: u32,
     /// Offset and offset at the end, where there are any.
     pub(crate) offsets: Option<[u64; 2]>,
+    /// Structures of its custom metas.
+    pub(crate) metas: Vec<String>,
     /// `Bytes::from_owned` takes a mapped buffer without a copy, and `Buffer::from_slice` takes these.
     #[serde(with = "payload")]
     pub(crate) bytes: glib::Bytes,
@@ -309,6 +311,7 @@ pub(super) mod tests {
             duration: Some(40_000_000),
             flags: 1 << 13,
             offsets: Some([7, u64::MAX]),
+            metas: vec!["meta, of=it;".to_string()],
             bytes: glib::Bytes::from(bytes),
         })
     }
@@ -376,6 +379,7 @@ pub(super) mod tests {
                     duration,
                     flags,
                     offsets: (flags % 2 == 0).then_some([flags.into(), 1]),
+                    metas: Vec::new(),
                     bytes: glib::Bytes::from_owned(bytes),
                 })
             ),

@@ -173,6 +173,13 @@ impl Session {
             }
             Entry::Packet(packet) => {
                 let mut buffer = gst::Buffer::from_slice(packet.bytes);
+                let metas = packet
+                    .metas
+                    .iter()
+                    .map(|meta| meta.parse::<gst::Structure>());
+                let Ok(metas) = metas.collect::<Result<Vec<_>, _>>() else {
+                    return false;
+                };
                 {
                     // PANIC: the buffer is new.
                     let buffer = buffer.get_mut().expect("own buffer");
@@ -183,6 +190,15 @@ impl Session {
                     if let Some([offset, end]) = packet.offsets {
                         buffer.set_offset(offset);
                         buffer.set_offset_end(end);
+                    }
+                    for structure in metas {
+                        let Ok(mut meta) = gst::meta::CustomMeta::add(buffer, structure.name())
+                        else {
+                            return false;
+                        };
+                        for (field, value) in structure.iter() {
+                            meta.mut_structure().set_value(field, value.clone());
+                        }
                     }
                 }
                 aggregator.replay_packet(self.id, buffer)

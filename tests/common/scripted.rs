@@ -278,16 +278,10 @@ mod imp {
     impl VideoEncoderImpl for ScriptedEnc {
         fn start(&self) -> Result<(), gst::ErrorMessage> {
             let script = self.script.lock().unwrap().clone();
-            if self.fault(&script, "open").is_err() {
-                return Err(gst::error_msg!(
-                    gst::ResourceError::Busy,
-                    ["scripted fault"]
-                ));
-            }
             std::thread::sleep(std::time::Duration::from_millis(script.open_ms.into()));
             if script.max_open > 0 {
                 let mut open = OPEN.lock().unwrap();
-                let open = open.entry(script.name_of_failure).or_default();
+                let open = open.entry(script.name_of_failure.clone()).or_default();
                 if *open >= script.max_open && !script.opens_late {
                     return Err(gst::error_msg!(
                         gst::ResourceError::Busy,
@@ -310,6 +304,12 @@ mod imp {
                 is_too_many,
                 ..State::default()
             };
+            if self.fault(&script, "open").is_err() {
+                return Err(gst::error_msg!(
+                    gst::ResourceError::Busy,
+                    ["scripted fault"]
+                ));
+            }
             if !script.keep_times {
                 // As every GStreamer encoder with B-frames does.
                 self.obj()
