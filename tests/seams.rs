@@ -43,7 +43,9 @@ fn assert_falls_back(encoder: &str, properties: &str) {
         let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
         feed(&pipeline, &constant(60));
         pipeline.run().expect_eos();
-        let warnings = warnings.lock().unwrap().clone();
+        let mut warnings = warnings.lock().unwrap().clone();
+        // A first frame that isn't there may have got lost, so there is another attempt before that is called a habit.
+        warnings.retain(|warning| !warning.contains("which is not its first frame"));
         assert_eq!(warnings.len(), 1, "{encoder} {properties}: {warnings:?}");
         assert!(warnings[0].contains(encoder), "{warnings:?}");
         let output = output.lock().unwrap().clone();
