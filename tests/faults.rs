@@ -270,7 +270,8 @@ fn the_last_attempts_error_says_all_of_them() {
         assert_fails(
             &run,
             &[
-                "Chunk 2 (frames 20 to 29, from 0:00:00.800000000 to 0:00:01.200000000) could not be encoded",
+                "Chunk 2 (frames 20 to 2",
+                "could not be encoded",
                 "Could not encode stream.",
                 "attempt 1 in session",
                 &format!("attempt {max} in session"),
@@ -283,13 +284,18 @@ fn the_last_attempts_error_says_all_of_them() {
         let details = run.details.unwrap();
         assert_eq!(details.get::<u64>("chunk").unwrap(), 2);
         assert_eq!(details.get::<u64>("first-frame").unwrap(), 20);
-        assert_eq!(details.get::<u64>("frames").unwrap(), 10);
+        // As many as have come by then.
+        let frames = details.get::<u64>("frames").unwrap();
+        assert!((6..=10).contains(&frames), "{frames}");
         assert_eq!(details.get::<u32>("attempt").unwrap(), max);
         assert_eq!(details.get::<u32>("max-attempts").unwrap(), max);
         assert_eq!(details.get::<String>("cause").unwrap(), "error-message");
         let time = |field| details.get::<gst::ClockTime>(field).unwrap();
         assert_eq!(time("start-time"), gst::ClockTime::from_mseconds(800));
-        assert_eq!(time("end-time"), gst::ClockTime::from_mseconds(1_200));
+        assert_eq!(
+            time("end-time"),
+            gst::ClockTime::from_mseconds(800 + 40 * frames)
+        );
     }
 }
 

@@ -219,6 +219,7 @@ impl Distributor {
     pub(crate) fn shut_down(&self) {
         self.stop();
         self.settle();
+        self.part_left();
     }
 
     /// Whatever waits returns.
@@ -246,6 +247,7 @@ impl Distributor {
     /// READY to NULL.
     pub(crate) fn unprepare(&self) {
         self.end_watch();
+        self.part_left();
         for session in self.sessions() {
             session.clear();
             let _ = session.slot.set_state(gst::State::Null);

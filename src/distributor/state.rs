@@ -61,6 +61,8 @@ pub(super) struct Slot {
     pub(super) closed: bool,
     /// It hung, and was left to itself. Another slot has taken its place.
     pub(super) gone: bool,
+    /// It was taken out of the element.
+    pub(super) parted: bool,
     /// Its task has an attempt.
     pub(super) at_work: bool,
     /// The attempt is over, but for what follows from it.
@@ -361,6 +363,7 @@ impl State {
             error: None,
             closed: false,
             gone: false,
+            parted: false,
             at_work: false,
             returned: false,
             drains: false,
@@ -957,8 +960,9 @@ impl State {
         let oldest = stream.planner.oldest();
         oldest.is_some_and(|chunk| stream.roster.is_waiting(chunk))
             && self.slots.iter().all(|slot| {
-                // (Another one takes the place of a session that is being left.)
-                let is_out = stream.roster.is_out(slot.session.id) && !slot.at_work;
+                // (Another one takes the place of a session that was left.)
+                let is_left = slot.gone && !slot.parted;
+                let is_out = stream.roster.is_out(slot.session.id) && !is_left;
                 slot.waiting == Waiting::Frame || is_out
             })
     }

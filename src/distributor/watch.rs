@@ -12,6 +12,7 @@ use crate::aggregator;
 use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::frame::SessionId;
 use crate::logic::watch::{Sign, Watch};
+use crate::parallelenc::ParallelEnc;
 use crate::session::encoder::EncoderError;
 use crate::session::{Failure, Session};
 use gst::prelude::*;
@@ -128,6 +129,7 @@ impl Distributor {
             .iter()
             .filter_map(|(id, sign)| sign.map(|_| *id))
             .collect();
+        self.replace_left();
         let silent = watch.tick(signs, patience.stall.unwrap_or(u32::MAX));
         if !stops {
             watch.go_on();
@@ -142,9 +144,10 @@ impl Distributor {
         }
     }
 
-    /// The session's encoder hangs: it is left to itself, another session takes its place, and its chunk is encoded again.
+    /// The session's encoder hangs: it is left to itself, and its chunk is encoded again. Another session takes its place at the
+    /// next tick.
     fn set_aside(&self, id: SessionId, time: Duration) {
-        let (session, failure, verified, aborts) = {
+        let (failure, verified, aborts) = {
             let mut guard = lock(&self.state);
             let Some(state) = guard.as_mut() else { return };
             let encoder = state.encoder_name();
@@ -156,16 +159,14 @@ impl Distributor {
             let doing = slot.doing();
             slot.gone = true;
             slot.works |= self.aggregator().has_made_packets(id);
-            let session = slot.session.clone();
             // Under the lock: whoever comes back late finds it so, whatever stands here by then.
-            session.standing.leave();
-            session.wake.notify_all();
+            slot.session.leave();
             let failure = Failure::Stalled {
                 encoder,
                 doing,
                 time,
             };
-            (session, failure, slot.verified.take(), aborts)
+            (failure, slot.verified.take(), aborts)
         };
         gst::warning!(
             CAT,
@@ -181,9 +182,38 @@ impl Distributor {
             }
             None => self.attempt_failed(id, &failure),
         }
-        self.part(&session);
-        self.replace(id);
         self.comes_to_rest(id);
+    }
+
+    /// Other sessions take the places of those that were left to themselves. Not while the bin changes its state: it goes
+    /// through its children in the order in which they are linked.
+    fn replace_left(&self) {
+        let left = self.left();
+        if left.is_empty() {
+            return;
+        }
+        let Some(_still) = self.bin().and_then(StateLock::try_take) else {
+            return;
+        };
+        for session in left {
+            self.part(&session);
+            self.replace(session.id);
+        }
+    }
+
+    /// Takes those that were left to themselves out of the element, which changes its state just now.
+    pub(super) fn part_left(&self) {
+        for session in self.left() {
+            self.part(&session);
+        }
+    }
+
+    /// Sessions that were left to themselves and are still part of the element.
+    fn left(&self) -> Vec<Arc<Session>> {
+        let state = lock(&self.state);
+        let slots = state.iter().flat_map(|state| &state.slots);
+        let left = slots.filter(|slot| slot.gone && !slot.parted);
+        left.map(|slot| slot.session.clone()).collect()
     }
 
     /// The first encoder hangs before there is a chunk: another session takes the place of its own.
@@ -198,8 +228,6 @@ impl Distributor {
             "Session {id} is left behind with its thread and its encoder: {error}"
         );
         self.warn_of_first(session, error);
-        self.part(session);
-        self.replace(id);
     }
 
     /// Takes the session's pads and slot out of the element, so that nobody who changes the element's state waits for them.
@@ -208,6 +236,7 @@ impl Distributor {
             let _ = bin.remove(&session.slot);
         }
         if let Some(state) = &mut *lock(&self.state) {
+            state.slots[session.id.0].parted = true;
             state.combiner.remove_pad(&session.src);
         }
         let _ = self.obj().remove_pad(&session.src);
@@ -252,6 +281,27 @@ impl Distributor {
         {
             guard = wait(&self.calm, guard);
         }
+    }
+}
+
+/// That an element doesn't change its state.
+struct StateLock(ParallelEnc);
+
+impl StateLock {
+    /// `None`: it is just changing it. Nobody waits here: whoever changes it may be waiting for us.
+    fn try_take(bin: ParallelEnc) -> Option<Self> {
+        let element = bin.upcast_ref::<gst::Element>().as_ptr();
+        // SAFETY: the element is valid, and its lock is there as long as it is.
+        let taken = unsafe { glib::ffi::g_rec_mutex_trylock(&raw mut (*element).state_lock) };
+        (taken != glib::ffi::GFALSE).then(|| Self(bin))
+    }
+}
+
+impl Drop for StateLock {
+    fn drop(&mut self) {
+        let element = self.0.upcast_ref::<gst::Element>().as_ptr();
+        // SAFETY: as above, and this thread has taken it.
+        unsafe { glib::ffi::g_rec_mutex_unlock(&raw mut (*element).state_lock) }
     }
 }
 

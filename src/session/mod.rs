@@ -358,11 +358,22 @@ impl Session {
                 Ok(result) => return result,
                 Err(RecvTimeoutError::Timeout) if self.standing.awaits_turn() => (),
                 Err(_) => {
-                    self.standing.leave();
+                    self.leave();
+                    if result.try_recv().is_ok() {
+                        // At the last moment. It didn't see that nobody waits.
+                        self.bury();
+                    }
                     return Err(EncoderError::Hangs { time });
                 }
             }
         }
+    }
+
+    /// Nobody waits for the session any more, and its slot doesn't follow the element's state.
+    pub(crate) fn leave(&self) {
+        self.slot.set_locked_state(true);
+        self.standing.leave();
+        self.wake.notify_all();
     }
 
     /// Nobody waits for the session, and it has come back after all: it leaves nothing behind. Not called in its task, which this
