@@ -34,12 +34,12 @@
 //! 2. the distributor's state,
 //! 3. the aggregator's state.
 //!
-//! Leaves, under which nothing is called: what stands for the encoder among the bin's children, and the properties set on it
-//! (`session/overrides.rs`).
+//! Leaves, under which nothing is called: what stands for the encoder among the bin's children, the properties set on it
+//! (`session/overrides.rs`), whose turn it is to open an encoder (`session/opening.rs`), and the watch's thread.
 //!
-//! One lock is held across calls, and taken before all others: the turn of an encoder's library (`session/opening.rs`), while
-//! an encoder is opened or closed. Nobody asks for a turn while holding another lock. Otherwise no pad push, event, query, message, property or state
-//! change of another object happens while any of them is held. `locking` says what a panic does to a lock.
+//! No pad push, event, query, message, property or state change of another object happens while any of them is held. `locking` says
+//! what a panic does to a lock. The watch also takes the bin's own state lock, of GStreamer, before all of these, and only if
+//! nobody has it.
 //!
 //! # Who waits, and who wakes
 //!
@@ -50,7 +50,11 @@
 //! | session task | a chunk | a chunk opened, failed or left, flush, stop |
 //! | session task | the chunk's next frame | a frame, a chunk closed, EOS, the encoder's error, flush, stop, failure |
 //! | session task | the encoder's EOS | that EOS, the encoder's error, flush, stop, failure |
-//! | session task, and who starts or stops the bin | its turn to open or close an encoder | whoever has it, when that encoder is open or closed |
+//! | session task, and who starts or stops the bin | its turn to open or close an encoder | whoever has it, when that encoder is open or closed, or its session is left to itself |
+//! | who starts the bin, and the upstream thread at the first caps | the first encoder to open | that encoder; `stall-timeout` |
+//! | session task | what an encoder does when it is called | that encoder; nobody waits for the session after `stall-timeout` |
+//! | who stops the bin, and who flushes | no session at work | a session that comes to rest, or is left to itself |
+//! | the watch | its next tick | time, a stop |
 //! | encoder's thread, where the stream can't be cut | room for its packets | a packet that left, flush, stop, downstream's refusal |
 //! | aggregator task | a chunk verified, EOS | a packet or chunk, EOS, flush, stop; a timeout where input has stopped |
 //!
@@ -60,6 +64,14 @@
 //! Input that stops while output is held may be waiting for that output, on the far side of a muxer. After a second, packets
 //! leave as they come; after another, the open chunk ends where it is. The second is the one thing that makes chunks depend on
 //! timing, and it happens only where the pipeline would stand still for ever.
+//!
+//! # Encoders that fail and hang
+//!
+//! A failed attempt costs its chunk's time: the roster hands the chunk out again. An encoder may also keep the thread that calls it.
+//! So session tasks have threads that nobody but us waits for (`session/threads.rs`), and a watch (`distributor/watch.rs`) leaves a
+//! session to itself that shows no sign of life: its pads and its slot are taken out of the element, another one takes its place
+//! under a new number, and what it still does finds that nobody waits (`Standing`). The slot doesn't pass state changes on to
+//! the encoder, as that would wait for it.
 //!
 //! # The first packets
 //!
