@@ -57,19 +57,24 @@ impl Distributor {
             let placed = self.place(&job, &description);
             placed.map_err(|error| Refusal::of(self, &session, &error))?;
         }
-        let sequential = self.sequential().or_else(|| {
+        let sequential = self.sequential();
+        let is_live = sequential.is_none() && {
             let mut latency = gst::query::Latency::new();
-            let is_live = self.sink.peer_query(&mut latency) && latency.result().0;
-            match frame_duration(caps) {
-                _ if !is_live => None,
-                _ if !job.allow_parallel_live => Some(Sequential::LiveSource),
-                None => Some(Sequential::LiveWithoutRate),
-                Some(_) => (!self.holds_its_latency(caps)).then_some(Sequential::LiveBeyondMemory),
-            }
+            self.sink.peer_query(&mut latency) && latency.result().0
+        };
+        let sequential = sequential.or_else(|| match frame_duration(caps) {
+            _ if !is_live => None,
+            _ if !job.allow_parallel_live => Some(Sequential::LiveSource),
+            None => Some(Sequential::LiveWithoutRate),
+            Some(_) => (!self.holds_its_latency(caps)).then_some(Sequential::LiveBeyondMemory),
         });
         if let Some(state) = &mut *lock(&self.state) {
             state.set_caps(caps.clone());
             state.downstream = Some(snapshot.clone());
+            if is_live {
+                // What comes live doesn't come again, and nothing may wait for all of a chunk.
+                state.cache = None;
+            }
         }
         match sequential {
             Some(reason) => self.begin_sequential(&session, reason, event),
