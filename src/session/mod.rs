@@ -357,6 +357,8 @@ impl Session {
     /// waits for.
     pub(crate) fn bury(&self) {
         let _ = self.src.stop_task();
+        // It may be about to leave the element, which isn't to start it again.
+        self.slot.set_locked_state(true);
         let _ = self.slot.set_state(gst::State::Null);
     }
 
