@@ -23,6 +23,7 @@
 //! - `aggregator`: packets in, one stream out.
 //! - `cache`: what encoders made of chunks in earlier runs, in files.
 //! - `pad_task`: starting what runs in pads.
+//! - `panics`: what becomes of a panic, wherever we are called from.
 //! - `queries`: answers to queries, apart from the pads that give them.
 //! - [`logic`]: the brains of all of them: plain Rust that knows no GStreamer, no clock and no thread.
 //!
@@ -39,7 +40,7 @@
 //!
 //! One lock is held across calls, and taken before all others: the turn of an encoder's library (`session/opening.rs`), while
 //! an encoder is opened or closed. Nobody asks for a turn while holding another lock. Otherwise no pad push, event, query, message, property or state
-//! change of another object happens while any of them is held. `locking` says what a panic does to a lock.
+//! change of another object happens while any of them is held. `locking` says what a panic does to a lock, `panics` what it does otherwise.
 //!
 //! # Who waits, and who wakes
 //!
@@ -78,6 +79,7 @@ mod distributor;
 mod locking;
 pub mod logic;
 mod pad_task;
+mod panics;
 pub mod parallelenc;
 mod queries;
 mod session;

@@ -11,6 +11,7 @@ use crate::locking::lock;
 use crate::logic::budget::Admission;
 use crate::logic::frame::{FrameNo, SessionId};
 use crate::logic::timeline::LATEST;
+use crate::panics::may_panic;
 use crate::session::encoder;
 use glib::translate::from_glib_none;
 use gst::prelude::*;
@@ -32,10 +33,13 @@ impl Distributor {
         &self,
         buffer: gst::Buffer,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        may_panic!("distributor-chain");
         match self.mode() {
             Mode::Undecided => Err(gst::FlowError::NotNegotiated),
             Mode::Sequential(_) => {
                 if let Some(state) = &mut *lock(&self.state) {
+                    // Nothing but a panic.
+                    state.flow?;
                     state.tally.frames_in += 1;
                 }
                 let straight = self.straight().ok_or(gst::FlowError::Flushing)?;
@@ -98,6 +102,7 @@ impl Distributor {
         }
         result?;
         if let Some(state) = guard.as_mut() {
+            may_panic!("distributor-chain-locked");
             state.tally.frames_copied += u64::from(copied);
             state.take_in(
                 self.aggregator(),
@@ -199,6 +204,7 @@ impl Distributor {
     }
 
     pub(super) fn sink_event(&self, event: gst::Event) -> bool {
+        may_panic!("distributor-event");
         gst::log!(CAT, imp = self, "{event:?}");
         match (self.mode(), event.view()) {
             (Mode::Undecided, gst::EventView::Caps(caps)) => {

@@ -12,6 +12,7 @@ use crate::aggregator;
 use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::frame::SessionId;
 use crate::logic::watch::{Sign, Watch};
+use crate::panics::{self, may_panic};
 use crate::session::encoder::EncoderError;
 use crate::session::{Failure, Session};
 use gst::prelude::*;
@@ -92,7 +93,8 @@ impl Distributor {
                     }
                     drop(guard);
                     let Some(this) = weak.upgrade() else { return };
-                    this.tick(&mut watch, patience);
+                    let tick = || this.tick(&mut watch, patience);
+                    panics::caught(&*this, "the watch", || (), tick);
                 }
             }
         });
@@ -113,6 +115,7 @@ impl Distributor {
     }
 
     fn tick(&self, watch: &mut Watch, patience: Patience) {
+        may_panic!("watch");
         let (signs, stops) = {
             let state = lock(&self.state);
             let Some(state) = state.as_ref() else { return };
@@ -172,17 +175,22 @@ impl Distributor {
             imp = self,
             "Session {id} is left behind with its thread and its encoder: {failure}"
         );
-        // What it still makes is nobody's.
-        self.aggregator().leave(id);
-        match verified {
-            _ if aborts => (),
-            Some((chunk, delivered)) => {
-                let _ = self.take_delivered(id, chunk, delivered);
+        // One doesn't keep the next from being done: somebody may be waiting for the session to come to rest.
+        let or_not = |act: &dyn Fn()| panics::caught(self, "leaving a session", || (), act);
+        or_not(&|| {
+            may_panic!("leaving");
+            // What it still makes is nobody's.
+            self.aggregator().leave(id);
+            match verified {
+                _ if aborts => (),
+                Some((chunk, delivered)) => {
+                    let _ = self.take_delivered(id, chunk, delivered);
+                }
+                None => self.attempt_failed(id, &failure),
             }
-            None => self.attempt_failed(id, &failure),
-        }
-        self.part(&session);
-        self.replace(id);
+        });
+        or_not(&|| self.part(&session));
+        or_not(&|| self.replace(id));
         self.comes_to_rest(id);
     }
 
