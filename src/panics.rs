@@ -11,7 +11,7 @@
 //! in the task of a pad that has left its element: these abort). But from then on it doesn't call that object's functions any more,
 //! those that shut it down included: tasks aren't stopped, children stay where they are. So none gets that far.
 //!
-//! What runs before there is an application to tell is told when the element is to leave NULL, which it refuses then.
+//! What panics at NULL, where nobody may hear it yet, is told again when the element is to leave NULL, which it refuses then.
 //!
 //! Some panics still abort:
 //!

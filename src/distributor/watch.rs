@@ -82,6 +82,7 @@ impl Distributor {
             let ends = ends.clone();
             move || {
                 let mut watch = Watch::default();
+                let mut told = false;
                 let (ended, woken) = &*ends;
                 loop {
                     let mut guard = lock(ended);
@@ -93,8 +94,13 @@ impl Distributor {
                     }
                     drop(guard);
                     let Some(this) = weak.upgrade() else { return };
-                    let tick = || this.tick(&mut watch, patience);
-                    panics::caught(&*this, "the watch", || (), tick);
+                    // It goes on, as somebody has to, but what it panics at would come each time.
+                    let ticked = panics::contained(|| this.tick(&mut watch, patience));
+                    if let Err(panic) = ticked
+                        && !std::mem::replace(&mut told, true)
+                    {
+                        panics::tell(&*this, "the watch", &panic);
+                    }
                 }
             }
         });

@@ -121,7 +121,7 @@ pub struct ParallelEnc {
     aggregator: Aggregator,
     /// What stands for the sessions' encoders among the children, once the encoder is known.
     model: Mutex<Option<Model>>,
-    /// What panicked in this run, which the application was told. At NULL it may not have heard it, and is told again at READY.
+    /// What panicked at NULL, where the application may not have heard it: it is told again when the element is to leave that.
     panicked: Mutex<Option<gst::ErrorMessage>>,
 }
 
@@ -306,7 +306,8 @@ impl ElementImpl for ParallelEnc {
         }
         let changed = self.parent_change_state(transition)?;
         panics::caught(self, "changing the state", || (), || self.after(transition));
-        if transition == gst::StateChange::ReadyToNull {
+        if transition == gst::StateChange::NullToReady {
+            // It was heard.
             *lock(&self.panicked) = None;
         }
         Ok(changed)
@@ -316,14 +317,8 @@ impl ElementImpl for ParallelEnc {
 impl ParallelEnc {
     fn before(&self, transition: gst::StateChange) -> Result<(), gst::StateChangeError> {
         may_panic!(&format!("bin-before-{transition:?}"));
-        let before = match transition {
-            gst::StateChange::NullToReady | gst::StateChange::ReadyToPaused => {
-                lock(&self.panicked).take()
-            }
-            _ => None,
-        };
         if transition == gst::StateChange::NullToReady
-            && let Some(error) = before
+            && let Some(error) = lock(&self.panicked).take()
         {
             self.post_error_message(error);
             return Err(gst::StateChangeError);
@@ -365,15 +360,15 @@ impl ParallelEnc {
         }
     }
 
-    /// Our own code panicked: says so once in a run, and ends the stream.
+    /// Our own code panicked: says so, and ends the stream. Each time: who is second may not end it before the first was heard.
     pub(crate) fn panicked(&self, text: &str, what: &str) {
         // The derived properties take the lock without `locking`.
         self.settings.clear_poison();
         let error = gst::error_msg!(gst::LibraryError::Failed, ("{text}"), ["{what}"]);
-        let said = lock(&self.panicked).replace(error.clone());
-        if said.is_none() {
-            self.post_error_message(error);
+        if self.obj().current_state() == gst::State::Null {
+            *lock(&self.panicked) = Some(error.clone());
         }
+        self.post_error_message(error);
         self.distributor.imp().panicked();
     }
 }
