@@ -294,6 +294,15 @@ fn while_leaving(name: &'static str, way: Way) {
         &format!("failure={failure} fault=hang@frame fault-frame=15"),
     ));
     heard.pipeline.set_state(gst::State::Playing).unwrap();
+    let (replaced, is_replaced) = channel();
+    let enc: gst::Bin = heard.pipeline.element("enc").downcast().unwrap();
+    enc.connect_element_added(move |_, slot| {
+        let replaced = replaced.clone();
+        let src = slot.static_pad("src").unwrap();
+        src.connect_linked(move |_, _| {
+            let _ = replaced.send(());
+        });
+    });
     feed(&heard.pipeline, &constant(FRAMES));
     if name != "leaving" {
         heard.warned.recv_timeout(HANG).expect("it is left");
@@ -302,6 +311,8 @@ fn while_leaving(name: &'static str, way: Way) {
     let error = heard.errors.recv_timeout(HANG).expect("it fails");
     // (Where the stream had ended before that, there may be no other.)
     assert!(error.contains("Panicked: "), "{error}");
+    // GStreamer complains if elements are linked while it sorts them for a change of the state.
+    is_replaced.recv_timeout(HANG).expect("it is replaced");
     drop(release);
     heard.stop();
     drop(panics);
