@@ -23,6 +23,7 @@
 //! - `aggregator`: packets in, one stream out.
 //! - `cache`: what encoders made of chunks in earlier runs, in files.
 //! - `pad_task`: starting what runs in pads.
+//! - `panics`: what becomes of a panic, wherever we are called from.
 //! - `queries`: answers to queries, apart from the pads that give them.
 //! - [`logic`]: the brains of all of them: plain Rust that knows no GStreamer, no clock and no thread.
 //!
@@ -38,7 +39,7 @@
 //! (`session/overrides.rs`), whose turn it is to open an encoder (`session/opening.rs`), and the watch's thread.
 //!
 //! No pad push, event, query, message, property or state change of another object happens while any of them is held. `locking` says
-//! what a panic does to a lock. The watch also takes the bin's own state lock, of GStreamer, before all of these, and only if
+//! what a panic does to a lock, `panics` what it does otherwise. The watch also takes the bin's own state lock, of GStreamer, before all of these, and only if
 //! nobody has it.
 //!
 //! # Who waits, and who wakes
@@ -89,6 +90,7 @@ mod distributor;
 mod locking;
 pub mod logic;
 mod pad_task;
+mod panics;
 pub mod parallelenc;
 mod queries;
 mod session;

@@ -2,8 +2,7 @@
 
 //! What a panic does to a lock: nothing.
 //!
-//! A panic in a pad function or a task becomes an element error (`catch_panic_pad_function`, and the pad task of
-//! gstreamer-rs). The application then shuts the element down, and shutting down takes the same locks, so a poisoned one must not
+//! A panic becomes an element error (`panics`). The application then shuts the element down, and shutting down takes the same locks, so a poisoned one must not
 //! panic again. The state behind it is replaced at the next start.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

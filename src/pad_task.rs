@@ -2,6 +2,7 @@
 
 //! Starting the task of a pad, and starting it again.
 
+use crate::panics::CAT;
 use glib::translate::from_glib_none;
 use gst::prelude::*;
 
@@ -20,4 +21,14 @@ pub(crate) fn start(
         Some(task) => task.start(),
         None => pad.start_task(run),
     }
+}
+
+/// A panic kept the pad from being started or stopped. What it waits for returns, as the stream has failed, so its task can be
+/// stopped even so; and what is stopped may not fail.
+pub(crate) fn activated_in_vain(pad: &gst::Pad, active: bool) -> Result<(), gst::LoggableError> {
+    if active {
+        return Err(gst::loggable_error!(CAT, "Panicked while starting"));
+    }
+    pad.stop_task()
+        .map_err(|error| gst::loggable_error!(CAT, "Task can't be stopped: {error}"))
 }

@@ -10,6 +10,8 @@ use crate::logic::frame::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys;
 use crate::logic::reorder::{Delivered, Fault};
 use crate::pad_task;
+use crate::panics::{self, Part, may_panic};
+use crate::parallelenc::ParallelEnc;
 use crate::queries::{answer_caps, convert_encoded};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -55,17 +57,28 @@ impl ObjectSubclass for Aggregator {
         let template = class.pad_template("src").expect("src template");
         let src = gst::Pad::builder_from_template(&template)
             .activatemode_function(|pad, parent, mode, active| {
-                Self::catch_panic_pad_function(
+                panics::pad_function(
                     parent,
-                    || Err(gst::loggable_error!(CAT, "Panic while activating")),
-                    |this| this.src_activatemode(pad, mode, active),
+                    "starting or stopping the output",
+                    || pad_task::activated_in_vain(pad, active),
+                    |this: &Self| this.src_activatemode(pad, mode, active),
                 )
             })
             .event_function(|_, parent, event| {
-                Self::catch_panic_pad_function(parent, || false, |this| this.src_event(event))
+                panics::pad_function(
+                    parent,
+                    "event from downstream",
+                    || false,
+                    |this: &Self| this.src_event(event),
+                )
             })
             .query_function(|pad, parent, query| {
-                Self::catch_panic_pad_function(parent, || false, |this| this.src_query(pad, query))
+                panics::pad_function(
+                    parent,
+                    "query from downstream",
+                    || false,
+                    |this: &Self| this.src_query(pad, query),
+                )
             })
             .build();
         Self {
@@ -85,11 +98,18 @@ impl ObjectImpl for Aggregator {
     fn constructed(&self) {
         self.parent_constructed();
         // PANIC: the element has no other pad yet.
-        self.obj().add_pad(&self.src).expect("src pad");
+        let add = || self.obj().add_pad(&self.src).expect("src pad");
+        panics::caught(self, "making the aggregator", || (), add);
     }
 }
 
 impl GstObjectImpl for Aggregator {}
+
+impl Part for Aggregator {
+    fn whole(&self) -> Option<ParallelEnc> {
+        self.obj().parent().and_downcast()
+    }
+}
 
 impl ElementImpl for Aggregator {
     fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
@@ -463,20 +483,27 @@ impl Aggregator {
         gst::Pad::builder_from_template(&template)
             .name(format!("sink_{id}"))
             .chain_function(move |_, parent, buffer| {
-                Self::catch_panic_pad_function(
+                panics::pad_function(
                     parent,
+                    "taking a packet",
                     || Err(gst::FlowError::Error),
-                    |this| this.sink_chain(id, buffer),
+                    |this: &Self| this.sink_chain(id, buffer),
                 )
             })
             .event_function(move |_, parent, event| {
-                Self::catch_panic_pad_function(parent, || false, |this| this.sink_event(id, event))
+                panics::pad_function(
+                    parent,
+                    "event of an encoder",
+                    || false,
+                    |this: &Self| this.sink_event(id, event),
+                )
             })
             .query_function(move |pad, parent, query| {
-                Self::catch_panic_pad_function(
+                panics::pad_function(
                     parent,
+                    "query of an encoder",
                     || false,
-                    |this| this.sink_query(id, pad, query),
+                    |this: &Self| this.sink_query(id, pad, query),
                 )
             })
             .build()
@@ -498,6 +525,7 @@ impl Aggregator {
         id: SessionId,
         buffer: gst::Buffer,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        may_panic!("aggregator-chain");
         if self.passes() {
             lock(&self.state).count_passed();
             return self.src.push(buffer);
@@ -517,6 +545,7 @@ impl Aggregator {
             state.feeds[id.0].waits_for_room = false;
         }
         gst::trace!(CAT, imp = self, "Session {id}: {buffer:?}");
+        may_panic!("aggregator-chain-locked");
         let was_heralded = state.is_heralded();
         let accepted = state.packet(id, buffer);
         let ended = was_heralded && !state.is_heralded();
@@ -534,6 +563,7 @@ impl Aggregator {
     }
 
     fn sink_event(&self, id: SessionId, event: gst::Event) -> bool {
+        may_panic!("aggregator-event");
         if self.passes() {
             return self.src.push_event(event);
         }
@@ -550,6 +580,7 @@ impl Aggregator {
     }
 
     fn sink_query(&self, id: SessionId, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        may_panic!("aggregator-query");
         if self.passes() {
             return self.src.peer_query(query);
         }
@@ -578,6 +609,7 @@ impl Aggregator {
     }
 
     fn src_event(&self, event: gst::Event) -> bool {
+        may_panic!("aggregator-src-event");
         if self.passes() {
             return self.session_0().is_some_and(|sink| sink.push_event(event));
         }
@@ -591,6 +623,7 @@ impl Aggregator {
     }
 
     fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        may_panic!("aggregator-src-query");
         if self.passes() {
             return self.session_0().is_some_and(|sink| sink.peer_query(query));
         }
@@ -646,7 +679,8 @@ impl Aggregator {
         let weak = self.downgrade();
         let started = pad_task::start(&self.src, move || {
             if let Some(this) = weak.upgrade() {
-                this.run();
+                let rest = || this.send_no_more();
+                panics::caught(&*this, "the aggregator's task", rest, || this.run());
             }
         });
         if started.is_err() {
@@ -654,9 +688,18 @@ impl Aggregator {
         }
     }
 
+    /// The task panicked: nothing leaves any more, so who waits for room waits in vain.
+    fn send_no_more(&self) {
+        lock(&self.state).flow = Err(gst::FlowError::Error);
+        self.wake.notify_all();
+        let _ = self.src.pause_task();
+    }
+
     /// One turn of the task: waits until something can leave, and sends it.
     fn run(&self) {
+        may_panic!("aggregator-task");
         let mut state = lock(&self.state);
+        may_panic!("aggregator-task-locked");
         let step = loop {
             if state.is_idle() {
                 drop(state);
@@ -729,6 +772,7 @@ impl Aggregator {
     }
 
     fn send(&self, items: Vec<Item>) -> Result<(), gst::FlowError> {
+        may_panic!("aggregator-sends");
         let mut unsent = Vec::new();
         let mut result = Ok(());
         for item in items {

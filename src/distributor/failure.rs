@@ -40,6 +40,13 @@ impl Distributor {
         });
     }
 
+    /// Our own code panicked: the stream ends. The application hears of it from the bin; what follows from it is no failure of its
+    /// own.
+    pub(crate) fn panicked(&self) {
+        let _ = self.begins_to_fail();
+        self.give_up(gst::FlowError::Error);
+    }
+
     /// The first failure of a stream is reported; those that follow from it, or from a stop or a flush, are not.
     fn begins_to_fail(&self) -> bool {
         let mut state = lock(&self.state);

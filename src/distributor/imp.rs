@@ -9,6 +9,7 @@ use crate::aggregator::{self, Aggregator};
 use crate::cache::Files;
 use crate::locking::lock;
 use crate::logic::frame::SessionId;
+use crate::panics::{self, Part};
 use crate::parallelenc::ParallelEnc;
 use crate::parallelenc::report::Snapshot;
 use crate::parallelenc::settings::Job;
@@ -51,17 +52,28 @@ impl ObjectSubclass for Distributor {
         let template = class.pad_template("sink").expect("sink template");
         let sink = gst::Pad::builder_from_template(&template)
             .chain_function(|_, parent, buffer| {
-                Self::catch_panic_pad_function(
+                panics::pad_function(
                     parent,
+                    "taking a frame",
                     || Err(gst::FlowError::Error),
-                    |this| this.sink_chain(buffer),
+                    |this: &Self| this.sink_chain(buffer),
                 )
             })
             .event_function(|_, parent, event| {
-                Self::catch_panic_pad_function(parent, || false, |this| this.sink_event(event))
+                panics::pad_function(
+                    parent,
+                    "event from upstream",
+                    || false,
+                    |this: &Self| this.sink_event(event),
+                )
             })
             .query_function(|pad, parent, query| {
-                Self::catch_panic_pad_function(parent, || false, |this| this.sink_query(pad, query))
+                panics::pad_function(
+                    parent,
+                    "query from upstream",
+                    || false,
+                    |this: &Self| this.sink_query(pad, query),
+                )
             })
             .build();
         Self {
@@ -79,11 +91,24 @@ impl ObjectImpl for Distributor {
     fn constructed(&self) {
         self.parent_constructed();
         // PANIC: the element has no other pad yet.
-        self.obj().add_pad(&self.sink).expect("sink pad");
+        let add = || self.obj().add_pad(&self.sink).expect("sink pad");
+        panics::caught(self, "making the distributor", || (), add);
     }
 }
 
 impl GstObjectImpl for Distributor {}
+
+impl Part for Distributor {
+    fn whole(&self) -> Option<ParallelEnc> {
+        self.bin()
+    }
+}
+
+impl Part for glib::WeakRef<super::Distributor> {
+    fn whole(&self) -> Option<ParallelEnc> {
+        self.upgrade()?.imp().bin()
+    }
+}
 
 impl ElementImpl for Distributor {
     fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
@@ -136,6 +161,8 @@ impl Distributor {
 
     /// NULL to READY: the first session, and where the encoder is known that and all the others.
     pub(crate) fn prepare(&self, job: Job) -> Result<(), EncoderError> {
+        // Of an earlier run, or of one that a panic kept from being cleared away.
+        self.unprepare();
         *lock(&self.state) = Some(State::new(job));
         self.add_sessions(1);
         self.place_first()
@@ -174,9 +201,8 @@ impl Distributor {
     pub(crate) fn start(&self, job: &Job) -> Result<(), EncoderError> {
         let is_prepared = lock(&self.state)
             .as_ref()
-            .is_some_and(|state| state.job == *job && !state.started);
+            .is_some_and(|state| state.job == *job && !state.started && state.flow.is_ok());
         if !is_prepared {
-            self.unprepare();
             self.prepare(job.clone())?;
         }
         if let Some(state) = lock(&self.state).as_mut() {

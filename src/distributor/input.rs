@@ -12,6 +12,7 @@ use crate::locking::lock;
 use crate::logic::budget::Admission;
 use crate::logic::frame::{FrameNo, SessionId};
 use crate::logic::timeline::LATEST;
+use crate::panics::may_panic;
 use crate::session::encoder;
 use glib::translate::from_glib_none;
 use gst::prelude::*;
@@ -33,10 +34,13 @@ impl Distributor {
         &self,
         buffer: gst::Buffer,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        may_panic!("distributor-chain");
         match self.mode() {
             Mode::Undecided => Err(gst::FlowError::NotNegotiated),
             Mode::Sequential(_) => {
                 if let Some(state) = &mut *lock(&self.state) {
+                    // Nothing but a panic.
+                    state.flow?;
                     state.tally.frames_in += 1;
                 }
                 let straight = self.straight().ok_or(gst::FlowError::Flushing)?;
@@ -104,6 +108,7 @@ impl Distributor {
         }
         result?;
         if let Some(state) = guard.as_mut() {
+            may_panic!("distributor-chain-locked");
             state.tally.frames_copied += u64::from(copied);
             state.take_in(
                 self.aggregator(),
@@ -206,6 +211,7 @@ impl Distributor {
     }
 
     pub(super) fn sink_event(&self, event: gst::Event) -> bool {
+        may_panic!("distributor-event");
         gst::log!(CAT, imp = self, "{event:?}");
         match (self.mode(), event.view()) {
             (Mode::Undecided, gst::EventView::Caps(caps)) => {

@@ -413,6 +413,8 @@ impl State {
         self.flow = Ok(());
         self.fails = false;
         self.flow_returned = false;
+        // Nobody is at it any more, unless it panicked.
+        self.releasing = 0;
         self.combiner.reset();
         self.keys = KeyRequests::default();
         let tags = self.stream_tags.pop_back();

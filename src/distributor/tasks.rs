@@ -9,6 +9,7 @@ use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::reorder::Delivered;
 use crate::logic::roster::Attempt;
 use crate::pad_task;
+use crate::panics::{self, may_panic};
 use crate::session::cached::Content;
 use crate::session::{Failure, Session, Step, Work};
 use gst::prelude::*;
@@ -30,17 +31,28 @@ impl Distributor {
                     // It is added to a running element; its task starts when it is linked.
                     return Ok(());
                 }
-                Self::catch_panic_pad_function(
+                panics::pad_function(
                     parent,
-                    || Err(gst::loggable_error!(CAT, "Panic while activating")),
-                    |this| this.src_activatemode(pad, id, mode, active),
+                    "starting or stopping a session",
+                    || pad_task::activated_in_vain(pad, active),
+                    |this: &Self| this.src_activatemode(pad, id, mode, active),
                 )
             })
             .event_function(|_, parent, event| {
-                Self::catch_panic_pad_function(parent, || false, |this| this.src_event(event))
+                panics::pad_function(
+                    parent,
+                    "event from an encoder",
+                    || false,
+                    |this: &Self| this.src_event(event),
+                )
             })
             .query_function(|pad, parent, query| {
-                Self::catch_panic_pad_function(parent, || false, |this| this.src_query(pad, query))
+                panics::pad_function(
+                    parent,
+                    "query from an encoder",
+                    || false,
+                    |this: &Self| this.src_query(pad, query),
+                )
             })
             .build()
     }
@@ -71,7 +83,13 @@ impl Distributor {
         let weak = self.downgrade();
         let started = pad_task::start(pad, move || {
             if let Some(this) = weak.upgrade() {
-                this.run(id);
+                // Here, because the pad may have left its element.
+                panics::caught(
+                    &*this,
+                    "a session's task",
+                    || this.give_up_attempt(id),
+                    || this.run(id),
+                );
             }
         });
         if started.is_err() {
@@ -100,8 +118,10 @@ impl Distributor {
             "Session {id}: attempt {} at chunk {chunk}",
             attempt.number
         );
+        may_panic!("session-begins");
         let result = session.run(self, self.aggregator(), &work);
         if !self.has_returned(&session) {
+            may_panic!("session-comes-back");
             bury(session);
             return;
         }
@@ -113,6 +133,27 @@ impl Distributor {
             Err(failure) => self.attempt_failed(id, &failure),
         }
         self.aggregator().leave(id);
+        self.comes_to_rest(id);
+    }
+
+    /// The session's task panicked, which has closed its encoder. It has no attempt any more, and nobody waits for it; it rests until
+    /// the next start or the end of a flush.
+    fn give_up_attempt(&self, id: SessionId) {
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        let or_not = |act: &dyn Fn()| panics::caught(self, "a session after a panic", || (), act);
+        // One that still waits for its first chunk has told its caps, which are forgotten with this attempt. While the watch sees it.
+        or_not(&|| session.clear());
+        if !self.has_returned(&session) {
+            or_not(&|| bury(session.clone()));
+            return;
+        }
+        let _ = session.src.pause_task();
+        or_not(&|| self.aggregator().leave(id));
+        if let Some(state) = &mut *lock(&self.state) {
+            state.slots[id.0].waiting = Waiting::Nothing;
+        }
         self.comes_to_rest(id);
     }
 
@@ -147,6 +188,7 @@ impl Distributor {
                 return None;
             }
             slot.waiting = Waiting::Chunk;
+            may_panic!("session-takes-chunk-locked");
             if let Some((attempt, first)) = taken {
                 slot.waiting = Waiting::Nothing;
                 slot.at_work = true;
@@ -349,6 +391,7 @@ impl Distributor {
         state.tally.chunks_from_cache += u64::from(state.slots[id.0].from_cache);
         let free = state.delivered(self.aggregator(), id, chunk.id, delivered);
         state.releasing += 1;
+        may_panic!("session-delivers-locked");
         state.wake(Waiting::Chunk);
         if let Some(stream) = &state.stream {
             let needed = stream.planner.oldest_needed();
@@ -405,5 +448,5 @@ impl Distributor {
 fn bury(session: Arc<Session>) {
     let _ = session.src.pause_task();
     let thread = std::thread::Builder::new().name("vtparallelenc-bury".to_string());
-    let _ = thread.spawn(move || session.bury());
+    let _ = thread.spawn(move || session.bury_or_tell());
 }

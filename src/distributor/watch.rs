@@ -12,6 +12,7 @@ use crate::aggregator;
 use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::frame::SessionId;
 use crate::logic::watch::{Sign, Watch};
+use crate::panics::{self, may_panic};
 use crate::parallelenc::ParallelEnc;
 use crate::session::encoder::EncoderError;
 use crate::session::{Failure, Session};
@@ -82,6 +83,7 @@ impl Distributor {
             let ends = ends.clone();
             move || {
                 let mut watch = Watch::default();
+                let mut told = false;
                 let (ended, woken) = &*ends;
                 loop {
                     let mut guard = lock(ended);
@@ -93,7 +95,13 @@ impl Distributor {
                     }
                     drop(guard);
                     let Some(this) = weak.upgrade() else { return };
-                    this.tick(&mut watch, patience);
+                    // It goes on, as somebody has to, but what it panics at would come each time.
+                    let ticked = panics::contained(|| this.tick(&mut watch, patience));
+                    if let Err(panic) = ticked
+                        && !std::mem::replace(&mut told, true)
+                    {
+                        panics::tell(&*this, "the watch", &panic);
+                    }
                 }
             }
         });
@@ -114,6 +122,7 @@ impl Distributor {
     }
 
     fn tick(&self, watch: &mut Watch, patience: Patience) {
+        may_panic!("watch");
         let (signs, stops) = {
             let state = lock(&self.state);
             let Some(state) = state.as_ref() else { return };
@@ -173,15 +182,20 @@ impl Distributor {
             imp = self,
             "Session {id} is left behind with its thread and its encoder: {failure}"
         );
-        // What it still makes is nobody's.
-        self.aggregator().leave(id);
-        match verified {
-            _ if aborts => (),
-            Some((chunk, delivered)) => {
-                let _ = self.take_delivered(id, chunk, delivered);
+        // One doesn't keep the next from being done: somebody may be waiting for the session to come to rest.
+        let or_not = |act: &dyn Fn()| panics::caught(self, "leaving a session", || (), act);
+        or_not(&|| {
+            may_panic!("leaving");
+            // What it still makes is nobody's.
+            self.aggregator().leave(id);
+            match verified {
+                _ if aborts => (),
+                Some((chunk, delivered)) => {
+                    let _ = self.take_delivered(id, chunk, delivered);
+                }
+                None => self.attempt_failed(id, &failure),
             }
-            None => self.attempt_failed(id, &failure),
-        }
+        });
         self.comes_to_rest(id);
     }
 

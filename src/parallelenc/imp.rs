@@ -13,6 +13,7 @@ use crate::aggregator::Aggregator;
 use crate::distributor::decision::Decision;
 use crate::distributor::{Distributor, encoder_error};
 use crate::locking::lock;
+use crate::panics::{self, Part, may_panic};
 use crate::session::encoder::{self, EncoderError};
 use crate::session::overrides::Overrides;
 use crate::session::threads;
@@ -126,6 +127,8 @@ pub struct ParallelEnc {
     aggregator: Aggregator,
     /// What stands for the sessions' encoders among the children, once the encoder is known.
     model: Mutex<Option<Model>>,
+    /// What panicked at NULL, where the application may not have heard it: it is told again when the element is to leave that.
+    panicked: Mutex<Option<gst::ErrorMessage>>,
 }
 
 #[glib::object_subclass]
@@ -148,6 +151,7 @@ impl ObjectSubclass for ParallelEnc {
             distributor,
             aggregator,
             model: Mutex::default(),
+            panicked: Mutex::default(),
         }
     }
 }
@@ -183,6 +187,57 @@ impl ObjectImpl for ParallelEnc {
     }
 
     fn property(&self, id: usize, spec: &glib::ParamSpec) -> glib::Value {
+        let get = || self.get(id, spec);
+        panics::caught(self, spec.name(), || spec.default_value().clone(), get)
+    }
+
+    fn set_property(&self, id: usize, value: &glib::Value, spec: &glib::ParamSpec) {
+        panics::caught(self, spec.name(), || (), || self.set(id, value, spec));
+    }
+
+    fn signals() -> &'static [Signal] {
+        static SIGNALS: Lazy<Vec<Signal>> = Lazy::new(|| {
+            vec![
+                Signal::builder(ENCODER_SETUP)
+                    .param_types([gst::Element::static_type()])
+                    .run_last()
+                    .build(),
+            ]
+        });
+        &SIGNALS
+    }
+
+    fn constructed(&self) {
+        self.parent_constructed();
+        panics::caught(self, "making the element", || (), || self.assemble());
+    }
+}
+
+// What GObject asks for, where it may panic.
+impl ParallelEnc {
+    fn assemble(&self) {
+        may_panic!("bin-constructed");
+        let bin = self.obj();
+        // Sessions that are added to a running element don't begin its state change anew.
+        bin.set_bin_flags(gst::BinFlags::NO_RESYNC);
+        let children: [&gst::Element; 2] =
+            [self.distributor.upcast_ref(), self.aggregator.upcast_ref()];
+        // PANIC: both are new, and their names differ.
+        bin.add_many(children).expect("own children");
+        for (name, target) in [
+            ("sink", self.distributor.sink()),
+            ("src", self.aggregator.imp().src()),
+        ] {
+            // PANIC: the class has both templates, and the element has no other pad.
+            let template = bin.pad_template(name).expect("own template");
+            let pad = gst::GhostPad::builder_from_template_with_target(&template, target);
+            let pad = pad.expect("own target").name(name).build();
+            bin.add_pad(&pad).expect("own pad");
+        }
+    }
+
+    fn get(&self, id: usize, spec: &glib::ParamSpec) -> glib::Value {
+        may_panic!("bin-get");
         match spec.name() {
             STATS => self.stats().to_value(),
             ENCODER_PROPERTIES => lock(&self.settings).encoder_properties.to_value(),
@@ -190,7 +245,8 @@ impl ObjectImpl for ParallelEnc {
         }
     }
 
-    fn set_property(&self, id: usize, value: &glib::Value, spec: &glib::ParamSpec) {
+    fn set(&self, id: usize, value: &glib::Value, spec: &glib::ParamSpec) {
+        may_panic!("bin-set");
         match spec.name() {
             ENCODER_PROPERTIES => {
                 // PANIC: GObject has checked the type.
@@ -210,39 +266,6 @@ impl ObjectImpl for ParallelEnc {
                     let _ = self.renew_model(description.as_deref());
                 }
             }
-        }
-    }
-
-    fn signals() -> &'static [Signal] {
-        static SIGNALS: Lazy<Vec<Signal>> = Lazy::new(|| {
-            vec![
-                Signal::builder(ENCODER_SETUP)
-                    .param_types([gst::Element::static_type()])
-                    .run_last()
-                    .build(),
-            ]
-        });
-        &SIGNALS
-    }
-
-    fn constructed(&self) {
-        self.parent_constructed();
-        let bin = self.obj();
-        // Sessions that are added to a running element don't begin its state change anew.
-        bin.set_bin_flags(gst::BinFlags::NO_RESYNC);
-        let children: [&gst::Element; 2] =
-            [self.distributor.upcast_ref(), self.aggregator.upcast_ref()];
-        // PANIC: both are new, and their names differ.
-        bin.add_many(children).expect("own children");
-        for (name, target) in [
-            ("sink", self.distributor.sink()),
-            ("src", self.aggregator.imp().src()),
-        ] {
-            // PANIC: the class has both templates, and the element has no other pad.
-            let template = bin.pad_template(name).expect("own template");
-            let pad = gst::GhostPad::builder_from_template_with_target(&template, target);
-            let pad = pad.expect("own target").name(name).build();
-            bin.add_pad(&pad).expect("own pad");
         }
     }
 }
@@ -266,6 +289,46 @@ impl ElementImpl for ParallelEnc {
         &self,
         transition: gst::StateChange,
     ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        // Apart from what GstBin does, which goes down whatever happens here.
+        let begun = panics::caught(
+            self,
+            "changing the state",
+            || Err(gst::StateChangeError),
+            || self.before(transition),
+        );
+        let down = [
+            gst::StateChange::PlayingToPaused,
+            gst::StateChange::PausedToReady,
+            gst::StateChange::ReadyToNull,
+        ];
+        if begun.is_err() && !down.contains(&transition) {
+            if transition == gst::StateChange::NullToReady {
+                let undo = || self.distributor.imp().unprepare();
+                panics::caught(self, "going back to NULL", || (), undo);
+                // It was heard.
+                *lock(&self.panicked) = None;
+            }
+            return begun.map(|()| gst::StateChangeSuccess::Success);
+        }
+        let changed = self.parent_change_state(transition)?;
+        panics::caught(self, "changing the state", || (), || self.after(transition));
+        if transition == gst::StateChange::NullToReady {
+            // It was heard.
+            *lock(&self.panicked) = None;
+        }
+        Ok(changed)
+    }
+}
+
+impl ParallelEnc {
+    fn before(&self, transition: gst::StateChange) -> Result<(), gst::StateChangeError> {
+        may_panic!(&format!("bin-before-{transition:?}"));
+        if transition == gst::StateChange::NullToReady
+            && let Some(error) = lock(&self.panicked).take()
+        {
+            self.post_error_message(error);
+            return Err(gst::StateChangeError);
+        }
         let distributor = self.distributor.imp();
         let job = lock(&self.settings).job();
         let placed = match transition {
@@ -288,28 +351,51 @@ impl ElementImpl for ParallelEnc {
         if let Err(error) = placed {
             gst::error!(CAT, imp = self, "{error}");
             self.post_error_message(encoder_error(&error));
-            if transition == gst::StateChange::NullToReady {
-                distributor.unprepare();
-            }
             return Err(gst::StateChangeError);
         }
-        let changed = self.parent_change_state(transition)?;
+        Ok(())
+    }
+
+    fn after(&self, transition: gst::StateChange) {
+        may_panic!(&format!("bin-after-{transition:?}"));
+        let distributor = self.distributor.imp();
         match transition {
             gst::StateChange::PausedToReady => distributor.stopped(),
             gst::StateChange::ReadyToNull => distributor.unprepare(),
             _ => (),
         }
-        Ok(changed)
+    }
+
+    /// Our own code panicked: says so, and ends the stream. Each time: who is second may not end it before the first was heard.
+    pub(crate) fn panicked(&self, text: &str, what: &str) {
+        // The derived properties take the lock without `locking`.
+        self.settings.clear_poison();
+        let error = gst::error_msg!(gst::LibraryError::Failed, ("{text}"), ["{what}"]);
+        if self.obj().current_state() == gst::State::Null {
+            *lock(&self.panicked) = Some(error.clone());
+        }
+        self.post_error_message(error);
+        self.distributor.imp().panicked();
+    }
+}
+
+impl Part for ParallelEnc {
+    fn whole(&self) -> Option<super::ParallelEnc> {
+        Some(self.obj().clone())
     }
 }
 
 impl BinImpl for ParallelEnc {
     fn handle_message(&self, message: gst::Message) {
-        let of_session = message.src().and_then(|pad| pad.parent());
-        if of_session.is_some_and(|parent| parent == *self.distributor.upcast_ref::<gst::Object>())
-        {
-            threads::give_to(&message);
-        }
+        let see = || {
+            may_panic!("bin-message");
+            let of_session = message.src().and_then(|pad| pad.parent());
+            let ours = self.distributor.upcast_ref::<gst::Object>();
+            if of_session.is_some_and(|parent| parent == *ours) {
+                threads::give_to(&message);
+            }
+        };
+        panics::caught(self, "a message", || (), see);
         self.parent_handle_message(message);
     }
 }
@@ -319,13 +405,17 @@ impl PresetImpl for ParallelEnc {}
 /// One child, `encoder`, which stands for the encoders of all sessions.
 impl ChildProxyImpl for ParallelEnc {
     fn children_count(&self) -> u32 {
-        u32::from(lock(&self.model).is_some())
+        u32::from(self.child_by_index(0).is_some())
     }
 
     fn child_by_index(&self, index: u32) -> Option<glib::Object> {
-        let model = lock(&self.model);
-        let encoder = model.as_ref().filter(|_| index == 0);
-        encoder.map(|model| model.encoder.clone().upcast())
+        let child = || {
+            may_panic!("child");
+            let model = lock(&self.model);
+            let encoder = model.as_ref().filter(|_| index == 0);
+            encoder.map(|model| model.encoder.clone().upcast())
+        };
+        panics::caught(self, "a child", || None, child)
     }
 
     fn child_by_name(&self, name: &str) -> Option<glib::Object> {
@@ -362,6 +452,7 @@ pub(super) fn pad_templates(encoded: &gst::Caps) -> Vec<gst::PadTemplate> {
 // Getters of what is known once the encoder is.
 impl ParallelEnc {
     fn stats(&self) -> gst::Structure {
+        may_panic!("bin-stats");
         let snapshot: Option<Snapshot> = self.distributor.imp().snapshot();
         snapshot.unwrap_or_default().structure()
     }
@@ -404,7 +495,8 @@ impl ParallelEnc {
             return Ok(());
         };
         let weak = self.distributor.downgrade();
-        let model = Model::new(description, move |property, value| {
+        let part = weak.clone();
+        let model = Model::new(description, part, move |property, value| {
             if let Some(distributor) = weak.upgrade() {
                 distributor.imp().encoder_property_set(property, value);
             }

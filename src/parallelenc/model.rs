@@ -3,6 +3,7 @@
 //! The child `encoder`: an encoder that never encodes. What is set on it is set on every session's encoder, so that
 //! applications and `gst-launch-1.0` set `encoder::bitrate` once, whatever number of encoders comes and goes.
 
+use crate::panics::{self, Part, may_panic};
 use crate::session::encoder::{self, EncoderError};
 use crate::session::overrides::Overrides;
 use gst::prelude::*;
@@ -23,9 +24,10 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// `set` is called with the name and value of each property that is set on the encoder from now on.
+    /// `set` is called with the name and value of each property that is set on the encoder of `part` from now on.
     pub(super) fn new(
         description: &str,
+        part: impl Part + Send + Sync + 'static,
         set: impl Fn(&str, &str) + Send + Sync + 'static,
     ) -> Result<Self, EncoderError> {
         let made = encoder::parse(description)?;
@@ -36,13 +38,17 @@ impl Model {
         let overrides = Arc::<Overrides>::default();
         let kept = overrides.clone();
         encoder.connect_notify(None, move |encoder, spec| {
-            let is_own = ["name", "parent"].contains(&spec.name());
-            if !is_own
-                && spec.flags().contains(glib::ParamFlags::READWRITE)
-                && let Some(value) = kept.take_over(encoder, spec.name())
-            {
-                set(spec.name(), &value);
-            }
+            let hand_on = || {
+                may_panic!("model");
+                let is_own = ["name", "parent"].contains(&spec.name());
+                if !is_own
+                    && spec.flags().contains(glib::ParamFlags::READWRITE)
+                    && let Some(value) = kept.take_over(encoder, spec.name())
+                {
+                    set(spec.name(), &value);
+                }
+            };
+            panics::caught(&part, "setting a property of the encoder", || (), hand_on);
         });
         Ok(Self {
             description: description.to_string(),

@@ -9,9 +9,11 @@
 //! - It can't load what it saves of a structure, or of a text with spaces: the key file escapes what was escaped already. So these
 //!   two are saved as metadata as well, which are kept as they are, and loaded from there.
 
+use crate::panics::{self, may_panic};
 use glib::translate::{Borrowed, IntoGlib, ToGlibPtr, from_glib_borrow};
 use gst::glib;
 use gst::prelude::*;
+use gst::subclass::prelude::*;
 use once_cell::sync::OnceCell;
 use std::cell::Cell;
 use std::ffi::c_char;
@@ -57,6 +59,11 @@ unsafe extern "C" fn own_property_names(preset: *mut gst::ffi::GstPreset) -> *mu
     // SAFETY: GStreamer passes a valid preset, which is a GObject.
     let object: Borrowed<glib::Object> =
         unsafe { from_glib_borrow(preset as *mut glib::gobject_ffi::GObject) };
+    caught(&*object, Vec::new, || names(&object)).to_glib_full()
+}
+
+fn names(object: &glib::Object) -> Vec<String> {
+    may_panic!("preset-names");
     let properties = object.list_properties();
     let names = properties.iter().filter_map(|property| {
         let is_text = SAVING.get() && TEXTS.contains(&property.name());
@@ -66,8 +73,22 @@ unsafe extern "C" fn own_property_names(preset: *mut gst::ffi::GstPreset) -> *mu
             .is_a(super::ParallelEnc::static_type());
         (can_be_kept && is_own).then(|| property.name().to_string())
     });
-    let names: Vec<String> = names.collect();
-    names.to_glib_full()
+    names.collect()
+}
+
+/// The interface is that of [`super::ParallelEnc`].
+fn caught<R>(
+    object: &impl IsA<glib::Object>,
+    fallback: impl FnOnce() -> R,
+    act: impl FnOnce() -> R,
+) -> R {
+    match object
+        .upcast_ref::<glib::Object>()
+        .downcast_ref::<super::ParallelEnc>()
+    {
+        Some(bin) => panics::caught(bin.imp(), "a preset", fallback, act),
+        None => fallback(),
+    }
 }
 
 /// Both with what GStreamer passes: a valid preset, and the name of one that is kept.
@@ -89,7 +110,16 @@ unsafe fn with_default(
             let preset: Borrowed<gst::Preset> = from_glib_borrow(preset);
             (preset, name)
         };
-        then(&preset, &name);
+        let kept = caught(
+            &*preset,
+            || false,
+            || {
+                may_panic!("preset");
+                then(&preset, &name);
+                true
+            },
+        );
+        return kept.into_glib();
     }
     done
 }

@@ -30,16 +30,18 @@ use crate::distributor::{self, Distributor};
 use crate::locking::lock;
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::reorder::Fault;
+use crate::panics::{self, may_panic};
 use cached::Known;
 use encoder::{EncoderError, Recipe};
 use gst::prelude::*;
+use gst::subclass::prelude::*;
 use hints::Hints;
 use once_cell::sync::Lazy;
 use opening::{Standing, in_turn};
 use overrides::Overrides;
 use slot::Slot;
 use std::fmt;
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{RecvTimeoutError, SendError};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -249,7 +251,19 @@ impl Live {
 }
 
 impl Drop for Live {
+    /// Where it panics, perhaps while another panic unwinds, what is left is to stop the encoder, whoever's turn it is.
     fn drop(&mut self) {
+        let stop = || {
+            let _ = self.element.set_state(gst::State::Null);
+            let _ = self.slot.remove(&self.element);
+        };
+        panics::caught(self.slot.imp(), "closing an encoder", stop, || self.close());
+    }
+}
+
+impl Live {
+    fn close(&self) {
+        may_panic!("session-closes");
         // First NULL, while its messages still come to us.
         let stopped = self.in_turn(|| {
             let stop = || self.element.set_state(gst::State::Null);
@@ -341,21 +355,29 @@ impl Session {
         time: Option<Duration>,
         act: impl FnOnce(&Self) -> Result<R, EncoderError> + Send + 'static,
     ) -> Result<R, EncoderError> {
+        let act = |this: &Self| {
+            may_panic!("session-opens");
+            act(this)
+        };
         let Some(time) = time else { return act(self) };
         let (done, result) = std::sync::mpsc::channel();
         let this = self.clone();
         let thread = std::thread::Builder::new().name("vtparallelenc-open".to_string());
         let spawned = thread.spawn(move || {
             // What comes too late is dropped here.
-            drop(done.send(act(&this)));
+            if let Err(SendError(Err(panic))) = done.send(panics::contained(|| act(&this))) {
+                panics::tell(this.slot.imp(), "opening an encoder", &panic);
+            }
             if this.standing.is_left() {
-                this.bury();
+                this.bury_or_tell();
             }
         });
         spawned.map_err(|error| EncoderError::NoThread(error.to_string()))?;
         loop {
             match result.recv_timeout(time) {
-                Ok(result) => return result,
+                Ok(Ok(result)) => return result,
+                // As if there were no other thread.
+                Ok(Err(panic)) => std::panic::resume_unwind(panic),
                 Err(RecvTimeoutError::Timeout) if self.standing.awaits_turn() => (),
                 Err(_) => {
                     self.leave();
@@ -378,9 +400,19 @@ impl Session {
 
     /// Nobody waits for the session, and it has come back after all: it leaves nothing behind. Not called in its task, which this
     /// waits for.
-    pub(crate) fn bury(&self) {
+    fn bury(&self) {
         let _ = self.src.stop_task();
         let _ = self.slot.set_state(gst::State::Null);
+    }
+
+    /// As above, in a thread of its own.
+    pub(crate) fn bury_or_tell(&self) {
+        let bury = || {
+            may_panic!("session-is-buried");
+            self.bury();
+        };
+        // Half done is not enough: what isn't at NULL can't be freed.
+        panics::caught(self.slot.imp(), "leaving a session", || self.bury(), bury);
     }
 
     /// Places an encoder ahead of its use: it answers queries until then. It may take so long to open.
@@ -605,6 +637,7 @@ impl Session {
                     if force_key {
                         self.src.push_event(force_key_unit(buffer.pts()));
                     }
+                    may_panic!("session-feeds");
                     self.src.push(buffer).map_err(refused)?;
                     position = FrameNo(position.0 + 1);
                     if work.is_whole {
@@ -619,6 +652,7 @@ impl Session {
             return Err(refused(gst::FlowError::Error));
         }
         distributor.wait_for_eos(self)?;
+        may_panic!("session-ends");
         if let Some(failure) = distributor.failure(self) {
             return Err(failure);
         }

@@ -9,6 +9,8 @@
 use super::opening::Standing;
 use crate::distributor::Distributor;
 use crate::logic::frame::SessionId;
+use crate::panics::{self, Part, may_panic};
+use crate::parallelenc::ParallelEnc;
 use glib::translate::{IntoGlib, ToGlibPtr, try_from_glib};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -39,18 +41,27 @@ mod imp {
             self.parent_constructed();
             let slot = self.obj();
             slot.set_bin_flags(gst::BinFlags::NO_RESYNC);
-            for (name, direction) in [
-                ("sink", gst::PadDirection::Sink),
-                ("src", gst::PadDirection::Src),
-            ] {
-                let pad = gst::GhostPad::builder(direction).name(name).build();
-                // PANIC: the element has no other pad.
-                slot.add_pad(&pad).expect("own pad");
-            }
+            let add = || {
+                for (name, direction) in [
+                    ("sink", gst::PadDirection::Sink),
+                    ("src", gst::PadDirection::Src),
+                ] {
+                    let pad = gst::GhostPad::builder(direction).name(name).build();
+                    // PANIC: the element has no other pad.
+                    slot.add_pad(&pad).expect("own pad");
+                }
+            };
+            panics::caught(self, "making a session", || (), add);
         }
     }
 
     impl GstObjectImpl for Slot {}
+
+    impl Part for Slot {
+        fn whole(&self) -> Option<ParallelEnc> {
+            self.owner.get()?.0.whole()
+        }
+    }
 
     impl ElementImpl for Slot {
         /// An encoder that is broken and refuses the clock doesn't refuse it for the pipeline.
@@ -88,42 +99,56 @@ mod imp {
     impl BinImpl for Slot {
         /// Runs in the thread that posts, with the encoder's locks held: remembers or hands on, no more.
         fn handle_message(&self, message: gst::Message) {
+            let is_kept = panics::caught(
+                self,
+                "an encoder's message",
+                || false,
+                || self.keeps(&message),
+            );
+            if !is_kept {
+                self.parent_handle_message(message);
+            }
+        }
+    }
+
+    impl Slot {
+        /// Whether the message is for nobody else, and seen to.
+        fn keeps(&self, message: &gst::Message) -> bool {
+            may_panic!("slot-message");
             // Whoever has the session's number by now has nothing to do with it.
             if self
                 .standing
                 .get()
                 .is_some_and(|standing| standing.is_left())
             {
-                return;
+                return true;
             }
             let owner = self.owner.get();
             let distributor = owner.and_then(|(distributor, _)| distributor.upgrade());
             if let (Some((_, id)), Some(distributor)) = (owner, distributor) {
                 let distributor = distributor.imp();
                 match message.view() {
-                    gst::MessageView::Error(_) if distributor.encoder_failed(*id, &message) => {
-                        return;
+                    gst::MessageView::Error(_) if distributor.encoder_failed(*id, message) => {
+                        return true;
                     }
                     gst::MessageView::Qos(qos) if distributor.is_chunked() => {
                         if let (_, _, _, Some(private), _) = qos.get() {
                             distributor.encoder_skipped(*id, private);
                         }
-                        return;
+                        return true;
                     }
                     // One session's state and latency are not the element's.
                     gst::MessageView::StateChanged(_) | gst::MessageView::Latency(_)
                         if distributor.is_chunked() =>
                     {
-                        return;
+                        return true;
                     }
                     _ => (),
                 }
             }
-            self.parent_handle_message(message);
+            false
         }
-    }
 
-    impl Slot {
         pub(super) fn own(
             &self,
             distributor: &Distributor,

@@ -5,6 +5,7 @@
 //! An encoder that hangs keeps its thread for ever. GStreamer's own pool waits for all of its threads when a program ends
 //! (`gst_deinit`, which gst-launch-1.0 calls), and would wait for that one.
 
+use crate::panics;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use once_cell::sync::Lazy;
@@ -33,10 +34,14 @@ mod imp {
             &self,
             run: gst::subclass::TaskPoolFunction,
         ) -> Result<Option<Thread>, glib::Error> {
-            let thread = std::thread::Builder::new().name("vtparallelenc".to_string());
-            let spawned = thread.spawn(move || run.call());
-            let spawned = spawned
-                .map_err(|error| glib::Error::new(gst::CoreError::Thread, &error.to_string()))?;
+            let failed = |why: &str| glib::Error::new(gst::CoreError::Thread, why);
+            let spawned = panics::contained(|| {
+                let thread = std::thread::Builder::new().name("vtparallelenc".to_string());
+                thread.spawn(move || run.call())
+            });
+            // Of all elements, so it can't be told to one; whoever starts the task learns that there is no thread.
+            let spawned = spawned.map_err(|_| failed("Panicked"))?;
+            let spawned = spawned.map_err(|error| failed(&error.to_string()))?;
             Ok(Some(Thread(spawned)))
         }
     }

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What becomes of a panic in our own code: an error of the element, and the end of its stream.
+//!
+//! Whatever GStreamer, GObject or a thread of ours calls runs inside [`caught`] (pad functions inside [`pad_function`]). A panic
+//! there is logged and posted as an error of the public bin, the stream fails so that everything that waits returns, and the caller
+//! gets a fallback. It unwinds what it was in the middle of first, so no lock is held by then; `locking` says what becomes of the
+//! state behind one.
+//!
+//! gstreamer-rs catches panics as well, in a part of these functions (not in properties, child proxies, presets, notifications, or
+//! in the task of a pad that has left its element: these abort). But from then on it doesn't call that object's functions any more,
+//! those that shut it down included: tasks aren't stopped, children stay where they are. So none gets that far.
+//!
+//! What panics at NULL, where nobody may hear it yet, is told again when the element is to leave NULL, which it refuses then.
+//!
+//! Some panics still abort:
+//!
+//! - What runs while a class or an instance is set up by GObject (`class_init`, `properties`, `signals`, `metadata`,
+//!   `pad_templates`, `with_class`, `new`): there is nothing yet that could fail. It runs the same way each time.
+//! - Callbacks of the application, written in Rust, that we call (`encoder-setup`, a bus's sync handler): the panic has to pass
+//!   through GObject to reach us, and can't. So with an encoder's own functions, which its own wrapper catches.
+//! - A build with `panic = "abort"`.
+
+use crate::parallelenc::ParallelEnc;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use once_cell::sync::Lazy;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub(crate) static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
+    gst::DebugCategory::new(
+        "vtparallelpanics",
+        gst::DebugColorFlags::empty(),
+        Some("vtparallelenc: panics in its own code"),
+    )
+});
+
+/// What a panic was thrown with.
+pub(crate) type Payload = Box<dyn Any + Send>;
+
+/// A part of the public bin that is called from outside.
+pub(crate) trait Part {
+    /// The bin, as long as this is a part of it.
+    fn whole(&self) -> Option<ParallelEnc>;
+}
+
+/// Does `act`, or, if that panics, tells the application and does `fallback`. `what`: what it is, for whoever reads the error.
+///
+/// Nothing may be half done that `fallback` relies on. Locks that the caller holds would be held while the application is told: it
+/// may hold none.
+pub(crate) fn caught<R>(
+    part: &(impl Part + ?Sized),
+    what: &str,
+    fallback: impl FnOnce() -> R,
+    act: impl FnOnce() -> R,
+) -> R {
+    contained(act).unwrap_or_else(|payload| {
+        tell(part, what, &payload);
+        fallback()
+    })
+}
+
+/// As [`caught`], for a function of a pad.
+pub(crate) fn pad_function<T, R>(
+    parent: Option<&gst::Object>,
+    what: &str,
+    fallback: impl FnOnce() -> R,
+    act: impl FnOnce(&T) -> R,
+) -> R
+where
+    T: ObjectSubclass<Type: IsA<gst::Object>> + Part,
+{
+    // None where the pad was taken out of its element meanwhile.
+    match parent.and_then(|parent| parent.downcast_ref::<T::Type>()) {
+        Some(element) => {
+            let part = T::from_obj(element);
+            caught(part, what, fallback, || act(part))
+        }
+        None => fallback(),
+    }
+}
+
+/// Does `act`; a panic is the caller's to tell, or to let go on in a thread where it is told.
+pub(crate) fn contained<R>(act: impl FnOnce() -> R) -> Result<R, Payload> {
+    // What was half changed is replaced at the next start, and until then the stream has failed.
+    catch_unwind(AssertUnwindSafe(act))
+}
+
+/// Tells the application of a panic, and ends the stream.
+pub(crate) fn tell(part: &(impl Part + ?Sized), what: &str, payload: &Payload) {
+    let why = payload.downcast_ref::<&str>().copied();
+    let why = why.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let text = match why {
+        Some(why) => format!("Panicked: {why}"),
+        None => "Panicked".to_string(),
+    };
+    gst::error!(CAT, "{text} ({what})");
+    let told = contained(|| {
+        if let Some(bin) = part.whole() {
+            bin.imp().panicked(&text, what);
+        }
+    });
+    if told.is_err() {
+        gst::error!(CAT, "Panicked again while telling of it");
+    }
+}
+
+/// A point where a test may let our code panic: see `tests/panics.rs`. Nothing without the feature that only tests have.
+macro_rules! may_panic {
+    ($point:expr) => {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!($point);
+    };
+}
+pub(crate) use may_panic;
