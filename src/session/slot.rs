@@ -7,6 +7,7 @@
 //! its session's affair as long as there may be another attempt.
 
 use super::opening::Standing;
+use super::threads;
 use crate::distributor::Distributor;
 use crate::logic::frame::SessionId;
 use glib::translate::{IntoGlib, ToGlibPtr, try_from_glib};
@@ -88,6 +89,8 @@ mod imp {
     impl BinImpl for Slot {
         /// Runs in the thread that posts, with the encoder's locks held: remembers or hands on, no more.
         fn handle_message(&self, message: gst::Message) {
+            // Of an encoder with a thread of GStreamer's, or a queue beside it. It may hang as well as the session's own.
+            threads::give_to(&message);
             // Whoever has the session's number by now has nothing to do with it.
             if self
                 .standing
