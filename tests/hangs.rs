@@ -348,7 +348,7 @@ fn one_that_is_let_go_while_another_works_at_its_chunk() {
         let gate = Gate::named(&name);
         let pipeline = scripted_pipeline(&format!(
             "vtparallelenc name=enc {properties} encoder=\"scriptedenc {SCRIPT} gate={name} failure={name} \
-             fault=hang@frame fault-frame=5\""
+             fault=hang@frame fault-frame=5 fault-every=10\""
         ));
         // Each waits at the gate for so long that it is given up, too.
         pipeline
@@ -359,20 +359,20 @@ fn one_that_is_let_go_while_another_works_at_its_chunk() {
         push(&pipeline, 0..FRAMES);
         app_src(&pipeline).end_of_stream().unwrap();
         pipeline.set_state(gst::State::Playing).unwrap();
-        // The one that gets to its sixth frame is the first.
-        let hung = loop {
+        until("one hangs", || {
             gate.let_pass(1);
-            if hanging(&name).stands(1) {
-                break encoders.lock().unwrap()[0].clone();
-            }
-            std::thread::yield_now();
-        };
+            hanging(&name).stands(1)
+        });
         let others = encoders.lock().unwrap().len();
         until("another one works", || {
             encoders.lock().unwrap().len() > others
         });
         hanging(&name).open();
-        until("it is gone", || hung.upgrade().is_none());
+        // All others are at the gate: none gets so far as to end its chunk without coming to where the first one hangs.
+        until("it is gone", || {
+            let encoders = encoders.lock().unwrap();
+            encoders.iter().any(|encoder| encoder.upgrade().is_none())
+        });
         gate.open();
         pipeline.end().expect_eos();
         assert_same(&output.lock().unwrap().packets, &reference.packets, &name);
