@@ -237,6 +237,36 @@ fn encoders_that_hang_while_the_element_is_stopped_leave_nothing_behind() {
 }
 
 #[test]
+fn one_that_hangs_before_there_is_a_stream() {
+    // The very first one, which the application's thread opens with the element. Then it starts as if nothing had been.
+    for state in [gst::State::Ready, gst::State::Playing] {
+        let name = format!("first-{state:?}");
+        let _release = Release(name.clone());
+        let pipeline = scripted_pipeline(&format!(
+            "vtparallelenc name=enc {} {}",
+            properties(2),
+            hangs(&name, "device", "", 1)
+        ));
+        let encoders = encoders_of(&pipeline.element("enc"));
+        assert!(pipeline.set_state(state).is_err());
+        assert!(hanging(&name).stands(1));
+        let text = pipeline.end().error();
+        assert!(text.contains("300ms"), "{text}");
+        pipeline.set_state(gst::State::Null).unwrap();
+
+        let output = record(&sink_pad(&pipeline));
+        let begun = when_passed(&sink_pad(&pipeline), 15);
+        start_again(&pipeline);
+        begun.recv_timeout(HANG).unwrap();
+        hanging(&name).open();
+        pipeline.end().expect_eos();
+        assert_eq!(output.lock().unwrap().packets.len() as u64, FRAMES);
+        pipeline.set_state(gst::State::Null).unwrap();
+        until("all are gone", || are_gone(&encoders));
+    }
+}
+
+#[test]
 fn without_a_timeout_a_stop_has_its_own() {
     let properties = properties(3).replace(&format!("{}", STALL.nseconds()), "0");
     let reference = encode(
@@ -464,6 +494,22 @@ fn if_all_attempts_hang_the_error_says_so() {
             assert_eq!(start, first, "{what}");
         }
         pipeline.set_state(gst::State::Null).unwrap();
+    }
+}
+
+#[test]
+fn if_the_one_of_a_stream_that_cannot_be_cut_hangs_the_error_says_so() {
+    let name = "whole-hangs";
+    let _release = Release(name.to_string());
+    let pipeline = scripted_pipeline(&format!(
+        "vtparallelenc name=enc {} encoder=\"scriptedenc mark-none=true failure={name} fault=hang@frame fault-frame=40\"",
+        properties(2)
+    ));
+    push(&pipeline, 0..FRAMES);
+    app_src(&pipeline).end_of_stream().unwrap();
+    let text = pipeline.run().error();
+    for part in ["Chunk 0 (frames 0 to ", "has left", "stood still"] {
+        assert!(text.contains(part), "{text}");
     }
 }
 
