@@ -89,7 +89,7 @@ fn too_little_memory_for_one_chunk() {
         &[
             "needs 42 raw frames (10752 bytes)",
             "max-raw-bytes is 10000",
-            "the overlap",
+            "lower overlap-before",
         ],
     );
     for bytes in [1, 255, 511] {
