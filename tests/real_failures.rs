@@ -8,7 +8,7 @@ use common::{End, Output, Pipeline, init, record};
 use gst::glib;
 use gst::prelude::*;
 use std::collections::BTreeMap;
-use std::sync::{LazyLock, Mutex};
+use std::sync::{LazyLock, Mutex, Once};
 
 /// `faultyx264enc`: x264enc in a bin that breaks what comes out of it.
 mod faulty {
@@ -153,9 +153,14 @@ struct Run {
 
 impl Run {
     fn of(properties: &str, fault: &str) -> Self {
-        init();
         let name = "faultyx264enc";
-        gst::Element::register(None, name, gst::Rank::NONE, FaultyX264Enc::static_type()).unwrap();
+        // A second registration would take the first one's factory from who uses it.
+        static REGISTERED: Once = Once::new();
+        REGISTERED.call_once(|| {
+            init();
+            let kind = FaultyX264Enc::static_type();
+            gst::Element::register(None, name, gst::Rank::NONE, kind).unwrap();
+        });
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("out.h264");
         let pipeline = Pipeline::parse(&format!(
@@ -203,6 +208,8 @@ fn what_x264_makes_is_the_same_whatever_fails() {
             for fault in ["error", "flow", "drop", "end"] {
                 // The first one of a chunk, one within, the last one; of the first chunk, and of the last.
                 for (frame, times) in [(0, 1), (15, 1), (15, 2), (20, 2), (29, 1), (49, 2)] {
+                    // If a chunk's start is lost again and again, it is the overlap that is at fault, and goes.
+                    let times = if overlap > 0 && frame == 20 { 1 } else { times };
                     let occasion = format!("{fault}-{frame}-{times}-{sessions}-{overlap}");
                     let what = format!("{occasion}, {}", properties(sessions));
                     let run = Run::of(
