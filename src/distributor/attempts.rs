@@ -26,8 +26,11 @@ enum Outcome {
     Join {
         says: bool,
     },
-    /// No encoder could be opened.
-    Unopened,
+    /// No encoder could be opened. `late`: or it failed with its first frames, as some encoders open what they encode with
+    /// then.
+    Unopened {
+        late: bool,
+    },
     /// What has left of the chunk can't be made again: it begins after that.
     Later,
     /// It fails, and there can be no other attempt.
@@ -102,9 +105,10 @@ impl Distributor {
             Failure::Encoder(EncoderError::CapsRefused { .. }) if !aggregator.is_proven() => {
                 Outcome::Final(Because::Hopeless)
             }
-            Failure::Unopened(_) => Outcome::Unopened,
-            // Some encoders open what they encode with when the first frame comes.
-            Failure::Posted(_) | Failure::Flow { .. } if !made_packets => Outcome::Unopened,
+            Failure::Unopened(_) => Outcome::Unopened { late: false },
+            Failure::Posted(_) | Failure::Flow { .. } if !made_packets => {
+                Outcome::Unopened { late: true }
+            }
             _ => Outcome::Failed,
         })
     }
@@ -126,7 +130,7 @@ impl Distributor {
         let gone = later.map(|(chunk, start)| stream.begin_at(chunk, start));
         let roster = &mut stream.roster;
         let rested = match outcome {
-            Outcome::Unopened if works => roster.rest(id),
+            Outcome::Unopened { late } if works || late => roster.rest(id),
             _ => None,
         };
         let verdict = match outcome {
@@ -136,8 +140,8 @@ impl Distributor {
                 roster.give_back(id);
                 None
             }
-            Outcome::Unopened if rested.is_some() => rested,
-            Outcome::Unopened if !works && roster.close(id) => {
+            Outcome::Unopened { .. } if rested.is_some() => rested,
+            Outcome::Unopened { .. } if !works && roster.close(id) => {
                 gst::warning!(CAT, imp = self, "Session {id} is closed: {failure}");
                 state.slots[id.0].closed = true;
                 state.closings.push((id, failure.to_string()));

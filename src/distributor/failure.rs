@@ -65,6 +65,8 @@ impl Distributor {
         let Some(state) = guard.as_mut().filter(|state| state.flow.is_ok()) else {
             return;
         };
+        // (All sessions may have been left just now.)
+        state.flow = Err(flow);
         for slot in state.slots.iter().filter(|slot| !slot.gone) {
             let combined = state.combiner.update_pad_flow(&slot.session.src, Err(flow));
             // A session that is pushing may just have set its pad's flow back to OK.

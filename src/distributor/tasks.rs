@@ -271,9 +271,11 @@ impl Distributor {
 
     /// A session that has a whole stream has fed it up to, not including, `position`: there is no other attempt, so these
     /// frames go.
-    pub(crate) fn fed(&self, chunk: ChunkId, position: FrameNo) {
+    pub(crate) fn fed(&self, session: &Session, chunk: ChunkId, position: FrameNo) {
+        // Whoever comes back late means another stream's chunk.
         let free = lock(&self.state)
             .as_mut()
+            .filter(|_| !session.standing.is_left())
             .map(|state| state.fed(chunk, position));
         drop(free);
         self.room.notify_all();

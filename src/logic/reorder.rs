@@ -718,12 +718,18 @@ mod tests {
     }
 
     #[test]
-    fn what_left_early_cannot_be_repeated() {
+    fn what_left_early_comes_again_and_doesnt_leave_again() {
         let mut reorder = two();
         give_all(&mut reorder, C0, &[0, 2]);
         reorder.leave_early(1);
         assert_eq!(drain(&mut reorder), [0, 2]);
-        assert!(!reorder.retract(C0));
+        assert!(reorder.retract(C0));
+        assert_eq!(reorder.begin_after_ahead(C0), None, "frame 1 is missing");
+        for (index, frame) in [0, 2].into_iter().enumerate() {
+            let kind = if index == 0 { Kind::Key } else { Kind::Delta };
+            let again = give(&mut reorder, C0, kind, frame);
+            assert!(matches!(again, Ok(Accepted::Again { index: at, .. }) if at == index));
+        }
         let _ = give(&mut reorder, C0, Kind::Delta, 1);
         assert!(finish(&mut reorder, chunk(0, 0, 3)).is_ok());
         assert_eq!(drain(&mut reorder), [1]);

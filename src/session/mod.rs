@@ -641,7 +641,7 @@ impl Session {
                     self.src.push(buffer).map_err(refused)?;
                     position = FrameNo(position.0 + 1);
                     if work.is_whole {
-                        distributor.fed(work.chunk, position);
+                        distributor.fed(self, work.chunk, position);
                     }
                 }
                 Step::Drain(chunk) => break chunk,

@@ -7,6 +7,7 @@
 //! its session's affair as long as there may be another attempt.
 
 use super::opening::Standing;
+use super::threads;
 use crate::distributor::Distributor;
 use crate::logic::frame::SessionId;
 use crate::panics::{self, Part, may_panic};
@@ -115,6 +116,8 @@ mod imp {
         /// Whether the message is for nobody else, and seen to.
         fn keeps(&self, message: &gst::Message) -> bool {
             may_panic!("slot-message");
+            // Of an encoder with a thread of GStreamer's, or a queue beside it. It may hang as well as the session's own.
+            threads::give_to(message);
             // Whoever has the session's number by now has nothing to do with it.
             if self
                 .standing

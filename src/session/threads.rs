@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The threads of the sessions' tasks: of their own, not of the pool that all of GStreamer shares.
+//! The threads of the sessions' tasks, and of those within their encoders: of their own, not of the pool that all of GStreamer
+//! shares.
 //!
 //! An encoder that hangs keeps its thread for ever. GStreamer's own pool waits for all of its threads when a program ends
 //! (`gst_deinit`, which gst-launch-1.0 calls), and would wait for that one.

@@ -66,6 +66,11 @@ impl Gate {
         state.waiting.clone()
     }
 
+    /// So many stand before the gate.
+    pub fn stands(&self, count: usize) -> bool {
+        self.state.lock().unwrap().waiting.len() >= count
+    }
+
     fn pass(&self, frame: u64) {
         let mut state = self.state.lock().unwrap();
         state.waiting.push(frame);
@@ -147,10 +152,12 @@ mod imp {
         /// What goes wrong and where: `error@frame`, `hang@open`.
         ///
         /// What: error, flow (without a message), hang, end (an early EOS), panic, lose, double, shift (other timestamps), garbage
-        /// (timestamps from nowhere), late (a packet after EOS), mute (no packet any more), untie (no EOS). Where: open, frame
-        /// (`fault-frame`), end (its EOS), finish, close.
+        /// (timestamps from nowhere), late (a packet after EOS), mute (no packet any more), untie (no EOS). Where: device (NULL to
+        /// READY), open (to PAUSED), frame (`fault-frame`), end (its EOS), finish, close (to READY), undevice (to NULL).
         fault: Option<String>,
         fault_frame: u64,
+        /// At that frame of every so many; 0: only there.
+        fault_every: u64,
         /// It happens so often, over all encoders with this `failure`, after it didn't so often.
         fault_times: u32,
         fault_skips: u32,
@@ -159,6 +166,21 @@ mod imp {
         /// Its packets are others each time.
         vary_packets: bool,
         refuse_caps: bool,
+        /// One in so many frames fails, each in one way, the first time that an encoder with this `failure` gets it; 0: none. It
+        /// is the same ones in each run.
+        fail_one_in: u64,
+    }
+
+    /// Which frames with `fail-one-in` have failed, by script name.
+    static FAILED: LazyLock<Mutex<BTreeMap<String, std::collections::BTreeSet<u64>>>> =
+        LazyLock::new(Mutex::default);
+
+    /// A number as random as its frame's is not (splitmix64).
+    fn scattered(number: u64) -> u64 {
+        let mut it = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        it ^ (it >> 31)
     }
 
     static INSTANCES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
@@ -212,10 +234,12 @@ mod imp {
         #[property(name = "bitrate", get, set, type = u32, member = bitrate)]
         #[property(name = "fault", get, set, type = Option<String>, member = fault)]
         #[property(name = "fault-frame", get, set, type = u64, member = fault_frame)]
+        #[property(name = "fault-every", get, set, type = u64, member = fault_every)]
         #[property(name = "fault-times", get, set, type = u32, member = fault_times, default = 1)]
         #[property(name = "fault-skips", get, set, type = u32, member = fault_skips)]
         #[property(name = "vary-caps", get, set, type = bool, member = vary_caps)]
         #[property(name = "vary-packets", get, set, type = bool, member = vary_packets)]
+        #[property(name = "fail-one-in", get, set, type = u64, member = fail_one_in)]
         #[property(name = "refuse-caps", get, set, type = bool, member = refuse_caps)]
         script: Mutex<Script>,
         state: Mutex<State>,
@@ -276,6 +300,14 @@ mod imp {
     }
 
     impl VideoEncoderImpl for ScriptedEnc {
+        fn open(&self) -> Result<(), gst::ErrorMessage> {
+            self.fault_of_device("device")
+        }
+
+        fn close(&self) -> Result<(), gst::ErrorMessage> {
+            self.fault_of_device("undevice")
+        }
+
         fn start(&self) -> Result<(), gst::ErrorMessage> {
             let script = self.script.lock().unwrap().clone();
             std::thread::sleep(std::time::Duration::from_millis(script.open_ms.into()));
@@ -367,9 +399,14 @@ mod imp {
                 gst::element_imp_error!(self, gst::ResourceError::Busy, ["scripted limit reached"]);
                 return Err(gst::FlowError::Error);
             }
-            if script.fault_frame == number {
+            let in_turn = match script.fault_every {
+                0 => number,
+                every => number % every,
+            };
+            if script.fault_frame == in_turn {
                 self.fault(&script, "frame")?;
             }
+            self.fail_by_chance(&script, number)?;
             if script.fail_at == number as i64 && self.fails(&script) {
                 gst::element_imp_error!(
                     self,
@@ -431,6 +468,12 @@ mod imp {
     }
 
     impl ScriptedEnc {
+        fn fault_of_device(&self, place: &str) -> Result<(), gst::ErrorMessage> {
+            let script = self.script.lock().unwrap().clone();
+            self.fault(&script, place)
+                .map_err(|_| gst::error_msg!(gst::ResourceError::Busy, ["scripted fault"]))
+        }
+
         /// The fault, if it is to happen here. An error is what the function returns.
         fn fault(&self, script: &Script, place: &str) -> Result<(), gst::FlowError> {
             let what = script.fault.as_deref().and_then(|it| it.split_once('@'));
@@ -446,6 +489,29 @@ mod imp {
                     return Ok(());
                 }
             }
+            self.happens(script, what)
+        }
+
+        /// This frame's failure, if it is one of those that fail.
+        fn fail_by_chance(&self, script: &Script, number: u64) -> Result<(), gst::FlowError> {
+            let dice = scattered(number);
+            if script.fail_one_in == 0 || !dice.is_multiple_of(script.fail_one_in) {
+                return Ok(());
+            }
+            let is_first = {
+                let mut failed = FAILED.lock().unwrap();
+                let failed = failed.entry(script.name_of_failure.clone()).or_default();
+                failed.insert(number)
+            };
+            const WAYS: [&str; 6] = ["error", "flow", "lose", "double", "garbage", "end"];
+            let way = WAYS[(dice / script.fail_one_in) as usize % WAYS.len()];
+            match is_first {
+                true => self.happens(script, way),
+                false => Ok(()),
+            }
+        }
+
+        fn happens(&self, script: &Script, what: &str) -> Result<(), gst::FlowError> {
             let obj = self.obj();
             let src = obj.src_pad();
             let late = || {
