@@ -9,7 +9,6 @@ use common::pictures::{I420, number_of, pipeline, synthetic};
 use common::{Pipeline, init, record};
 use gst::prelude::*;
 use std::path::Path;
-use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 const FRAMES: usize = 75;
@@ -216,31 +215,11 @@ fn encodebin_by_caps_where_the_rank_is_raised() {
     ours.set_rank(gst::Rank::MARGINAL);
 }
 
-/// Where cargo puts the plugin that it built with this test: beside it.
-fn plugin_directory() -> std::path::PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let target = test.parent().unwrap();
-    assert!(
-        target.join("libgstvtparallelenc.so").exists(),
-        "no plugin in {}",
-        target.display()
-    );
-    target.to_path_buf()
-}
-
 /// Runs a tool with our plugin; it has to end well.
 fn run_tool(dir: &Path, tool: &str, arguments: &[&str]) {
-    let plugins = dir.join("plugins");
-    std::fs::create_dir(&plugins).unwrap();
-    let plugin = "libgstvtparallelenc.so";
-    std::os::unix::fs::symlink(plugin_directory().join(plugin), plugins.join(plugin)).unwrap();
-    let output = Command::new("timeout")
+    let output = common::tool(dir, "timeout")
         .args(["60", tool])
         .args(arguments)
-        .env("GST_PLUGIN_PATH", &plugins)
-        .env("GST_REGISTRY", dir.join("registry.bin"))
-        // Warnings of the tool are its own.
-        .env_remove("G_DEBUG")
         .output()
         .unwrap();
     assert!(

@@ -13,7 +13,7 @@ use common::{
 use gst::glib;
 use gst::prelude::*;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -196,9 +196,9 @@ fn threads(name: &str) -> usize {
 
 #[test]
 fn encoders_that_hang_while_the_element_is_stopped_leave_nothing_behind() {
-    // In a process of its own, whose threads are counted, and whose end is looked at by GStreamer's leaks tracer.
-    const INNER: &str = "VT_TEST_LEAKS";
-    if std::env::var_os(INNER).is_some() {
+    const TEST: &str = "encoders_that_hang_while_the_element_is_stopped_leave_nothing_behind";
+    if common::leaves_nothing_behind(TEST) {
+        // Nobody else's threads are there.
         common::init();
         let before = threads("");
         stop_and_start_everywhere();
@@ -210,30 +210,7 @@ fn encoders_that_hang_while_the_element_is_stopped_leave_nothing_behind() {
         until("no thread is left", || threads("") <= before);
         // SAFETY: this process runs this test alone, and no GStreamer object is left.
         unsafe { gst::deinit() };
-        return;
     }
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "encoders_that_hang_while_the_element_is_stopped_leave_nothing_behind",
-            "--test-threads=1",
-        ])
-        .env(INNER, "1")
-        .env("GST_TRACERS", "leaks(check-refs=true)")
-        .env("GST_DEBUG", "GST_TRACER:7")
-        .env("GST_DEBUG_NO_COLOR", "1")
-        .output()
-        .unwrap();
-    let log = String::from_utf8_lossy(&output.stderr);
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{log}\n{said}");
-    // The tracer was there: it says how it will speak.
-    assert!(log.contains("new format string: object-alive"), "{log}");
-    let alive: Vec<_> = log
-        .lines()
-        .filter(|line| line.contains("object-alive, ") && !line.contains("format string"))
-        .collect();
-    assert!(alive.is_empty(), "{alive:#?}");
 }
 
 #[test]
@@ -594,32 +571,16 @@ fn one_that_waits_for_room_is_not_given_up() {
     assert_undisturbed(&pipeline, &output, 2000);
 }
 
-/// Where cargo puts the plugin that it built with this test: beside it.
-fn plugin() -> std::path::PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let plugin = test.with_file_name("libgstvtparallelenc.so");
-    assert!(plugin.exists(), "no {}", plugin.display());
-    plugin
-}
-
 /// Runs gst-launch-1.0 with an encoder that hangs for an hour and sends SIGINT once it says this, if anything. It has to end by itself.
 fn launch(options: &[&str], encoder: &str, properties: &str, interrupt: Option<&str>) -> String {
     let dir = tempfile::tempdir().unwrap();
-    let plugin = plugin();
-    let plugins = dir.path().join("plugins");
-    std::fs::create_dir(&plugins).unwrap();
-    std::os::unix::fs::symlink(&plugin, plugins.join(plugin.file_name().unwrap())).unwrap();
     let pipeline = format!(
         "videotestsrc num-buffers=100 ! video/x-raw,format=I420,width=32,height=32 ! \
          vtparallelenc {properties} encoder=\"{encoder}\" ! fakesink"
     );
-    let mut child = Command::new("gst-launch-1.0")
+    let mut child = common::tool(dir.path(), "gst-launch-1.0")
         .args(options)
         .args(pipeline.split(' '))
-        .env("GST_PLUGIN_PATH", &plugins)
-        .env("GST_REGISTRY", dir.path().join("registry.bin"))
-        // Warnings of the tool are its own.
-        .env_remove("G_DEBUG")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -18,7 +18,6 @@ use common::rig::{Entry, Rig, push_to};
 use common::scripted::Gate;
 use common::{Pipeline, app_src, constant, gray, record, scripted_pipeline};
 use gst::prelude::*;
-use std::process::Command;
 use std::sync::mpsc;
 
 const ENCODER: &str = "vtparallelenc name=enc encoder=\"scriptedenc bframes=2 look-ahead=3\" sessions=3 \
@@ -100,35 +99,11 @@ fn stopping_at_any_moment() {
 
 #[test]
 fn stopping_leaves_nothing_behind() {
-    // In a process of its own, whose end is looked at by GStreamer's leaks tracer.
-    const INNER: &str = "VT_TEST_LEAKS";
-    if std::env::var_os(INNER).is_some() {
+    if common::leaves_nothing_behind("stopping_leaves_nothing_behind") {
         stop_a_hundred_times();
         // SAFETY: this process runs this test alone, and no GStreamer object is left.
         unsafe { gst::deinit() };
-        return;
     }
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "stopping_leaves_nothing_behind",
-            "--test-threads=1",
-        ])
-        .env(INNER, "1")
-        .env("GST_TRACERS", "leaks(check-refs=true)")
-        .env("GST_DEBUG", "GST_TRACER:7")
-        .env("GST_DEBUG_NO_COLOR", "1")
-        .output()
-        .unwrap();
-    let log = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{log}");
-    // The tracer was there: it says how it will speak.
-    assert!(log.contains("new format string: object-alive"), "{log}");
-    let alive: Vec<_> = log
-        .lines()
-        .filter(|line| line.contains("object-alive, ") && !line.contains("format string"))
-        .collect();
-    assert!(alive.is_empty(), "{alive:#?}");
 }
 
 #[test]

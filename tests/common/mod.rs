@@ -300,3 +300,50 @@ pub fn encode(properties: &str, frames: u64) -> Output {
     assert_eq!(stats.get::<u64>("bytes-held").unwrap(), 0, "{stats}");
     output
 }
+
+/// Runs this test again in a process of its own, whose end is looked at by GStreamer's leaks tracer. `true`: this is that process,
+/// which runs this test alone and ends with `gst::deinit`.
+pub fn leaves_nothing_behind(test: &str) -> bool {
+    const INNER: &str = "VT_TEST_LEAKS";
+    if std::env::var_os(INNER).is_some() {
+        return true;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--test-threads=1"])
+        .env(INNER, "1")
+        .env("GST_TRACERS", "leaks(check-refs=true)")
+        .env("GST_DEBUG", "GST_TRACER:7")
+        .env("GST_DEBUG_NO_COLOR", "1")
+        .output()
+        .unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{log}\n{said}");
+    // The tracer was there: it says how it will speak.
+    assert!(log.contains("new format string: object-alive"), "{log}");
+    let alive: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("object-alive, ") && !line.contains("format string"))
+        .collect();
+    assert!(alive.is_empty(), "{alive:#?}");
+    false
+}
+
+/// One of GStreamer's tools, with the plugin that cargo built with this test and put beside it, and a registry of its own in `dir`.
+pub fn tool(dir: &std::path::Path, name: &str) -> std::process::Command {
+    const PLUGIN: &str = "libgstvtparallelenc.so";
+    let plugin = std::env::current_exe().unwrap().with_file_name(PLUGIN);
+    assert!(plugin.exists(), "no {}", plugin.display());
+    let plugins = dir.join("plugins");
+    std::fs::create_dir_all(&plugins).unwrap();
+    let link = plugins.join(PLUGIN);
+    if !link.exists() {
+        std::os::unix::fs::symlink(&plugin, link).unwrap();
+    }
+    let mut tool = std::process::Command::new(name);
+    tool.env("GST_PLUGIN_PATH", &plugins)
+        .env("GST_REGISTRY", dir.join("registry.bin"))
+        // Warnings of the tool are its own.
+        .env_remove("G_DEBUG");
+    tool
+}
