@@ -266,6 +266,46 @@ fn a_failed_attempt_is_not_kept() {
 }
 
 #[test]
+fn what_is_held_while_input_stands_still_leaves_all_the_same() {
+    // As behind a muxer that waits for this branch. Nothing is begun before it is whole, so the chunk ends where it is.
+    let dir = tempfile::tempdir().unwrap();
+    let pipeline = scripted_pipeline(&format!(
+        "vtparallelenc name=enc {} encoder=\"scriptedenc {SCRIPT}\"",
+        properties(Some(dir.path()), "")
+    ));
+    let sink = pipeline.element("sink").static_pad("sink").unwrap();
+    let (sender, left) = std::sync::mpsc::channel();
+    let sender = std::sync::Mutex::new(sender);
+    sink.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        let _ = sender.lock().unwrap().send(());
+        gst::PadProbeReturn::Ok
+    });
+    let output = record(&sink);
+    let src = app_src(&pipeline);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for (number, time) in constant(FRAMES).into_iter().enumerate() {
+                if number == 7 {
+                    left.recv().unwrap();
+                }
+                src.push_buffer(gray(number as u64, time)).unwrap();
+            }
+            src.end_of_stream().unwrap();
+        });
+        pipeline.run().expect_eos();
+    });
+    let mut frames: Vec<_> = output
+        .lock()
+        .unwrap()
+        .packets
+        .iter()
+        .map(|it| it.frame())
+        .collect();
+    frames.sort_unstable();
+    assert_eq!(frames, (0..FRAMES).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_stream_that_cannot_be_cut_is_not_kept() {
     let dir = tempfile::tempdir().unwrap();
     for _ in 0..2 {

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::scripted::Release;
+use common::scripted::{Release, hanging};
 use common::{End, Output, Pipeline, app_src, constant, feed, gray, record, scripted_pipeline};
 use gst::prelude::*;
 use std::sync::{Arc, Mutex};
@@ -206,6 +206,38 @@ fn an_error_costs_its_chunks_time() {
 #[test]
 fn a_hang_costs_its_chunks_time() {
     campaign(&["hang"]);
+}
+
+#[test]
+fn a_hang_over_its_caps_costs_its_chunks_time() {
+    // The very first one hangs in upstream's thread, with the lock of a pad.
+    for (skips, sessions) in [(0, 1), (0, 2), (1, 2), (2, 1)] {
+        let properties = impatient(&properties(sessions, 0));
+        let name = format!("hang-format-{skips}-{sessions}");
+        let reference = Run::of(&format!("{name}-not"), &properties, SCRIPT, FRAMES);
+        let fault = format!("{SCRIPT} fault=hang@format fault-skips={skips}");
+        Run::of(&name, &properties, &fault, FRAMES).assert_same(&reference, &name);
+    }
+}
+
+#[test]
+fn a_stop_while_the_first_one_hangs_over_its_caps_ends() {
+    for sessions in [1, 2] {
+        let name = format!("stop-format-{sessions}");
+        let _release = Release(name.clone());
+        let pipeline = scripted_pipeline(&format!(
+            "vtparallelenc name=enc {} encoder=\"scriptedenc failure={name} fault=hang@format fault-times=9\"",
+            impatient(&properties(sessions, 0))
+        ));
+        for (number, &time) in constant(FRAMES).iter().enumerate() {
+            app_src(&pipeline)
+                .push_buffer(gray(number as u64, time))
+                .unwrap();
+        }
+        pipeline.set_state(gst::State::Playing).unwrap();
+        hanging(&name).wait_for(1);
+        pipeline.set_state(gst::State::Null).unwrap();
+    }
 }
 
 #[test]

@@ -418,7 +418,7 @@ impl Aggregator {
 
     /// The chunk begins after what has left of it. Returns where.
     pub(crate) fn begin_after_ahead(&self, chunk: ChunkId) -> Option<FrameNo> {
-        lock(&self.state).reorder.begin_after_ahead(chunk)
+        lock(&self.state).begin_after_ahead(chunk)
     }
 
     /// When the first of these frames begins and the last one ends, as upstream said it.

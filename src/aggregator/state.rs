@@ -26,6 +26,8 @@ pub(crate) struct FrameTimes {
 #[derive(Debug)]
 pub(super) struct Packet {
     buffer: gst::Buffer,
+    /// As its encoder made it, until it is sent.
+    made: Option<gst::Buffer>,
     /// Caps of the session when it made this packet.
     caps: Option<gst::Caps>,
     /// TAG events that the encoder sent between the last packet and this one.
@@ -292,14 +294,15 @@ impl State {
         };
         self.herald = Herald::Leaves;
         for (frame, packet) in first {
-            self.ahead.push((frame, digest(&packet.buffer)));
+            self.ahead.push((frame, digest(packet.made.as_ref())));
             self.heralds.push_back((chunk, frame, packet));
         }
     }
 
     /// What an attempt at the chunk made is thrown away, and what it still makes. `false`: some of it has left for good.
     pub(super) fn begin_anew(&mut self, chunk: ChunkId) -> bool {
-        if !self.reorder.retract(chunk) {
+        // With another key frame it would come out otherwise than what has left.
+        if self.reorder.has_begun_to_leave(chunk) || !self.reorder.retract(chunk) {
             return false;
         }
         for feed in &mut self.feeds {
@@ -328,6 +331,13 @@ impl State {
 
     pub(super) fn end_herald(&mut self) {
         self.herald = Herald::No;
+    }
+
+    /// What has left of the chunk can't be made again: the rest of it begins after that. Returns where.
+    pub(super) fn begin_after_ahead(&mut self, chunk: ChunkId) -> Option<FrameNo> {
+        let start = self.reorder.begin_after_ahead(chunk)?;
+        self.ahead.clear();
+        Some(start)
     }
 
     pub(super) fn first_key(&self) -> Option<u64> {
@@ -453,11 +463,14 @@ impl State {
 
     /// What the session's encoder makes from now on is remembered. Its first frame has this private time.
     pub(super) fn record(&mut self, session: SessionId, base: u64) {
-        self.feeds[session.0].recorder = Some(Recorder::new(base));
+        if let Some(feed) = self.feeds.get_mut(session.0) {
+            feed.recorder = Some(Recorder::new(base));
+        }
     }
 
     pub(super) fn take_recording(&mut self, session: SessionId) -> Option<Recording> {
-        self.feeds[session.0].recorder.take()?.finish()
+        let feed = self.feeds.get_mut(session.0)?;
+        feed.recorder.take()?.finish()
     }
 
     pub(super) fn skip(&mut self, session: SessionId, private: u64) {
@@ -518,6 +531,7 @@ impl State {
         let is_first = frame.is_some_and(|frame| self.reorder.is_first(chunk, frame));
         let asked = frame.and_then(|frame| self.keys.get(&frame));
         let all_headers = asked.is_some_and(|asked| asked.iter().any(|it| it.all_headers));
+        let made = buffer.clone();
         let (buffer, kind) = match claimed {
             Kind::Key if all_headers && !is_first => feed.examine(buffer, claimed, true),
             Kind::Key | Kind::Delta => feed.examine(buffer, claimed, is_first),
@@ -525,6 +539,7 @@ impl State {
         };
         let packet = Packet {
             buffer,
+            made: Some(made),
             caps: feed.caps.clone(),
             tags: std::mem::take(&mut feed.tags),
             announced,
@@ -532,7 +547,7 @@ impl State {
         let accepted = self.reorder.accept(chunk, frame, kind, packet);
         let accepted = accepted.and_then(|accepted| match accepted {
             Accepted::Again { index, payload } => {
-                let is = digest(&payload.buffer);
+                let is = digest(payload.made.as_ref());
                 let was = self.ahead.get(index);
                 let is_same = is.is_some() && was == Some(&(frame, is));
                 let first = self.reorder.oldest_held().unwrap_or(FrameNo(0));
@@ -578,7 +593,7 @@ impl State {
                 ahead,
             } => {
                 if ahead {
-                    self.ahead.push((frame, digest(&payload.buffer)));
+                    self.ahead.push((frame, digest(payload.made.as_ref())));
                 }
                 self.send(chunk, frame, payload, false)
             }
@@ -651,6 +666,8 @@ impl State {
 
         self.caps_may_change |= self.caps_due(due);
         let mut packet = packet;
+        // So that what is sent is its own.
+        packet.made = None;
         let caps = match self.described(chunk, packet.caps.take()) {
             Ok((caps, sets)) => {
                 let format = self.sent.encoder_caps.as_deref().map(Format::of);
@@ -981,8 +998,8 @@ fn is_end(event: &gst::Event) -> bool {
 }
 
 /// The same for packets of the same bytes, and for no others.
-fn digest(packet: &gst::BufferRef) -> Option<u128> {
-    let bytes = packet.map_readable().ok()?;
+fn digest(packet: Option<&gst::Buffer>) -> Option<u128> {
+    let bytes = packet?.map_readable().ok()?;
     Some(XxHash3_128::oneshot(&bytes))
 }
 

@@ -177,7 +177,10 @@ impl Distributor {
             ) => {
                 self.warn_of_attempt(&about, id, attempt, closes, failure);
                 if let Some(stream) = lock(&self.state).as_mut().and_then(|it| it.stream.as_mut()) {
-                    stream.roster.offer_again(next);
+                    // (Another session may have joined all chunks meanwhile.)
+                    if stream.planner.first_fed(next.chunk).is_some() {
+                        stream.roster.offer_again(next);
+                    }
                 }
             }
             (Some(AfterFailure::GiveUp { attempt, because }), Some(about)) => {

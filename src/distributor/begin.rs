@@ -5,7 +5,7 @@
 use super::decision::{Decision, Sequential};
 use super::failure::{Refusal, budget_error};
 use super::imp::{CAT, Distributor};
-use super::state::{Mode, frame_bytes, frame_duration};
+use super::state::{Mode, Proposal, frame_bytes, frame_duration};
 use crate::locking::lock;
 use crate::logic::frame::SessionId;
 use crate::parallelenc::ParallelEnc;
@@ -229,6 +229,11 @@ impl Distributor {
         Ok(())
     }
 
+    fn is_stopped(&self) -> bool {
+        let state = lock(&self.state);
+        state.as_ref().is_none_or(|state| state.stopped)
+    }
+
     fn stall_timeout(&self) -> Option<Duration> {
         lock(&self.state).as_ref()?.job.stall_timeout
     }
@@ -288,16 +293,48 @@ impl Distributor {
         self.herald();
         self.tell_latency();
         let timeout = self.stall_timeout();
-        match session.prime_placed(caps, downstream, timeout) {
-            // Another one may not. If all of them do, their chunk's last attempt says so.
-            Err(error @ EncoderError::Hangs { .. }) => self.leave_placed(session, &error),
-            Err(error @ EncoderError::CannotStart { .. }) => self.warn_of_first(session, &error),
-            primed => primed.map_err(|error| Refusal::of(self, session, &error))?,
-        }
-        let proposal = self.proposal(caps);
+        let primed = {
+            let _priming = Priming::begin(self);
+            let primed = session.prime_placed(caps, downstream, timeout, &|| self.is_stopped());
+            if let Err(error @ EncoderError::Hangs { .. }) = &primed {
+                self.leave_placed(session, error);
+            }
+            primed
+        };
+        let proposal = match primed {
+            Ok(()) => self.proposal(caps),
+            // Another one may not. If all of them do, their chunk's last attempt says so. (Whoever asks this one waits for it.)
+            Err(EncoderError::Hangs { .. }) => Proposal::default(),
+            Err(error @ EncoderError::CannotStart { .. }) => {
+                self.warn_of_first(session, &error);
+                Proposal::default()
+            }
+            Err(error) => return Err(Refusal::of(self, session, &error)),
+        };
         if let Some(state) = &mut *lock(&self.state) {
             state.proposal = proposal;
         }
         Ok(())
+    }
+}
+
+/// The first encoder is being opened with its caps: nobody touches its session as long as this lives.
+struct Priming<'a>(&'a Distributor);
+
+impl<'a> Priming<'a> {
+    fn begin(distributor: &'a Distributor) -> Self {
+        if let Some(state) = &mut *lock(&distributor.state) {
+            state.primes = true;
+        }
+        Self(distributor)
+    }
+}
+
+impl Drop for Priming<'_> {
+    fn drop(&mut self) {
+        if let Some(state) = &mut *lock(&self.0.state) {
+            state.primes = false;
+        }
+        self.0.calm.notify_all();
     }
 }

@@ -169,12 +169,22 @@ impl Distributor {
     }
 
     /// A session with its slot in the bin, linked on both sides.
-    pub(super) fn make_session(&self, id: SessionId) {
-        let session = Arc::new(Session::new(id, self.src_pad(id), &self.obj()));
-        let sink = self.aggregator().add_session(id);
+    fn make_session(&self, id: SessionId) {
+        let session = self.new_session(id);
         if let Some(state) = lock(&self.state).as_mut() {
             state.add(session.clone());
         }
+        self.put_in(&session);
+    }
+
+    pub(super) fn new_session(&self, id: SessionId) -> Arc<Session> {
+        Arc::new(Session::new(id, self.src_pad(id), &self.obj()))
+    }
+
+    /// Makes a session that is among the slots part of the element.
+    pub(super) fn put_in(&self, session: &Session) {
+        let id = session.id;
+        let sink = self.aggregator().add_session(id);
         // An element that runs wants pads that do, from before they are its own.
         let runs = self.obj().current_state() >= gst::State::Paused;
         let made = (!runs || session.src.set_active(true).is_ok())

@@ -417,7 +417,8 @@ impl Distributor {
         drop(old);
         self.aggregator().flush_stop(event);
         self.herald();
-        for session in &sessions {
+        // (One may have taken another's place.)
+        for session in &self.sessions() {
             self.start_task(&session.src, session.id);
         }
     }

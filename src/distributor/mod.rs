@@ -32,6 +32,7 @@ mod tasks;
 mod watch;
 
 pub(crate) use failure::encoder_error;
+pub(crate) use watch::SHUTDOWN_TIMEOUT;
 
 glib::wrapper! {
     pub(crate) struct Distributor(ObjectSubclass<imp::Distributor>)

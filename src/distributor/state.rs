@@ -69,8 +69,9 @@ pub(super) struct Slot {
     pub(super) returned: bool,
     /// All of the attempt's frames were fed.
     pub(super) drains: bool,
-    /// The first frame that its attempt is fed.
+    /// The first frame that its attempt is fed, and the chunk, whatever became of that meanwhile.
     pub(super) first: FrameNo,
+    pub(super) chunk: Option<ChunkId>,
     /// What its attempt made is whole, and its encoder is being closed.
     pub(super) verified: Option<(Chunk, Delivered)>,
     /// No encoder made it this time.
@@ -172,6 +173,8 @@ pub(super) struct State {
     /// Serialized events before the first caps.
     pub(super) early: Vec<gst::Event>,
     pub(super) stream: Option<Stream>,
+    /// The first encoder is being opened with its caps.
+    pub(super) primes: bool,
     /// It was started, so it can't be started again.
     pub(super) started: bool,
     pub(super) stopped: bool,
@@ -326,6 +329,7 @@ impl State {
             cache_warned: false,
             early: Vec::new(),
             stream: None,
+            primes: false,
             started: false,
             stopped: false,
             flushing: false,
@@ -368,6 +372,7 @@ impl State {
             returned: false,
             drains: false,
             first: FrameNo(0),
+            chunk: None,
             verified: None,
             from_cache: false,
             works: false,
@@ -508,7 +513,7 @@ impl State {
     pub(super) fn begin_stream(&mut self, plan: Plan) {
         self.joined = false;
         self.tally.chunk_frames = plan.length.longest();
-        let mut roster = Roster::new(self.slots.len(), self.job.max_attempts);
+        let mut roster = Roster::new(self.slots.len(), self.sessions(), self.job.max_attempts);
         // (The last one that is left stays open.)
         let (gone, there): (Vec<_>, Vec<_>) = self.slots.iter().partition(|slot| slot.gone);
         let closed = there.into_iter().filter(|slot| slot.closed);
@@ -806,7 +811,11 @@ impl State {
     /// Frames have come that no session is fed until more come.
     pub(super) fn withholds(&self) -> bool {
         let stream = self.stream.as_ref();
-        stream.is_some_and(|stream| !stream.ended && stream.planner.withholds())
+        // Where chunks are kept, none is begun before all of it is there.
+        stream.is_some_and(|stream| {
+            let waits = self.cache.is_some() && stream.planner.is_open();
+            !stream.ended && (waits || stream.planner.withholds())
+        })
     }
 
     pub(super) fn input(&self, chunk: ChunkId) -> Option<Input> {

@@ -178,15 +178,15 @@ impl Distributor {
                 return None;
             }
             let state = guard.as_mut().filter(|state| !state.is_aborting())?;
+            if state.slots[id.0].gone {
+                return None;
+            }
             let recipe = state.recipe.clone();
             let taken = state.stream.as_mut().and_then(|stream| {
                 let attempt = stream.roster.take(id)?;
                 Some((attempt, stream.planner.first_fed(attempt.chunk)?))
             });
             let slot = &mut state.slots[id.0];
-            if slot.gone {
-                return None;
-            }
             slot.waiting = Waiting::Chunk;
             may_panic!("session-takes-chunk-locked");
             if let Some((attempt, first)) = taken {
@@ -196,6 +196,7 @@ impl Distributor {
                 slot.drains = false;
                 slot.verified = None;
                 slot.first = first;
+                slot.chunk = Some(attempt.chunk);
                 slot.ended = false;
                 slot.error = None;
                 slot.replanned = false;
@@ -259,6 +260,13 @@ impl Distributor {
             state.slots[session.id.0].position = content.chunk.fed.end;
             Some(content)
         })
+    }
+
+    /// The chunk is still what it was when it was looked up.
+    pub(crate) fn is_still(&self, chunk: ChunkId, content: &Content) -> bool {
+        let state = lock(&self.state);
+        let now = state.as_ref().and_then(|state| state.content(chunk));
+        now.is_some_and(|now| now.is_same(content))
     }
 
     /// The chunk that counts as fed is fed after all.

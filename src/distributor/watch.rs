@@ -24,7 +24,7 @@ use std::time::Duration;
 
 /// So long the shutdown waits for encoders at most. Most of what one may still do (its look-ahead) is done by then, and people
 /// press Ctrl-C again after that.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// So often the watch looks at least.
 const LONGEST_TICK: Duration = Duration::from_secs(1);
@@ -210,8 +210,9 @@ impl Distributor {
             return;
         };
         for session in left {
-            self.part(&session);
-            self.replace(session.id);
+            if self.replace(session.id) {
+                self.part(&session);
+            }
         }
     }
 
@@ -235,6 +236,7 @@ impl Distributor {
         let id = session.id;
         if let Some(state) = &mut *lock(&self.state) {
             state.slots[id.0].gone = true;
+            session.wake.notify_all();
         }
         gst::warning!(
             CAT,
@@ -258,24 +260,29 @@ impl Distributor {
     }
 
     /// Another session takes the place of one that was left to itself.
-    fn replace(&self, id: SessionId) {
-        let successor = {
-            let mut guard = lock(&self.state);
-            let Some(state) = guard.as_mut().filter(|state| !state.stopped) else {
-                return;
-            };
-            if let Some(stream) = &mut state.stream {
-                let _ = stream.roster.replace(id);
-            }
-            SessionId(state.slots.len())
+    /// `false`: not now.
+    fn replace(&self, id: SessionId) -> bool {
+        let Some(slots) = lock(&self.state).as_ref().map(|state| state.slots.len()) else {
+            return false;
         };
-        let closed = lock(&self.state)
-            .as_ref()
-            .is_some_and(|state| state.slots[id.0].closed);
-        self.make_session(successor);
-        if let Some(state) = &mut *lock(&self.state) {
-            state.slots[successor.0].closed = closed;
+        let session = self.new_session(SessionId(slots));
+        {
+            let mut guard = lock(&self.state);
+            // Who flushes makes a new roster for those that there are.
+            let state = guard.as_mut();
+            let state = state.filter(|state| !state.stopped && !state.flushing);
+            let Some(state) = state.filter(|state| state.slots.len() == slots) else {
+                return false;
+            };
+            let is_closed = state.slots[id.0].closed;
+            if let Some(stream) = &mut state.stream {
+                let _ = stream.roster.replace(id, is_closed);
+            }
+            state.add(session.clone());
+            state.slots[slots].closed = is_closed;
         }
+        self.put_in(&session);
+        true
     }
 
     /// The session's task has no attempt any more.
@@ -291,7 +298,7 @@ impl Distributor {
         let mut guard = lock(&self.state);
         while guard
             .as_ref()
-            .is_some_and(|state| state.slots.iter().any(|slot| slot.at_work))
+            .is_some_and(|state| state.primes || state.slots.iter().any(|slot| slot.at_work))
         {
             guard = wait(&self.calm, guard);
         }
@@ -330,7 +337,7 @@ impl State {
             return None;
         }
         Some(Sign {
-            chunk: self.stream.as_ref()?.roster.chunk_of(id)?,
+            chunk: slot.chunk?,
             position: slot.position,
             packets: aggregator.packets_made(id),
             ended: slot.ended,

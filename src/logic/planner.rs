@@ -499,6 +499,11 @@ impl Planner {
         self.live.back().is_none_or(|live| live.own_end.is_some())
     }
 
+    /// Frames have come of a chunk whose end isn't known.
+    pub fn is_open(&self) -> bool {
+        !self.opens_next()
+    }
+
     /// The chunk that isn't done and owns this frame.
     pub fn owner(&self, frame: FrameNo) -> Option<ChunkId> {
         let owns = |live: &&Live| live.start <= frame && live.own_end.is_none_or(|end| frame < end);

@@ -299,6 +299,12 @@ impl<P> Reorder<P> {
         true
     }
 
+    /// Some of the chunk has left, and the rest of it couldn't begin after that.
+    pub fn has_begun_to_leave(&self, chunk: ChunkId) -> bool {
+        let store = self.chunks.get(&chunk);
+        store.is_some_and(|store| store.ahead > 0 && store.after_ahead.is_none())
+    }
+
     /// What left ahead of the chunk can't be made again: the rest of it begins after that frame. Returns where.
     pub fn begin_after_ahead(&mut self, chunk: ChunkId) -> Option<FrameNo> {
         let store = self.chunks.get_mut(&chunk)?;

@@ -77,14 +77,15 @@ pub struct Roster {
 }
 
 impl Roster {
-    pub fn new(sessions: usize, max_attempts: u32) -> Self {
+    /// `seats`: sessions that there are, whatever became of them; `sessions`: that there were to begin with.
+    pub fn new(seats: usize, sessions: u64, max_attempts: u32) -> Self {
         let idle = Seat {
             slot: Slot::Idle,
             failures: 0,
         };
         Self {
-            seats: vec![idle; sessions],
-            sessions: sessions as u64,
+            seats: vec![idle; seats],
+            sessions,
             max_attempts,
             waiting: BTreeMap::new(),
             next_to_leave: ChunkId(0),
@@ -212,9 +213,9 @@ impl Roster {
     }
 
     /// Another session takes the place of this one, closed or not, and its failures with it.
-    pub fn replace(&mut self, session: SessionId) -> SessionId {
+    pub fn replace(&mut self, session: SessionId, is_closed: bool) -> SessionId {
         let failures = self.seats[session.0].failures;
-        let slot = match self.is_closed(session) {
+        let slot = match is_closed {
             true => Slot::Closed,
             false => Slot::Idle,
         };
@@ -238,8 +239,8 @@ impl Roster {
         matches!(self.seats[session.0].slot, Slot::Resting | Slot::Closed)
     }
 
-    /// The session takes no chunk any more.
-    pub fn is_closed(&self, session: SessionId) -> bool {
+    #[cfg(test)]
+    fn is_closed(&self, session: SessionId) -> bool {
         self.seats[session.0].slot == Slot::Closed
     }
 
@@ -292,7 +293,7 @@ mod tests {
     const B: SessionId = SessionId(1);
 
     fn roster(chunks: u64) -> Roster {
-        let mut roster = Roster::new(2, 3);
+        let mut roster = Roster::new(2, 2, 3);
         for chunk in 0..chunks {
             roster.offer(ChunkId(chunk));
         }
@@ -384,7 +385,7 @@ mod tests {
 
     #[test]
     fn failures_in_a_row_close_a_session_and_the_last_one_ends_the_stream() {
-        let mut roster = Roster::new(2, 9);
+        let mut roster = Roster::new(2, 2, 9);
         roster.offer(ChunkId(0));
         for number in 1..=2 {
             assert_eq!(roster.take(A), attempt(0, number));
@@ -407,11 +408,11 @@ mod tests {
 
     #[test]
     fn a_session_that_takes_anothers_place_inherits_its_failures() {
-        let mut roster = Roster::new(1, 9);
+        let mut roster = Roster::new(1, 1, 9);
         roster.offer(ChunkId(0));
         assert_eq!(roster.take(A), attempt(0, 1));
         assert!(!fails(&mut roster, A, 0, 1));
-        assert_eq!(roster.replace(A), B);
+        assert_eq!(roster.replace(A, false), B);
         assert!(roster.is_closed(A));
         assert_eq!(roster.take(B), attempt(0, 2));
         assert!(!fails(&mut roster, B, 0, 2));

@@ -34,6 +34,15 @@ pub(crate) struct Content {
 }
 
 impl Content {
+    /// It is still fed like this: a key frame may have been asked for meanwhile.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let forced = |content: &Self| -> Vec<bool> {
+            let fed = content.fed.iter();
+            fed.map(|frame| frame.force_key).collect()
+        };
+        self.chunk == other.chunk && forced(self) == forced(other)
+    }
+
     /// Private time of the first frame: what is kept is relative to it.
     pub(super) fn base(&self) -> u64 {
         self.fed.first().map_or(0, |first| first.time)
@@ -75,8 +84,8 @@ impl Content {
 pub(super) enum Known {
     /// It needn't be.
     Delivered(Chunk, Delivered),
-    /// Keep what is made of it under this key.
-    Keep(Key),
+    /// Keep what is made of this under this key.
+    Keep(Key, Content),
     /// It can't be told from others.
     No,
 }
@@ -105,9 +114,14 @@ impl Session {
                 return Ok((Known::No, base));
             }
         };
-        let recording = match files.get(key) {
+        let found = files.get(key);
+        // Reading may have taken so long that nobody waits any more.
+        if self.standing.is_left() {
+            return Err(Failure::Aborted);
+        }
+        let recording = match found {
             Found::Hit(recording) => recording,
-            Found::Miss => return Ok((Known::Keep(key), base)),
+            Found::Miss => return Ok((Known::Keep(key, content), base)),
             Found::Damaged(why) => {
                 gst::warning!(
                     super::CAT,
@@ -115,7 +129,7 @@ impl Session {
                     "Chunk {} is encoded again: {why}",
                     work.chunk
                 );
-                return Ok((Known::Keep(key), base));
+                return Ok((Known::Keep(key, content), base));
             }
         };
         let replayed = self.replay(aggregator, recording, base);
@@ -138,7 +152,7 @@ impl Session {
                     return Err(Failure::Fault(Fault::UnknownChunk(work.chunk)));
                 }
                 self.begin(aggregator, work);
-                Ok((Known::Keep(key), base))
+                Ok((Known::Keep(key, content), base))
             }
         }
     }

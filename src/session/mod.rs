@@ -26,7 +26,7 @@ pub(crate) mod threads;
 
 use crate::aggregator;
 use crate::cache::Files;
-use crate::distributor::{self, Distributor};
+use crate::distributor::{self, Distributor, SHUTDOWN_TIMEOUT};
 use crate::locking::lock;
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::reorder::Fault;
@@ -349,17 +349,20 @@ impl Session {
         Ok(())
     }
 
-    /// Does what an encoder may hang in, for so long at most; then the session is left to itself.
+    /// Does what an encoder may hang in, for so long at most, or as long as a shutdown waits once `stops` says so; then the session is
+    /// left to itself.
     fn within<R: Send + 'static>(
         self: &Arc<Self>,
         time: Option<Duration>,
+        stops: &dyn Fn() -> bool,
         act: impl FnOnce(&Self) -> Result<R, EncoderError> + Send + 'static,
     ) -> Result<R, EncoderError> {
+        const SLICE: Duration = Duration::from_millis(100);
         let act = |this: &Self| {
             may_panic!("session-opens");
             act(this)
         };
-        let Some(time) = time else { return act(self) };
+        let time = time.unwrap_or(Duration::MAX);
         let (done, result) = std::sync::mpsc::channel();
         let this = self.clone();
         let thread = std::thread::Builder::new().name("vtparallelenc-open".to_string());
@@ -373,12 +376,21 @@ impl Session {
             }
         });
         spawned.map_err(|error| EncoderError::NoThread(error.to_string()))?;
+        // Counted while this thread runs: when the process is stopped, so is the encoder.
+        let (mut waited, mut stopping) = (Duration::ZERO, Duration::ZERO);
         loop {
-            match result.recv_timeout(time) {
+            let slice = SLICE.min(time);
+            match result.recv_timeout(slice) {
                 Ok(Ok(result)) => return result,
                 // As if there were no other thread.
                 Ok(Err(panic)) => std::panic::resume_unwind(panic),
                 Err(RecvTimeoutError::Timeout) if self.standing.awaits_turn() => (),
+                Err(RecvTimeoutError::Timeout)
+                    if waited + slice < time && stopping < SHUTDOWN_TIMEOUT =>
+                {
+                    waited += slice;
+                    stopping += if stops() { slice } else { Duration::ZERO };
+                }
                 Err(_) => {
                     self.leave();
                     if result.try_recv().is_ok() {
@@ -423,7 +435,8 @@ impl Session {
     ) -> Result<(), EncoderError> {
         self.clear();
         let recipe = recipe.clone();
-        let live = self.within(time, move |this| {
+        // (Nobody stops what is only starting.)
+        let live = self.within(time, &|| false, move |this| {
             let live = this.make(&recipe, None)?;
             this.enter(&live)?;
             Ok(live)
@@ -474,12 +487,13 @@ impl Session {
         caps: &gst::Caps,
         downstream: gst::Caps,
         time: Option<Duration>,
+        stops: &dyn Fn() -> bool,
     ) -> Result<(), EncoderError> {
         let Some(mut live) = lock(&self.placed).take() else {
             return Ok(());
         };
         let caps = caps.clone();
-        let primed = self.within(time, move |this| {
+        let primed = self.within(time, stops, move |this| {
             this.prime(&mut live, &caps)?;
             Ok(live)
         });
@@ -608,9 +622,9 @@ impl Session {
                     distributor.verified(self, chunk, delivered, true);
                     return distributor.delivered(self, chunk, delivered);
                 }
-                Known::Keep(key) => {
+                Known::Keep(key, content) => {
                     aggregator.record(self.id, base);
-                    keep = Some((files, key));
+                    keep = Some((files, key, content));
                 }
                 Known::No => (),
             }
@@ -659,11 +673,12 @@ impl Session {
         let delivered = aggregator.verify(chunk).map_err(Failure::Fault)?;
         distributor.verified(self, chunk, delivered, false);
         let recording = aggregator.take_recording(self.id);
+        let keep = keep.filter(|(.., content)| distributor.is_still(work.chunk, content));
         // Before another session learns that this one has let go.
         drop(live);
         distributor.delivered(self, chunk, delivered)?;
         // The chunk needn't wait for the disk.
-        if let (Some((files, key)), Some(recording)) = (keep, recording) {
+        if let (Some((files, key, _)), Some(recording)) = (keep, recording) {
             self.keep(distributor, files, key, &recording);
         }
         Ok(())

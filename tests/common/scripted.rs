@@ -366,6 +366,9 @@ mod imp {
             state: &gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>,
         ) -> Result<(), gst::LoggableError> {
             let script = self.script.lock().unwrap().clone();
+            if self.fault(&script, "format").is_err() {
+                return Err(gst::loggable_error!(gst::CAT_RUST, "scripted fault"));
+            }
             if script.refuse_caps {
                 return Err(gst::loggable_error!(gst::CAT_RUST, "refused by script"));
             }
