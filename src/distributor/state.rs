@@ -67,6 +67,8 @@ pub(super) struct Slot {
     pub(super) at_work: bool,
     /// The attempt is over, but for what follows from it.
     pub(super) returned: bool,
+    /// It reads from the cache, or writes to it.
+    pub(super) on_disk: bool,
     /// All of the attempt's frames were fed.
     pub(super) drains: bool,
     /// The first frame that its attempt is fed, and the chunk, whatever became of that meanwhile.
@@ -370,6 +372,7 @@ impl State {
             parted: false,
             at_work: false,
             returned: false,
+            on_disk: false,
             drains: false,
             first: FrameNo(0),
             chunk: None,

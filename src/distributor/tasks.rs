@@ -194,6 +194,7 @@ impl Distributor {
                 slot.at_work = true;
                 slot.returned = false;
                 slot.drains = false;
+                slot.on_disk = false;
                 slot.verified = None;
                 slot.first = first;
                 slot.chunk = Some(attempt.chunk);
@@ -260,6 +261,17 @@ impl Distributor {
             state.slots[session.id.0].position = content.chunk.fed.end;
             Some(content)
         })
+    }
+
+    /// The session reads from the cache or writes to it, with its chunk delivered or not: a disk may hang as well as an encoder.
+    pub(crate) fn on_disk(&self, session: &Session, on_disk: bool, is_delivered: bool) {
+        let mut state = lock(&self.state);
+        if let Some(state) = state.as_mut().filter(|_| !session.standing.is_left()) {
+            let slot = &mut state.slots[session.id.0];
+            slot.on_disk = on_disk;
+            slot.returned = is_delivered && !on_disk;
+            slot.verified = None;
+        }
     }
 
     /// The chunk is still what it was when it was looked up.

@@ -156,7 +156,7 @@ impl Distributor {
     /// The session's encoder hangs: it is left to itself, and its chunk is encoded again. Another session takes its place at the
     /// next tick.
     fn set_aside(&self, id: SessionId, time: Duration) {
-        let (failure, verified, aborts) = {
+        let (failure, verified, aborts, on_disk) = {
             let mut guard = lock(&self.state);
             let Some(state) = guard.as_mut() else { return };
             let encoder = state.encoder_name();
@@ -175,13 +175,21 @@ impl Distributor {
                 doing,
                 time,
             };
-            (failure, slot.verified.take(), aborts)
+            if slot.on_disk {
+                // The next one would hang there as well.
+                state.cache = None;
+            }
+            let slot = &mut state.slots[id.0];
+            (failure, slot.verified.take(), aborts, slot.on_disk)
         };
         gst::warning!(
             CAT,
             imp = self,
             "Session {id} is left behind with its thread and its encoder: {failure}"
         );
+        if on_disk {
+            self.cache_failed("it doesn't answer");
+        }
         // One doesn't keep the next from being done: somebody may be waiting for the session to come to rest.
         let or_not = |act: &dyn Fn()| panics::caught(self, "leaving a session", || (), act);
         or_not(&|| {
@@ -349,7 +357,9 @@ impl State {
 impl Slot {
     /// What its encoder is doing.
     fn doing(&self) -> &'static str {
-        if self.verified.is_some() {
+        if self.on_disk {
+            "the cache was used"
+        } else if self.verified.is_some() {
             "closing"
         } else if self.waiting == Waiting::Eos || self.drains {
             "draining"

@@ -114,7 +114,9 @@ impl Session {
                 return Ok((Known::No, base));
             }
         };
+        distributor.on_disk(self, true, false);
         let found = files.get(key);
+        distributor.on_disk(self, false, false);
         // Reading may have taken so long that nobody waits any more.
         if self.standing.is_left() {
             return Err(Failure::Aborted);
@@ -228,7 +230,10 @@ impl Session {
         key: Key,
         recording: &Recording,
     ) {
-        if let Err(error) = files.put(key, recording) {
+        distributor.on_disk(self, true, true);
+        let put = files.put(key, recording);
+        distributor.on_disk(self, false, true);
+        if let Err(error) = put {
             distributor.cache_failed(&error.to_string());
         }
     }
