@@ -331,6 +331,27 @@ fn the_last_attempts_error_says_all_of_them() {
     }
 }
 
+/// The application is slow to take the first error, and more follow from what the other sessions do meanwhile.
+#[test]
+fn the_error_comes_before_the_end() {
+    let _release = Release("before the end".to_string());
+    let pipeline = scripted_pipeline(&format!(
+        "vtparallelenc name=enc {} max-attempts=1 \
+         encoder=\"scriptedenc failure=\\\"before the end\\\" fault=lose@open fault-times=4\"",
+        properties(4, 0)
+    ));
+    pipeline.bus().unwrap().set_sync_handler(|_, message| {
+        if message.type_() == gst::MessageType::Error {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+        }
+        gst::BusSyncReply::Pass
+    });
+    feed(&pipeline, &constant(FRAMES));
+    let error = pipeline.run().error();
+    assert!(error.contains("could not be encoded"), "{error}");
+    pipeline.set_state(gst::State::Null).unwrap();
+}
+
 #[test]
 fn a_session_that_fails_three_times_in_a_row_is_closed_and_with_the_last_one_the_stream_fails() {
     let run = Run::of(

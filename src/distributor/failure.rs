@@ -23,9 +23,11 @@ impl Distributor {
 
     /// Ends the stream with the error that `post` posts.
     pub(super) fn fail_with(&self, post: impl FnOnce(&ParallelEnc)) {
-        if self.begins_to_fail()
-            && let Some(bin) = self.bin()
-        {
+        // Whoever fails first gives up for all, as the end of the stream follows from that, and the error comes before the end.
+        if !self.begins_to_fail() {
+            return;
+        }
+        if let Some(bin) = self.bin() {
             post(&bin);
         }
         self.give_up(gst::FlowError::Error);
