@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Processes, and what they took.
+
+use crate::{engine, plugin, table};
+use gst::prelude::*;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+use wait4::Wait4;
+
+/// What one run took.
+#[derive(Debug, Clone, Copy)]
+pub struct Taken {
+    pub time: Duration,
+    /// Of all its threads and children.
+    pub cpu: Duration,
+    /// Most memory in RAM at once.
+    pub peak_bytes: u64,
+}
+
+/// Runs it to its end, which has to be a good one.
+pub fn run(command: &mut Command) -> Taken {
+    let since = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let end = child.wait4().unwrap();
+    let time = since.elapsed();
+    assert!(end.status.success(), "{command:?}: {}", end.status);
+    Taken {
+        time,
+        cpu: end.rusage.utime + end.rusage.stime,
+        peak_bytes: end.rusage.maxrss,
+    }
+}
+
+/// Runs each of them so many times, in turns, and takes the medians: what the machine does otherwise hits all alike.
+pub fn side_by_side(rounds: usize, commands: &mut [Command]) -> Vec<Taken> {
+    let mut all = vec![Vec::new(); commands.len()];
+    for _ in 0..rounds {
+        for (taken, command) in all.iter_mut().zip(commands.iter_mut()) {
+            taken.push(run(command));
+        }
+    }
+    let medians = all.iter().map(|taken| {
+        let median = |of: fn(&Taken) -> f64| table::median(taken.iter().map(of).collect());
+        Taken {
+            time: Duration::from_secs_f64(median(|it| it.time.as_secs_f64())),
+            cpu: Duration::from_secs_f64(median(|it| it.cpu.as_secs_f64())),
+            peak_bytes: median(|it| it.peak_bytes as f64) as u64,
+        }
+    });
+    medians.collect()
+}
+
+/// `gst-launch-1.0` with the plugin, as anyone would call it.
+pub fn gst_launch(form: crate::Form, pipeline: &str) -> Command {
+    let mut command = Command::new("gst-launch-1.0");
+    plugin::found_by(form, &mut command);
+    command.arg("-q").args(words(pipeline));
+    command
+}
+
+/// The words of a pipeline's description; quotes keep spaces together.
+fn words(pipeline: &str) -> Vec<String> {
+    let words = gst::glib::shell_parse_argv(pipeline).unwrap();
+    let words = words.into_iter().map(|word| word.into_string().unwrap());
+    words.collect()
+}
+
+/// First argument of this program where it is to play the pipeline in the second.
+pub const PLAY: &str = "play";
+
+/// As `gst-launch-1.0`, with the encoder of these benchmarks.
+pub fn player(form: crate::Form, pipeline: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    plugin::found_by(form, &mut command);
+    command.args([PLAY, pipeline]);
+    command
+}
+
+/// Plays the pipeline to its end.
+pub fn play(pipeline: &str) -> ExitCode {
+    gst::init().unwrap();
+    engine::register();
+    let pipeline = gst::parse::launch(pipeline).unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let bus = pipeline.bus().unwrap();
+    let types = [gst::MessageType::Eos, gst::MessageType::Error];
+    let end = bus
+        .timed_pop_filtered(gst::ClockTime::NONE, &types)
+        .unwrap();
+    let code = match end.view() {
+        gst::MessageView::Error(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    };
+    pipeline.set_state(gst::State::Null).unwrap();
+    code
+}
