@@ -33,37 +33,37 @@ fn chunk_frames(stats: &gst::Structure) -> u64 {
 #[test]
 fn a_chunk_that_does_not_fit_is_made_shorter_with_one_warning() {
     for (properties, chunk, parts) in [
-        // 100 frames fit: 12 that may be a tail, and three shares.
+        // 100 frames fit: 12 that may be a tail, two shares, and a quarter of the next one.
         (
             "sessions=2 chunk-frames=100",
-            29,
+            39,
             &[
                 "needs 112 raw frames (28672 bytes)",
                 "max-raw-bytes is 25600",
-                "chunk-frames is 29 instead of 100",
+                "chunk-frames is 39 instead of 100",
                 "raise max-raw-bytes to at least 28672",
             ][..],
         ),
         (
             "sessions=4 chunk-frames=4294967295",
-            17,
-            &["chunk-frames is 17 instead of 4294967295"],
+            20,
+            &["chunk-frames is 20 instead of 4294967295"],
         ),
         // The overlap is the user's.
         (
             "sessions=2 chunk-frames=100 overlap-before=20 overlap-after=20",
-            20,
-            &["chunk-frames is 20 instead of 100"],
+            26,
+            &["chunk-frames is 26 instead of 100"],
         ),
         (
             "sessions=2 min-chunk-frames=70",
-            25,
+            33,
             &["min-chunk-frames is 25 instead of 70"],
         ),
         (
             "sessions=2 chunk-frames=90 min-chunk-frames=80",
-            25,
-            &["chunk-frames is 25 instead of 90 and min-chunk-frames is 25 instead of 80"],
+            33,
+            &["chunk-frames is 33 instead of 90 and min-chunk-frames is 25 instead of 80"],
         ),
     ] {
         let (output, warnings, stats) = run(&format!("{properties} max-raw-bytes=25600"));

@@ -104,6 +104,11 @@ fn the_bound_is_announced_and_kept() {
     for (properties, bound) in [
         // (3 sessions + 1) x 10 + 5 that may be a tail.
         ("sessions=3 chunk-frames=10 min-chunk-frames=5", 45),
+        // With one attempt frames go as they are fed: (3 sessions + 1) x 10 / 2 + 5.
+        (
+            "sessions=3 chunk-frames=10 min-chunk-frames=5 max-attempts=1",
+            25,
+        ),
         // The budget is what bounds.
         (
             "sessions=3 chunk-frames=10 min-chunk-frames=5 max-raw-bytes=5120",
@@ -133,5 +138,36 @@ fn the_bound_is_announced_and_kept() {
         assert!(peak <= bound * 256, "{properties}: {stats}");
         assert!(peak >= bound * 256 / 2, "{properties}: {stats}");
         assert_eq!(stats.get::<u64>("frames-out").unwrap(), 1_000);
+    }
+}
+
+#[test]
+fn with_one_attempt_frames_go_as_they_are_fed() {
+    // (The one that stands before the gate isn't fed yet.)
+    for (attempts, held) in [(1, 50), (2, 100)] {
+        let name = format!("fed-{attempts}");
+        let gate = Gate::named(&name);
+        let pipeline = scripted_pipeline(&format!(
+            "vtparallelenc name=enc encoder=\"scriptedenc gate={name}\" sessions=2 chunk-frames=1000 max-attempts={attempts}"
+        ));
+        let src = app_src(&pipeline);
+        pipeline.set_state(gst::State::Playing).unwrap();
+        for (frame, times) in (0..).zip(constant(100)) {
+            src.push_buffer(gray(frame, times)).unwrap();
+        }
+        gate.let_pass(50);
+        while gate.wait_for(1) != [50] || pipeline.stats().get::<u64>("frames-in") != Ok(100) {
+            std::thread::yield_now();
+        }
+        let stats = pipeline.stats();
+        assert_eq!(
+            stats.get::<u64>("bytes-held").unwrap(),
+            held * 256,
+            "{stats}"
+        );
+        gate.open();
+        src.end_of_stream().unwrap();
+        pipeline.end().expect_eos();
+        assert_eq!(pipeline.stats().get::<u64>("frames-out"), Ok(100));
     }
 }

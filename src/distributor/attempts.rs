@@ -80,7 +80,11 @@ impl Distributor {
         state.slots[id.0].works |= made_packets;
         let stream = state.stream.as_mut()?;
         let Attempt { chunk, number } = stream.roster.attempt_of(id)?;
-        if stream.planner.has_let_go(chunk) || !aggregator.retract(chunk) {
+        let has_let_go = stream.planner.has_let_go(chunk);
+        if has_let_go && !stream.planner.is_joined() {
+            return Some(Outcome::Final(Because::Attempts));
+        }
+        if has_let_go || !aggregator.retract(chunk) {
             return Some(Outcome::Final(Because::Left));
         }
         let side = match failure {

@@ -364,10 +364,7 @@ impl Distributor {
                 .map(|recipe| recipe.description.clone()),
             profile: state.decision.as_ref().map(|decision| decision.profile),
             sessions_open: state.open_sessions() as u64,
-            overlap: match &state.stream {
-                Some(stream) => (stream.planner.plan().before, stream.planner.plan().after),
-                None => (0, 0),
-            },
+            plan: state.stream.as_ref().map(|stream| *stream.planner.plan()),
             sequential: match state.mode {
                 Mode::Sequential(reason) => Some(reason),
                 _ if state.joined => Some(Sequential::Encoder(

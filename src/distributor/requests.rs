@@ -173,7 +173,7 @@ impl Distributor {
         }
         let plan = *state.stream.as_ref()?.planner.plan();
         let frame = frame_duration(state.caps.as_ref()?)?.nseconds();
-        let frames = plan.latency_frames(state.sessions());
+        let frames = plan.latency_frames();
         let time = frame.saturating_mul(frames).min(LATEST);
         Some(gst::ClockTime::from_nseconds(time))
     }

@@ -475,6 +475,10 @@ impl State {
         let make = |min_chunk_frames: u64| {
             Plan::make(&Request {
                 sessions: self.sessions(),
+                sessions_are_automatic: job.sessions.is_none(),
+                is_intra: decision.is_some_and(|it| it.profile.is_intra()),
+                // What is kept is looked up and compared as a whole.
+                keeps_fed: job.max_attempts > 1 || self.cache.is_some(),
                 chunk_frames: job.chunk_frames.map(|frames| frames.saturating_mul(unit)),
                 min_chunk_frames: min_chunk_frames.saturating_mul(unit),
                 before: overlap(|it| it.before),
@@ -516,7 +520,7 @@ impl State {
     pub(super) fn begin_stream(&mut self, plan: Plan) {
         self.joined = false;
         self.tally.chunk_frames = plan.length.longest();
-        let mut roster = Roster::new(self.slots.len(), self.sessions(), self.job.max_attempts);
+        let mut roster = Roster::new(self.slots.len(), plan.sessions, self.job.max_attempts);
         // (The last one that is left stays open.)
         let (gone, there): (Vec<_>, Vec<_>) = self.slots.iter().partition(|slot| slot.gone);
         let closed = there.into_iter().filter(|slot| slot.closed);
@@ -549,6 +553,7 @@ impl State {
         let capacity_frames = plan.capacity_frames;
         let replanned = stream.planner.replan(plan);
         if replanned {
+            stream.roster.set_sessions(plan.sessions);
             stream.budget.set_limits(limit_bytes, capacity_frames);
             self.tally.chunk_frames = plan.length.longest();
         }
@@ -619,23 +624,31 @@ impl State {
             return Admission::Admitted;
         };
         let admission = stream.budget.admit(bytes, urgent);
-        if admission == Admission::Full && self.is_stuck() {
-            self.free_a_session();
+        if admission == Admission::Full && self.is_stuck() && !self.frees_a_session() {
+            // All of them have let frames go: one has to end its chunk.
+            if let Some(stream) = &mut self.stream {
+                return stream.budget.admit(bytes, true);
+            }
         }
         admission
     }
 
-    /// The session with the newest chunk of those that wait for frames gives it back, and takes an older one.
-    fn free_a_session(&mut self) {
-        let Some(stream) = &self.stream else { return };
+    /// The session with the newest chunk of those that wait for frames gives it back, and takes an older one. `false`: none can.
+    fn frees_a_session(&mut self) -> bool {
+        let Some(stream) = &self.stream else {
+            return false;
+        };
         let waiting = self.slots.iter_mut().filter_map(|slot| {
             let chunk = stream.roster.chunk_of(slot.session.id)?;
-            (slot.waiting == Waiting::Frame).then_some((chunk, slot))
+            let is_whole = !stream.planner.has_let_go(chunk);
+            (slot.waiting == Waiting::Frame && is_whole).then_some((chunk, slot))
         });
-        if let Some((_, slot)) = waiting.max_by_key(|(chunk, _)| *chunk) {
-            slot.replanned = true;
-            slot.session.wake.notify_all();
-        }
+        let Some((_, slot)) = waiting.max_by_key(|(chunk, _)| *chunk) else {
+            return false;
+        };
+        slot.replanned = true;
+        slot.session.wake.notify_all();
+        true
     }
 
     /// An admitted frame comes in: numbered, stamped, given to its chunk.
@@ -757,6 +770,12 @@ impl State {
         self.wake(Waiting::Chunk);
     }
 
+    /// Frames go as they are fed.
+    pub(super) fn lets_go(&self) -> bool {
+        let stream = self.stream.as_ref();
+        self.joined || stream.is_some_and(|stream| !stream.planner.plan().keeps_fed)
+    }
+
     /// What was made of the chunk is thrown away, and it begins anew. `false`: some of it has left for good.
     pub(super) fn begin_anew(
         &mut self,
@@ -766,7 +785,7 @@ impl State {
         let Some(stream) = &mut self.stream else {
             return false;
         };
-        if !aggregator.begin_anew(chunk) {
+        if stream.planner.has_let_go(chunk) || !aggregator.begin_anew(chunk) {
             return false;
         }
         if stream.on_trial.remove(&chunk).is_some() {
@@ -953,16 +972,27 @@ impl State {
         true
     }
 
-    /// Lets the frames of a joined chunk go that were fed.
+    /// Lets the frames go that were fed to a chunk, where there is no other attempt at it.
     #[must_use]
-    pub(super) fn fed(&mut self, chunk: ChunkId, position: FrameNo) -> Vec<gst::Buffer> {
-        let Some(stream) = &mut self.stream else {
+    pub(super) fn fed(
+        &mut self,
+        aggregator: &aggregator::imp::Aggregator,
+        chunk: ChunkId,
+        position: FrameNo,
+    ) -> Vec<gst::Buffer> {
+        let stream = self.stream.as_mut();
+        let Some(stream) =
+            stream.filter(|stream| stream.planner.is_joined() || !aggregator.may_begin_anew())
+        else {
             return Vec::new();
         };
-        let fed = stream.planner.fed(chunk, position);
-        let free = stream.let_go(fed);
+        let ranges = stream.planner.fed(chunk, position).into_iter();
+        let free = ranges.flat_map(|range| stream.let_go(range)).collect();
         stream.frames.forget_before(stream.planner.oldest_needed());
-        self.forget_tags_before(position);
+        if stream.planner.is_joined() {
+            // No chunk opens that would.
+            self.forget_tags_before(position);
+        }
         free
     }
 

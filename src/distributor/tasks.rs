@@ -206,6 +206,7 @@ impl Distributor {
                 let work = Work {
                     chunk: attempt.chunk,
                     is_whole: state.joined,
+                    lets_go: state.lets_go(),
                     first,
                     input: state.input(attempt.chunk)?,
                     recipe: recipe?,
@@ -289,16 +290,17 @@ impl Distributor {
         }
     }
 
-    /// A session that has a whole stream has fed it up to, not including, `position`: there is no other attempt, so these
-    /// frames go.
+    /// A session has fed its chunk up to, not including, `position`: where there is no other attempt, these frames go.
     pub(crate) fn fed(&self, session: &Session, chunk: ChunkId, position: FrameNo) {
-        // Whoever comes back late means another stream's chunk.
+        // Whoever comes back late means another stream's chunk, and one that begins anew needs them again.
         let free = lock(&self.state)
             .as_mut()
             .filter(|_| !session.standing.is_left())
-            .map(|state| state.fed(chunk, position));
-        drop(free);
-        self.room.notify_all();
+            .filter(|state| !state.slots[session.id.0].replanned)
+            .map(|state| state.fed(self.aggregator(), chunk, position));
+        if free.is_some_and(|free| !free.is_empty()) {
+            self.room.notify_all();
+        }
     }
 
     /// Waits until the session's encoder has sent its EOS.

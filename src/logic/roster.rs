@@ -66,7 +66,7 @@ pub enum Because {
 #[derive(Debug)]
 pub struct Roster {
     seats: Vec<Seat>,
-    /// Sessions that there were to begin with.
+    /// Sessions that may work at the same time.
     sessions: u64,
     /// Tries at one chunk, the first included, before the stream fails.
     max_attempts: u32,
@@ -77,7 +77,7 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// `seats`: sessions that there are, whatever became of them; `sessions`: that there were to begin with.
+    /// `seats`: sessions that there are, whatever became of them; `sessions`: that may work at the same time.
     pub fn new(seats: usize, sessions: u64, max_attempts: u32) -> Self {
         let idle = Seat {
             slot: Slot::Idle,
@@ -97,6 +97,18 @@ impl Roster {
         self.waiting.insert(chunk, 1);
     }
 
+    /// So many sessions may work at the same time from now on.
+    pub fn set_sessions(&mut self, sessions: u64) {
+        self.sessions = sessions;
+    }
+
+    /// As many sessions work as may.
+    fn is_full(&self) -> bool {
+        let seats = self.seats.iter();
+        let running = seats.filter(|seat| matches!(seat.slot, Slot::Running(_)));
+        running.count() as u64 >= self.sessions
+    }
+
     /// How far ahead of the output a chunk may be taken: what was encoded and cannot leave, because
     /// downstream is slow or an older chunk is, stays bounded.
     pub fn window(&self) -> u64 {
@@ -105,7 +117,7 @@ impl Roster {
 
     /// An idle session asks for work. `None`: wait until a chunk is offered, failed or left.
     pub fn take(&mut self, session: SessionId) -> Option<Attempt> {
-        if self.seats[session.0].slot != Slot::Idle {
+        if self.seats[session.0].slot != Slot::Idle || self.is_full() {
             return None;
         }
         let (&chunk, &number) = self.waiting.first_key_value()?;
@@ -234,9 +246,13 @@ impl Roster {
         }
     }
 
-    /// The session takes no chunk, whatever there is.
+    /// The session takes no chunk, whatever there is, unless another one lets go of its own.
     pub fn is_out(&self, session: SessionId) -> bool {
-        matches!(self.seats[session.0].slot, Slot::Resting | Slot::Closed)
+        match self.seats[session.0].slot {
+            Slot::Resting | Slot::Closed => true,
+            Slot::Idle => self.is_full(),
+            Slot::Running(_) => false,
+        }
     }
 
     #[cfg(test)]

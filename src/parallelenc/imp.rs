@@ -55,7 +55,8 @@ pub struct ParallelEnc {
     #[property(name = "chunk-frames", get, set, type = u32, member = chunk_frames, default = 0, mutable_ready,
         nick = "Chunk length in frames",
         blurb = "The number of frames that one encoder encodes in a row. 0 means as many as the memory allows for all \
-                 sessions, at most 250, and equal chunks for all sessions where the length of the source is known. If max-raw-bytes \
+                 sessions, at most 250. Where the length of the source is known, the last chunks are shorter, down to 60 frames, so that all \
+                 sessions end together; where it is not, the first ones have 100 frames and the next ones more. If max-raw-bytes \
                  doesn't hold one chunk, chunks are shorter than set, with a warning.")]
     #[property(name = "min-chunk-frames", get, set, type = u32, member = min_chunk_frames, minimum = 1,
         default = DEFAULT_MIN_CHUNK_FRAMES, mutable_ready, nick = "Minimum chunk length in frames",
@@ -89,13 +90,16 @@ pub struct ParallelEnc {
     #[property(name = "max-raw-bytes", get, set, type = u64, member = max_raw_bytes, default = 0, mutable_ready,
         nick = "Maximum of raw video in bytes",
         blurb = "The most bytes of raw video that are held at once. 0 means a quarter of the machine's memory, or of the \
-                 container's limit where one is set. If it doesn't hold one chunk, chunks become shorter, with a warning; an error if \
+                 container's limit where one is set. If it doesn't hold 250 frames for each session, chunks are shorter; where they would \
+                 have less than 24 frames and sessions is 0, fewer sessions work, but two in any case. stats says what limited the \
+                 plan, in limited-by. If it doesn't hold one chunk, chunks become shorter than set, with a warning; an error if \
                  it doesn't hold two frames and the overlap that was set.")]
     #[property(name = "max-attempts", get, set, type = u32, member = max_attempts, minimum = 1,
         default = DEFAULT_MAX_ATTEMPTS, mutable_ready, nick = "Maximum number of attempts",
         blurb = "The number of times that a chunk is encoded, the first included, before its failure is that of the stream. Each \
                  failed attempt is a warning on the bus, with details. A session that fails three times in a row is closed, and \
-                 with the last one the stream fails.")]
+                 with the last one the stream fails. With 1, frames go as they are fed to an encoder, which needs half of the memory, except \
+                 those of the first chunks, until the encoder has shown that it can be cut, and all with cache-location.")]
     #[property(name = "stall-timeout", get, set, type = u64, member = stall_timeout, default = DEFAULT_STALL_TIMEOUT,
         mutable_ready, nick = "Stall timeout in nanoseconds",
         blurb = "The time in nanoseconds after which an encoder is given up that has frames, but takes none and makes no packet, \
@@ -174,7 +178,8 @@ impl ObjectImpl for ParallelEnc {
                 .blurb(
                     "What was done since the start, in frames, chunks and bytes: parallel, chunk-frames (of the longest, as planned), chunks-planned, \
                      chunks-finished, chunks-from-cache (of these, encoded by an earlier run), attempts-failed, frames-in, frames-out, frames-skipped (by the encoder), frames-copied (out \
-                     of a pool that is too small), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early, overlap-before, overlap-after (as planned), sessions-open, \
+                     of a pool that is too small), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early, overlap-before, overlap-after (as planned), sessions-planned (which work at the same time), limited-by (what keeps \
+                     chunks from being longer or sessions from being more: chunk-frames, source-length, key-frame-distance or max-raw-bytes), sessions-open, \
                      sessions (each with frames and frames-per-second), encoder (as set or chosen), profile (what is known of it: known, \
                      deterministic, forced-key, headers), sequential-reason.",
                 )

@@ -3,6 +3,7 @@
 //! What the `stats` property says.
 
 use crate::distributor::decision::Sequential;
+use crate::logic::planner::Plan;
 use crate::logic::tally::Tally;
 use crate::session::profile::Profile;
 
@@ -15,8 +16,8 @@ pub(crate) struct Snapshot {
     pub(crate) profile: Option<&'static Profile>,
     pub(crate) sequential: Option<Sequential>,
     pub(crate) sessions_open: u64,
-    /// Frames fed before and after each chunk, as planned.
-    pub(crate) overlap: (u64, u64),
+    /// As it was made last.
+    pub(crate) plan: Option<Plan>,
     pub(crate) bytes_held: u64,
     pub(crate) bytes_peak: u64,
     pub(crate) bytes_bound: u64,
@@ -47,12 +48,16 @@ impl Snapshot {
             .field("bytes-peak", self.bytes_peak)
             .field("bytes-bound", self.bytes_bound)
             .field("leaves-early", self.leaves_early)
-            .field("overlap-before", self.overlap.0)
-            .field("overlap-after", self.overlap.1)
+            .field("overlap-before", self.plan.map_or(0, |plan| plan.before))
+            .field("overlap-after", self.plan.map_or(0, |plan| plan.after))
             .field("sessions-open", self.sessions_open)
             .field("sessions", gst::Array::new(sessions));
         if let Some(reason) = self.sequential {
             stats = stats.field("sequential-reason", reason.to_string());
+        } else if let Some(plan) = self.plan {
+            stats = stats
+                .field("sessions-planned", plan.sessions)
+                .field("limited-by", plan.limit.name());
         }
         if let Some(encoder) = &self.encoder {
             stats = stats.field("encoder", encoder);

@@ -67,8 +67,10 @@ pub(crate) struct Input {
 /// A chunk to encode.
 pub(crate) struct Work {
     pub(crate) chunk: ChunkId,
-    /// It isn't cut from others: what was fed goes at once.
+    /// It isn't cut from others.
     pub(crate) is_whole: bool,
+    /// There may be no other attempt, so the distributor wants to know what was fed.
+    pub(crate) lets_go: bool,
     /// The first frame that is fed.
     pub(crate) first: FrameNo,
     pub(crate) input: Input,
@@ -654,7 +656,7 @@ impl Session {
                     may_panic!("session-feeds");
                     self.src.push(buffer).map_err(refused)?;
                     position = FrameNo(position.0 + 1);
-                    if work.is_whole {
+                    if work.lets_go {
                         distributor.fed(self, work.chunk, position);
                     }
                 }

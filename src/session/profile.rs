@@ -503,6 +503,11 @@ impl Profile {
         })
     }
 
+    /// Each of its frames is a key frame.
+    pub(crate) fn is_intra(&self) -> bool {
+        self.forced_key == ForcedKey::Always
+    }
+
     /// Frames to feed before and after a chunk, where the user leaves it to us: none where they buy nothing, or where
     /// the encoder doesn't part them from the chunk.
     pub(crate) fn overlap(&self, encoder: &gst::Element) -> (u64, u64) {
