@@ -72,6 +72,7 @@ fn a_chunk_that_does_not_fit_is_made_shorter_with_one_warning() {
             assert!(warnings[0].contains(part), "{properties}: {warnings:?}");
         }
         assert_eq!(chunk_frames(&stats), chunk, "{properties}");
+        assert_eq!(stats.get("limited-by"), Ok("max-raw-bytes"), "{stats}");
         assert_eq!(output.packets.len(), 300, "{properties}");
         let peak: u64 = stats.get("bytes-peak").unwrap();
         assert!(peak <= 25600, "{properties}: {stats}");

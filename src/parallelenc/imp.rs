@@ -55,7 +55,7 @@ pub struct ParallelEnc {
     #[property(name = "chunk-frames", get, set, type = u32, member = chunk_frames, default = 0, mutable_ready,
         nick = "Chunk length in frames",
         blurb = "The number of frames that one encoder encodes in a row. 0 means as many as the memory allows for all \
-                 sessions, at most 250. Where the length of the source is known, the last chunks are shorter, down to 60 frames, so that all \
+                 sessions, at most 250, or 100 where each frame is a key frame. Where the length of the source is known, the last chunks are shorter, down to 60 frames, so that all \
                  sessions end together; where it is not, the first ones have 100 frames and the next ones more. If max-raw-bytes \
                  doesn't hold one chunk, chunks are shorter than set, with a warning.")]
     #[property(name = "min-chunk-frames", get, set, type = u32, member = min_chunk_frames, minimum = 1,
@@ -179,7 +179,7 @@ impl ObjectImpl for ParallelEnc {
                     "What was done since the start, in frames, chunks and bytes: parallel, chunk-frames (of the longest, as planned), chunks-planned, \
                      chunks-finished, chunks-from-cache (of these, encoded by an earlier run), attempts-failed, frames-in, frames-out, frames-skipped (by the encoder), frames-copied (out \
                      of a pool that is too small), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early, overlap-before, overlap-after (as planned), sessions-planned (which work at the same time), limited-by (what keeps \
-                     chunks from being longer or sessions from being more: chunk-frames, source-length, key-frame-distance or max-raw-bytes), sessions-open, \
+                     chunks from being longer or sessions from being more: chunk-frames, source-length, longest-chunk (longer ones gain nothing) or max-raw-bytes), sessions-open, \
                      sessions (each with frames and frames-per-second), encoder (as set or chosen), profile (what is known of it: known, \
                      deterministic, forced-key, headers), sequential-reason.",
                 )
