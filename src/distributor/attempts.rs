@@ -96,7 +96,7 @@ impl Distributor {
             _ => None,
         };
         let explained = side.is_some_and(|side| state.drop_overlap(id, side, aggregator));
-        if explained || state.slots[id.0].replanned {
+        if explained || state.slots[id.0].progress.replanned {
             let says = explained && !std::mem::replace(&mut state.overlap_warned, true);
             return Some(Outcome::Anew { says });
         }

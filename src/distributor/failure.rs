@@ -245,7 +245,7 @@ impl Distributor {
         if state.flow.is_err() || self.aggregator().flow().is_err() {
             return Some(Failure::Downstream);
         }
-        let error = state.slots.get_mut(id.0)?.error.take()?;
+        let error = state.slots.get_mut(id.0)?.progress.error.take()?;
         Some(match (is_not_negotiated(&error), &state.caps) {
             // An element in a chain, a queue for example, says no more than that its stream was refused.
             (true, Some(caps)) => Failure::Encoder(EncoderError::CapsRefused {

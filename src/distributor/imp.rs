@@ -314,7 +314,8 @@ impl Distributor {
         let Some(slot) = state.slots.get_mut(id.0) else {
             return false;
         };
-        slot.error.get_or_insert_with(|| message.clone());
+        let error = &mut slot.progress.error;
+        error.get_or_insert_with(|| message.clone());
         slot.session.wake.notify_all();
         true
     }

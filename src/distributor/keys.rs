@@ -100,7 +100,8 @@ impl State {
         }
         let was_fed = stream.on_trial.contains_key(&owner)
             || self.slots.iter().any(|slot| {
-                stream.roster.chunk_of(slot.session.id) == Some(owner) && slot.position > frame
+                stream.roster.chunk_of(slot.session.id) == Some(owner)
+                    && slot.progress.position > frame
             });
         if was_fed {
             let ignores = self

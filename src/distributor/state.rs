@@ -51,12 +51,6 @@ pub(super) enum Waiting {
 pub(super) struct Slot {
     pub(super) session: Arc<Session>,
     pub(super) waiting: Waiting,
-    /// The encoder of the attempt has sent EOS.
-    pub(super) ended: bool,
-    /// The next frame that its attempt is fed, after the one that it was handed.
-    pub(super) position: FrameNo,
-    /// The first ERROR message of the attempt's encoder.
-    pub(super) error: Option<gst::Message>,
     /// It takes no chunk any more.
     pub(super) closed: bool,
     /// It hung, and was left to itself. Another slot has taken its place.
@@ -65,25 +59,61 @@ pub(super) struct Slot {
     pub(super) parted: bool,
     /// Its task has an attempt.
     pub(super) at_work: bool,
-    /// The attempt is over, but for what follows from it.
-    pub(super) returned: bool,
-    /// It reads from the cache, or writes to it.
-    pub(super) on_disk: bool,
-    /// All of the attempt's frames were fed.
-    pub(super) drains: bool,
-    /// The first frame that its attempt is fed, and the chunk, whatever became of that meanwhile.
-    pub(super) first: FrameNo,
-    pub(super) chunk: Option<ChunkId>,
-    /// What its attempt made is whole, and its encoder is being closed.
-    pub(super) verified: Option<(Chunk, Delivered)>,
-    /// No encoder made it this time.
-    pub(super) from_cache: bool,
     /// One of its encoders has made a packet.
     pub(super) works: bool,
-    /// The attempt's chunk lost its overlap, or is to have another key frame: the attempt ends.
+    pub(super) progress: Progress,
+}
+
+/// How far a session has come with its attempt, or with the last one.
+pub(super) struct Progress {
+    pub(super) stage: Stage,
+    /// The chunk, whatever became of it meanwhile, and the first frame that is fed.
+    pub(super) chunk: Option<ChunkId>,
+    pub(super) first: FrameNo,
+    /// The next frame that is fed, after the one that it was handed.
+    pub(super) position: FrameNo,
+    /// All frames were fed.
+    pub(super) drains: bool,
+    /// The encoder has sent EOS.
+    pub(super) ended: bool,
+    /// The first ERROR message of the encoder.
+    pub(super) error: Option<gst::Message>,
+    /// The chunk lost its overlap, or is to have another key frame: the attempt ends.
     pub(super) replanned: bool,
-    /// When the attempt began.
+    /// No encoder made the chunk this time.
+    pub(super) from_cache: bool,
+    /// When it began.
     pub(super) since: Instant,
+}
+
+/// Whom an attempt waits for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Stage {
+    /// Its encoder.
+    Encodes,
+    /// Its encoder, which is being closed: what it made is whole.
+    Whole(Chunk, Delivered),
+    /// The cache, which is read or written.
+    OnDisk,
+    /// Nobody: it is over, but for what follows from it.
+    Returned,
+}
+
+impl Progress {
+    pub(super) fn new(chunk: Option<ChunkId>, first: FrameNo) -> Self {
+        Self {
+            stage: Stage::Encodes,
+            chunk,
+            first,
+            position: first,
+            drains: false,
+            ended: false,
+            error: None,
+            replanned: false,
+            from_cache: false,
+            since: Instant::now(),
+        }
+    }
 }
 
 /// A frame that is held.
@@ -364,23 +394,12 @@ impl State {
         self.slots.push(Slot {
             session,
             waiting: Waiting::Nothing,
-            ended: false,
-            position: FrameNo(0),
-            error: None,
             closed: false,
             gone: false,
             parted: false,
             at_work: false,
-            returned: false,
-            on_disk: false,
-            drains: false,
-            first: FrameNo(0),
-            chunk: None,
-            verified: None,
-            from_cache: false,
             works: false,
-            replanned: false,
-            since: Instant::now(),
+            progress: Progress::new(None, FrameNo(0)),
         });
     }
 
@@ -646,7 +665,7 @@ impl State {
         let Some((_, slot)) = waiting.max_by_key(|(chunk, _)| *chunk) else {
             return false;
         };
-        slot.replanned = true;
+        slot.progress.replanned = true;
         slot.session.wake.notify_all();
         true
     }
@@ -792,7 +811,7 @@ impl State {
             stream.roster.offer(chunk);
         }
         for slot in &mut self.slots {
-            slot.replanned |= stream.roster.chunk_of(slot.session.id) == Some(chunk);
+            slot.progress.replanned |= stream.roster.chunk_of(slot.session.id) == Some(chunk);
         }
         self.wake_all();
         true
@@ -881,7 +900,7 @@ impl State {
 
     /// The session's attempt ends.
     pub(super) fn count_attempt(&mut self, session: SessionId, frames: u64) {
-        let busy = self.slots[session.0].since.elapsed().as_nanos();
+        let busy = self.slots[session.0].progress.since.elapsed().as_nanos();
         let busy = u64::try_from(busy).unwrap_or(u64::MAX);
         self.tally.attempt(session, frames, busy);
     }
@@ -950,7 +969,7 @@ impl State {
             return false;
         };
         for slot in &mut self.slots {
-            slot.replanned |= stream.roster.chunk_of(slot.session.id).is_some();
+            slot.progress.replanned |= stream.roster.chunk_of(slot.session.id).is_some();
         }
         stream.roster.keep_only(whole.id);
         stream.inputs.retain(|chunk, _| *chunk == whole.id);

@@ -3,7 +3,7 @@
 //! The sessions' tasks: which chunk, which frame, and what becomes of an attempt.
 
 use super::imp::{CAT, Distributor};
-use super::state::{State, Waiting};
+use super::state::{Progress, Stage, State, Waiting};
 use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::reorder::Delivered;
@@ -164,7 +164,7 @@ impl Distributor {
             return false;
         }
         if let Some(state) = state.as_mut() {
-            state.slots[session.id.0].returned = true;
+            state.slots[session.id.0].progress.stage = Stage::Returned;
         }
         true
     }
@@ -192,17 +192,7 @@ impl Distributor {
             if let Some((attempt, first)) = taken {
                 slot.waiting = Waiting::Nothing;
                 slot.at_work = true;
-                slot.returned = false;
-                slot.drains = false;
-                slot.on_disk = false;
-                slot.verified = None;
-                slot.first = first;
-                slot.chunk = Some(attempt.chunk);
-                slot.ended = false;
-                slot.error = None;
-                slot.replanned = false;
-                slot.position = first;
-                slot.since = Instant::now();
+                slot.progress = Progress::new(Some(attempt.chunk), first);
                 let work = Work {
                     chunk: attempt.chunk,
                     is_whole: state.joined,
@@ -248,9 +238,9 @@ impl Distributor {
     ) -> Result<Step, Failure> {
         self.wait_as(session, Waiting::Frame, |state| {
             let step = state.step(chunk, position)?;
-            let slot = &mut state.slots[session.id.0];
-            slot.position = FrameNo(position.0 + 1);
-            slot.drains = matches!(step, Step::Drain(_));
+            let progress = &mut state.slots[session.id.0].progress;
+            progress.position = FrameNo(position.0 + 1);
+            progress.drains = matches!(step, Step::Drain(_));
             Some(step)
         })
     }
@@ -259,7 +249,7 @@ impl Distributor {
     pub(crate) fn content(&self, session: &Session, chunk: ChunkId) -> Result<Content, Failure> {
         self.wait_as(session, Waiting::Frame, |state| {
             let content = state.content(chunk)?;
-            state.slots[session.id.0].position = content.chunk.fed.end;
+            state.slots[session.id.0].progress.position = content.chunk.fed.end;
             Some(content)
         })
     }
@@ -268,10 +258,11 @@ impl Distributor {
     pub(crate) fn on_disk(&self, session: &Session, on_disk: bool, is_delivered: bool) {
         let mut state = lock(&self.state);
         if let Some(state) = state.as_mut().filter(|_| !session.standing.is_left()) {
-            let slot = &mut state.slots[session.id.0];
-            slot.on_disk = on_disk;
-            slot.returned = is_delivered && !on_disk;
-            slot.verified = None;
+            state.slots[session.id.0].progress.stage = match (on_disk, is_delivered) {
+                (true, _) => Stage::OnDisk,
+                (false, true) => Stage::Returned,
+                (false, false) => Stage::Encodes,
+            };
         }
     }
 
@@ -286,7 +277,7 @@ impl Distributor {
     pub(crate) fn feed_from(&self, session: &Session, first: FrameNo) {
         let mut state = lock(&self.state);
         if let Some(state) = state.as_mut().filter(|_| !session.standing.is_left()) {
-            state.slots[session.id.0].position = first;
+            state.slots[session.id.0].progress.position = first;
         }
     }
 
@@ -296,7 +287,7 @@ impl Distributor {
         let free = lock(&self.state)
             .as_mut()
             .filter(|_| !session.standing.is_left())
-            .filter(|state| !state.slots[session.id.0].replanned)
+            .filter(|state| !state.slots[session.id.0].progress.replanned)
             .map(|state| state.fed(self.aggregator(), chunk, position));
         if free.is_some_and(|free| !free.is_empty()) {
             self.room.notify_all();
@@ -306,7 +297,7 @@ impl Distributor {
     /// Waits until the session's encoder has sent its EOS.
     pub(crate) fn wait_for_eos(&self, session: &Session) -> Result<(), Failure> {
         self.wait_as(session, Waiting::Eos, |state| {
-            state.slots[session.id.0].ended.then_some(())
+            state.slots[session.id.0].progress.ended.then_some(())
         })
     }
 
@@ -325,10 +316,10 @@ impl Distributor {
             let Some(state) = guard.as_mut().filter(|state| !state.is_aborting()) else {
                 break Err(Failure::Aborted);
             };
-            if state.slots[id.0].replanned {
+            if state.slots[id.0].progress.replanned {
                 break Err(Failure::Replanned);
             }
-            if state.slots[id.0].error.is_some() {
+            if state.slots[id.0].progress.error.is_some() {
                 drop(guard);
                 // A fault says more than the error that it led to.
                 return Err(self.failure(session).unwrap_or(Failure::Aborted));
@@ -353,7 +344,7 @@ impl Distributor {
     pub(crate) fn encoder_ended(&self, id: SessionId) {
         let mut state = lock(&self.state);
         if let Some(slot) = state.as_mut().and_then(|state| state.slots.get_mut(id.0)) {
-            slot.ended = true;
+            slot.progress.ended = true;
             slot.session.wake.notify_all();
         }
     }
@@ -363,7 +354,7 @@ impl Distributor {
         let slot = state
             .as_ref()
             .and_then(|state| state.slots.get(session.id.0));
-        !session.standing.is_left() && slot.is_some_and(|slot| slot.ended)
+        !session.standing.is_left() && slot.is_some_and(|slot| slot.progress.ended)
     }
 
     /// The session's chunk is whole, whatever becomes of its encoder when that is closed.
@@ -376,9 +367,9 @@ impl Distributor {
     ) {
         let mut state = lock(&self.state);
         if let Some(state) = state.as_mut().filter(|_| !session.standing.is_left()) {
-            let slot = &mut state.slots[session.id.0];
-            slot.verified = Some((chunk, delivered));
-            slot.from_cache = from_cache;
+            let progress = &mut state.slots[session.id.0].progress;
+            progress.stage = Stage::Whole(chunk, delivered);
+            progress.from_cache = from_cache;
         }
     }
 
@@ -407,12 +398,12 @@ impl Distributor {
         let Some(state) = guard.as_mut().filter(|state| !state.is_aborting()) else {
             return Err(Failure::Aborted);
         };
-        if state.slots[id.0].replanned {
+        if state.slots[id.0].progress.replanned {
             return Err(Failure::Replanned);
         }
         state.count_attempt(id, chunk.fed.len());
         state.slots[id.0].works = true;
-        state.tally.chunks_from_cache += u64::from(state.slots[id.0].from_cache);
+        state.tally.chunks_from_cache += u64::from(state.slots[id.0].progress.from_cache);
         let free = state.delivered(self.aggregator(), id, chunk.id, delivered);
         state.releasing += 1;
         may_panic!("session-delivers-locked");

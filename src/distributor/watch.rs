@@ -7,7 +7,7 @@
 //! has.
 
 use super::imp::{CAT, Distributor};
-use super::state::{Slot, State, Waiting};
+use super::state::{Slot, Stage, State, Waiting};
 use crate::aggregator;
 use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::frame::SessionId;
@@ -156,13 +156,14 @@ impl Distributor {
     /// The session's encoder hangs: it is left to itself, and its chunk is encoded again. Another session takes its place at the
     /// next tick.
     fn set_aside(&self, id: SessionId, time: Duration) {
-        let (failure, verified, aborts, on_disk) = {
+        let (failure, stage, aborts) = {
             let mut guard = lock(&self.state);
             let Some(state) = guard.as_mut() else { return };
             let encoder = state.encoder_name();
             let aborts = state.is_aborting();
             let slot = &mut state.slots[id.0];
-            if slot.gone || !slot.at_work || slot.returned {
+            let stage = slot.progress.stage;
+            if slot.gone || !slot.at_work || matches!(stage, Stage::Returned) {
                 return;
             }
             let doing = slot.doing();
@@ -175,19 +176,18 @@ impl Distributor {
                 doing,
                 time,
             };
-            if slot.on_disk {
+            if let Stage::OnDisk = stage {
                 // The next one would hang there as well.
                 state.cache = None;
             }
-            let slot = &mut state.slots[id.0];
-            (failure, slot.verified.take(), aborts, slot.on_disk)
+            (failure, stage, aborts)
         };
         gst::warning!(
             CAT,
             imp = self,
             "Session {id} is left behind with its thread and its encoder: {failure}"
         );
-        if on_disk {
+        if let Stage::OnDisk = stage {
             self.cache_failed("it doesn't answer");
         }
         // One doesn't keep the next from being done: somebody may be waiting for the session to come to rest.
@@ -196,12 +196,12 @@ impl Distributor {
             may_panic!("leaving");
             // What it still makes is nobody's.
             self.aggregator().leave(id);
-            match verified {
+            match stage {
                 _ if aborts => (),
-                Some((chunk, delivered)) => {
+                Stage::Whole(chunk, delivered) => {
                     let _ = self.take_delivered(id, chunk, delivered);
                 }
-                None => self.attempt_failed(id, &failure),
+                _ => self.attempt_failed(id, &failure),
             }
         });
         self.comes_to_rest(id);
@@ -341,15 +341,17 @@ impl State {
         let waits = matches!(slot.waiting, Waiting::Chunk | Waiting::Frame)
             || slot.session.standing.awaits_turn()
             || aggregator.waits_for_room(id);
-        if !slot.at_work || slot.gone || slot.returned || waits {
+        let progress = &slot.progress;
+        let is_over = matches!(progress.stage, Stage::Returned);
+        if !slot.at_work || slot.gone || is_over || waits {
             return None;
         }
         Some(Sign {
-            chunk: slot.chunk?,
-            position: slot.position,
+            chunk: progress.chunk?,
+            position: progress.position,
             packets: aggregator.packets_made(id),
-            ended: slot.ended,
-            verified: slot.verified.is_some(),
+            ended: progress.ended,
+            verified: matches!(progress.stage, Stage::Whole(..)),
         })
     }
 }
@@ -357,16 +359,13 @@ impl State {
 impl Slot {
     /// What its encoder is doing.
     fn doing(&self) -> &'static str {
-        if self.on_disk {
-            "the cache was used"
-        } else if self.verified.is_some() {
-            "closing"
-        } else if self.waiting == Waiting::Eos || self.drains {
-            "draining"
-        } else if self.position == self.first {
-            "opening"
-        } else {
-            "encoding"
+        let progress = &self.progress;
+        match progress.stage {
+            Stage::OnDisk => "the cache was used",
+            Stage::Whole(..) => "closing",
+            _ if self.waiting == Waiting::Eos || progress.drains => "draining",
+            _ if progress.position == progress.first => "opening",
+            _ => "encoding",
         }
     }
 }
