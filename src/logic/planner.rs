@@ -403,6 +403,7 @@ impl Plan {
             };
             Self {
                 shrunk: Some(shrunk),
+                limit: Limit::Memory,
                 ..Self::of(request, length, min_frames)
             }
         };
