@@ -38,21 +38,32 @@ pub fn run(command: &mut Command) -> Taken {
 
 /// Runs each of them so many times, in turns, and takes the medians: what the machine does otherwise hits all alike.
 pub fn side_by_side(rounds: usize, commands: &mut [Command]) -> Vec<Taken> {
+    let all = in_turns(rounds, commands, run);
+    all.iter().map(|taken| median(taken)).collect()
+}
+
+/// Runs each of them so many times, in turns; for each of them, what its runs took.
+pub fn in_turns(
+    rounds: usize,
+    commands: &mut [Command],
+    run: fn(&mut Command) -> Taken,
+) -> Vec<Vec<Taken>> {
     let mut all = vec![Vec::new(); commands.len()];
     for _ in 0..rounds {
         for (taken, command) in all.iter_mut().zip(commands.iter_mut()) {
             taken.push(run(command));
         }
     }
-    let medians = all.iter().map(|taken| {
-        let median = |of: fn(&Taken) -> f64| table::median(taken.iter().map(of).collect());
-        Taken {
-            time: Duration::from_secs_f64(median(|it| it.time.as_secs_f64())),
-            cpu: Duration::from_secs_f64(median(|it| it.cpu.as_secs_f64())),
-            peak_bytes: median(|it| it.peak_bytes as f64) as u64,
-        }
-    });
-    medians.collect()
+    all
+}
+
+pub fn median(taken: &[Taken]) -> Taken {
+    let median = |of: fn(&Taken) -> f64| table::median(taken.iter().map(of).collect());
+    Taken {
+        time: Duration::from_secs_f64(median(|it| it.time.as_secs_f64())),
+        cpu: Duration::from_secs_f64(median(|it| it.cpu.as_secs_f64())),
+        peak_bytes: median(|it| it.peak_bytes as f64) as u64,
+    }
 }
 
 /// `gst-launch-1.0` with the plugin, as anyone would call it.
@@ -65,7 +76,7 @@ pub fn gst_launch(form: crate::Form, pipeline: &str) -> Command {
 
 /// The words of a pipeline's description; quotes keep spaces together.
 fn words(pipeline: &str) -> Vec<String> {
-    let words = gst::glib::shell_parse_argv(pipeline).unwrap();
+    let words = glib::shell_parse_argv(pipeline).unwrap();
     let words = words.into_iter().map(|word| word.into_string().unwrap());
     words.collect()
 }
