@@ -103,6 +103,22 @@ impl Clip {
         self.folder.path()
     }
 
+    /// The film's frames and seconds.
+    pub fn length(&self) -> (u64, f64) {
+        let mut command = Command::new("ffprobe");
+        command.args("-v error -select_streams v:0 -count_packets".split(' '));
+        command.args("-show_entries stream=nb_read_packets:format=duration -of csv=p=0".split(' '));
+        let output = command.arg(&self.film).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let mut lines = said.lines();
+        let mut next = || {
+            lines
+                .next()
+                .unwrap_or_else(|| panic!("{command:?}: {said}"))
+        };
+        (next().parse().unwrap(), next().parse().unwrap())
+    }
+
     /// So many of its frames, from its beginning and again, in a file without anything else.
     pub fn raw(&self, format: Format, frames: Option<u64>) -> Raw {
         let frames = frames.unwrap_or(self.frames);

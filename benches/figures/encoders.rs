@@ -200,10 +200,7 @@ struct Outcome {
 }
 
 pub fn measure(form: Form) -> Vec<Table> {
-    let rounds = match form {
-        Form::Full => 3,
-        Form::Short => 1,
-    };
+    let rounds = process::rounds(form, 3);
     let clip = Clip::new(form);
     let mut outcomes = Vec::new();
     let mut failures = Vec::new();

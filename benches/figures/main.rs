@@ -13,6 +13,7 @@
 mod clip;
 mod encoders;
 mod engine;
+mod peers;
 mod plugin;
 mod process;
 mod quality;
@@ -33,8 +34,9 @@ pub enum Form {
 type Measure = fn(Form) -> Vec<Table>;
 
 /// Name and measurement, in the order of the document.
-const FIGURES: [(&str, Measure); 2] = [
+const FIGURES: [(&str, Measure); 3] = [
     ("encoders", encoders::measure),
+    ("peers", peers::measure),
     ("scaling", scaling::measure),
 ];
 

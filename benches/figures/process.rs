@@ -5,7 +5,9 @@
 use crate::{engine, plugin, table};
 use gst::prelude::*;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use wait4::Wait4;
 
 /// What one run took.
@@ -33,6 +35,53 @@ pub fn run(command: &mut Command) -> Taken {
         time,
         cpu: end.rusage.utime + end.rusage.stime,
         peak_bytes: end.rusage.maxrss,
+    }
+}
+
+/// How often [`run_with_children`] looks.
+pub const LOOKS_PER_SECOND: u64 = 20;
+
+/// As [`run`], with the memory of all its processes together: what is said of them at the end is the most that one of them had.
+pub fn run_with_children(command: &mut Command) -> Taken {
+    let done = AtomicBool::new(false);
+    let ours = Pid::from_u32(std::process::id());
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut system = System::new().unwrap();
+            let mut peak = 0;
+            while !done.load(Ordering::Relaxed) {
+                peak = peak.max(bytes_below(&mut system, ours));
+                std::thread::sleep(Duration::from_secs(1) / LOOKS_PER_SECOND as u32);
+            }
+            peak
+        });
+        let taken = run(command);
+        done.store(true, Ordering::Relaxed);
+        let peak_bytes = watch.join().unwrap();
+        Taken {
+            peak_bytes,
+            ..taken
+        }
+    })
+}
+
+/// What the children of this process, and theirs, have in RAM.
+fn bytes_below(system: &mut System, root: Pid) -> u64 {
+    let what = ProcessRefreshKind::nothing().with_memory().without_tasks();
+    system.refresh_processes_specifics(ProcessesToUpdate::All, true, what);
+    let parent = |pid: &Pid| system.process(*pid).and_then(|process| process.parent());
+    let below = |pid: &Pid| std::iter::successors(parent(pid), parent).any(|it| it == root);
+    let processes = system.processes().iter();
+    let children = processes.filter(|(pid, _)| below(pid));
+    children.map(|(_, process)| process.memory()).sum()
+}
+
+/// How often each is run: so many times, or as `VT_ROUNDS` says; once in the short form.
+pub fn rounds(form: crate::Form, rounds: usize) -> usize {
+    let asked = || std::env::var("VT_ROUNDS").ok()?.parse().ok();
+    match form {
+        crate::Form::Full => asked().unwrap_or(rounds).max(1),
+        crate::Form::Short => 1,
     }
 }
 
