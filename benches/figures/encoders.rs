@@ -59,7 +59,7 @@ const CASES: &[Case] = &[
         ..CASE
     },
     Case {
-        encoder: "vp8enc cpu-used=2 end-usage=cq cq-level=20 target-bitrate=4000000",
+        encoder: "vp8enc cpu-used=3 end-usage=cq cq-level=20 target-bitrate=4000000",
         one: " threads=1",
         own: &[" threads=CORES", " threads=CORES token-partitions=8"],
         ..CASE
@@ -71,7 +71,7 @@ const CASES: &[Case] = &[
         ..CASE
     },
     Case {
-        encoder: "av1enc usage-profile=realtime cpu-used=8 end-usage=q min-quantizer=40 max-quantizer=40",
+        encoder: "av1enc usage-profile=realtime cpu-used=10 end-usage=q min-quantizer=40 max-quantizer=40",
         one: " threads=1",
         own: &[
             " threads=CORES row-mt=true",
@@ -92,7 +92,7 @@ const CASES: &[Case] = &[
         ..CASE
     },
     Case {
-        encoder: "theoraenc quality=40 speed-level=1",
+        encoder: "theoraenc quality=40 speed-level=2",
         ..CASE
     },
     Case {
@@ -102,6 +102,7 @@ const CASES: &[Case] = &[
             " threads=auto thread-type=frame",
         ],
         format: Format::I422Ten,
+        frames: Some(400),
         ..CASE
     },
     Case {
@@ -123,7 +124,7 @@ const CASES: &[Case] = &[
     Case {
         encoder: "mpeg2enc disable-encode-retries=true reduction-4x4=4 reduction-2x2=4 quantisation=6",
         parser: "mpegvideoparse ! ",
-        frames: Some(240),
+        frames: Some(120),
         ..CASE
     },
     Case {
@@ -193,6 +194,8 @@ struct Outcome {
     /// Cores that were busy with one thread: some of them have helpers.
     busy: f64,
     overlap: f64,
+    own_cpu_by_one: f64,
+    automatic_cpu_by_one: f64,
     one_quality: Quality,
     own_quality: Quality,
     automatic_quality: Quality,
@@ -212,7 +215,14 @@ pub fn measure(form: Form) -> Vec<Table> {
         let raw = clip.raw(case.format, frames);
         match case.fails(form, &raw) {
             Some(reason) => failures.push((case, reason)),
-            None => outcomes.push(compare(form, rounds, &clip, case, &raw)),
+            None => {
+                let outcome = compare(form, rounds, &clip, case, &raw);
+                if form == Form::Full {
+                    // It takes minutes.
+                    eprintln!("{}", time_row(&outcome).join(" | "));
+                }
+                outcomes.push(outcome);
+            }
         }
     }
     vec![
@@ -255,11 +265,12 @@ fn compare(form: Form, rounds: usize, clip: &Clip, case: &'static Case, raw: &Ra
     let (ones, parts, automatics) = (&taken[0], &taken[1], &taken[2]);
     // What has no threads has its best with one.
     let owns = taken.get(3).unwrap_or(ones);
-    let ratio = |of: &[Taken], by: &[Taken]| {
-        let seconds = |taken: &Taken| taken.time.as_secs_f64();
+    let medians = |of: &[Taken], by: &[Taken], seconds: fn(&Taken) -> f64| {
         let pairs = of.iter().zip(by);
         median(pairs.map(|(of, by)| seconds(of) / seconds(by)).collect())
     };
+    let ratio = |of: &[Taken], by: &[Taken]| medians(of, by, |taken| taken.time.as_secs_f64());
+    let cpu = |of: &[Taken], by: &[Taken]| medians(of, by, |taken| taken.cpu.as_secs_f64());
     let judge = |video: &PathBuf| quality::quality(video, &raw.input(), &raw.path, raw.frames);
     let one_quality = judge(&one);
     let busy = |taken: &Taken| taken.cpu.as_secs_f64() / taken.time.as_secs_f64();
@@ -273,6 +284,8 @@ fn compare(form: Form, rounds: usize, clip: &Clip, case: &'static Case, raw: &Ra
         ideal_by_automatic: ratio(ones, automatics) * (1.0 + overlap) / cores() as f64,
         busy: median(ones.iter().map(busy).collect()),
         overlap,
+        own_cpu_by_one: cpu(owns, ones),
+        automatic_cpu_by_one: cpu(automatics, ones),
         one_quality,
         own_quality: best.map_or(one_quality, |_| judge(&own)),
         automatic_quality: judge(&automatic),
@@ -383,27 +396,30 @@ fn qualities(outcomes: &[Outcome]) -> Table {
     let row = |outcome: &Outcome| {
         let one = outcome.one_quality;
         let kbits = one.bytes as f64 * 8.0 / 1000.0 / outcome.seconds;
-        let against = |other: Quality| {
+        let against = |other: Quality, cpu: f64| {
+            let percent = |of: f64| (of - 1.0) * 100.0;
             format!(
-                "{:+.1} %, {}",
-                (other.bytes as f64 / one.bytes as f64 - 1.0) * 100.0,
+                "{:+.0} %, {:+.1} %, {}",
+                percent(cpu),
+                percent(other.bytes as f64 / one.bytes as f64),
                 difference(other, one)
             )
         };
-        let own = outcome.own.as_ref().map(|_| against(outcome.own_quality));
+        let own = outcome.own.as_ref();
+        let own = own.map(|_| against(outcome.own_quality, outcome.own_cpu_by_one));
         vec![
             outcome.case.name().to_string(),
             format!("{kbits:.0}"),
             format!("{:.2}", one.psnr),
             one.vmaf.map_or("–".into(), |vmaf| format!("{vmaf:.2}")),
             own.unwrap_or("–".into()),
-            against(outcome.automatic_quality),
+            against(outcome.automatic_quality, outcome.automatic_cpu_by_one),
         ]
     };
     Table {
         title: "What that costs",
         about: format!(
-            "The results of the same runs, in the same order: size, PSNR of the luma, and VMAF, against one thread. A key frame at the \
+            "Of the same runs, in the same order: the CPU time, and the results' size, PSNR of the luma, and VMAF, against one thread. A key frame at the \
              beginning of each chunk costs bits where the encoder wouldn't have put one there. {}",
             quality::about()
         ),
@@ -412,8 +428,8 @@ fn qualities(outcomes: &[Outcome]) -> Table {
             "one thread, kbit/s",
             "PSNR, dB",
             "VMAF",
-            "own threads: size, PSNR, VMAF",
-            "automatic: size, PSNR, VMAF",
+            "own threads: CPU time, size, PSNR, VMAF",
+            "automatic: CPU time, size, PSNR, VMAF",
         ],
         rows: outcomes.iter().map(row).collect(),
     }

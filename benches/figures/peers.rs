@@ -58,6 +58,12 @@ ffmpeg $quiet -f concat -i list -c copy "$result"
 /// So many segments for each core.
 const SEGMENTS_EACH: usize = 3;
 
+impl Case {
+    fn threads(&self, cores: usize) -> String {
+        self.ffmpeg_threads.replace("CORES", &cores.to_string())
+    }
+}
+
 pub fn measure(form: Form) -> Vec<Table> {
     let rounds = process::rounds(form, 3);
     let clip = Clip::new(form);
@@ -105,15 +111,16 @@ pub fn measure(form: Form) -> Vec<Table> {
         }
     }
     let settings = cases.iter().map(|case| {
-        let Case {
-            gstreamer,
-            ffmpeg,
-            ffmpeg_threads,
-            ..
-        } = case;
+        let threads = match case.threads(cores).as_str() {
+            "" => "by itself".to_string(),
+            threads => format!("with `{threads}`"),
+        };
+        let ffmpeg: Vec<_> = words(case.ffmpeg).collect();
         format!(
-            "- {}: `{gstreamer}`; `{ffmpeg}`, with its own threads `{ffmpeg_threads}`\n",
-            case.name
+            "- {}: `{}`; `{}`, which takes its own threads {threads}.\n",
+            case.name,
+            case.gstreamer,
+            ffmpeg.join(" ")
         )
     });
     let settings: String = settings.collect();
@@ -152,7 +159,7 @@ fn parallel(form: Form, case: &Case, film: &Path, result: &Path) -> Command {
 }
 
 fn plain(case: &Case, cores: usize, film: &Path, result: &Path) -> Command {
-    let threads = case.ffmpeg_threads.replace("CORES", &cores.to_string());
+    let threads = case.threads(cores);
     let mut command = ffmpeg();
     command.arg("-i").arg(film).args(["-map", "0:v:0"]);
     command.args(words(case.ffmpeg)).args(words(&threads));

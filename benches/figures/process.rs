@@ -39,7 +39,7 @@ pub fn run(command: &mut Command) -> Taken {
 }
 
 /// How often [`run_with_children`] looks.
-pub const LOOKS_PER_SECOND: u64 = 20;
+pub const LOOKS_PER_SECOND: u64 = 10;
 
 /// As [`run`], with the memory of all its processes together: what is said of them at the end is the most that one of them had.
 pub fn run_with_children(command: &mut Command) -> Taken {
