@@ -10,9 +10,13 @@
 //! `cargo test` runs the short form of each, which says only that it runs. All runs that are compared are made side by side, one
 //! after the other in turns, and a figure is the median: machines differ, and so do their moments.
 
+mod clip;
+mod encoders;
 mod engine;
+mod peers;
 mod plugin;
 mod process;
+mod quality;
 mod scaling;
 mod table;
 
@@ -30,7 +34,11 @@ pub enum Form {
 type Measure = fn(Form) -> Vec<Table>;
 
 /// Name and measurement, in the order of the document.
-const FIGURES: [(&str, Measure); 1] = [("scaling", scaling::measure)];
+const FIGURES: [(&str, Measure); 3] = [
+    ("encoders", encoders::measure),
+    ("peers", peers::measure),
+    ("scaling", scaling::measure),
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

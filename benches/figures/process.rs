@@ -5,7 +5,9 @@
 use crate::{engine, plugin, table};
 use gst::prelude::*;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use wait4::Wait4;
 
 /// What one run took.
@@ -36,23 +38,81 @@ pub fn run(command: &mut Command) -> Taken {
     }
 }
 
+/// How often [`run_with_children`] looks.
+pub const LOOKS_PER_SECOND: u64 = 10;
+
+/// As [`run`], with the memory of all its processes together: what is said of them at the end is the most that one of them had.
+pub fn run_with_children(command: &mut Command) -> Taken {
+    let done = AtomicBool::new(false);
+    let ours = Pid::from_u32(std::process::id());
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut system = System::new().unwrap();
+            let mut peak = 0;
+            while !done.load(Ordering::Relaxed) {
+                peak = peak.max(bytes_below(&mut system, ours));
+                std::thread::sleep(Duration::from_secs(1) / LOOKS_PER_SECOND as u32);
+            }
+            peak
+        });
+        let taken = run(command);
+        done.store(true, Ordering::Relaxed);
+        let peak_bytes = watch.join().unwrap();
+        Taken {
+            peak_bytes,
+            ..taken
+        }
+    })
+}
+
+/// What the children of this process, and theirs, have in RAM.
+fn bytes_below(system: &mut System, root: Pid) -> u64 {
+    let what = ProcessRefreshKind::nothing().with_memory().without_tasks();
+    system.refresh_processes_specifics(ProcessesToUpdate::All, true, what);
+    let parent = |pid: &Pid| system.process(*pid).and_then(|process| process.parent());
+    let below = |pid: &Pid| std::iter::successors(parent(pid), parent).any(|it| it == root);
+    let processes = system.processes().iter();
+    let children = processes.filter(|(pid, _)| below(pid));
+    children.map(|(_, process)| process.memory()).sum()
+}
+
+/// How often each is run: so many times, or as `VT_ROUNDS` says; once in the short form.
+pub fn rounds(form: crate::Form, rounds: usize) -> usize {
+    let asked = || std::env::var("VT_ROUNDS").ok()?.parse().ok();
+    match form {
+        crate::Form::Full => asked().unwrap_or(rounds).max(1),
+        crate::Form::Short => 1,
+    }
+}
+
 /// Runs each of them so many times, in turns, and takes the medians: what the machine does otherwise hits all alike.
 pub fn side_by_side(rounds: usize, commands: &mut [Command]) -> Vec<Taken> {
+    let all = in_turns(rounds, commands, run);
+    all.iter().map(|taken| median(taken)).collect()
+}
+
+/// Runs each of them so many times, in turns; for each of them, what its runs took.
+pub fn in_turns(
+    rounds: usize,
+    commands: &mut [Command],
+    run: fn(&mut Command) -> Taken,
+) -> Vec<Vec<Taken>> {
     let mut all = vec![Vec::new(); commands.len()];
     for _ in 0..rounds {
         for (taken, command) in all.iter_mut().zip(commands.iter_mut()) {
             taken.push(run(command));
         }
     }
-    let medians = all.iter().map(|taken| {
-        let median = |of: fn(&Taken) -> f64| table::median(taken.iter().map(of).collect());
-        Taken {
-            time: Duration::from_secs_f64(median(|it| it.time.as_secs_f64())),
-            cpu: Duration::from_secs_f64(median(|it| it.cpu.as_secs_f64())),
-            peak_bytes: median(|it| it.peak_bytes as f64) as u64,
-        }
-    });
-    medians.collect()
+    all
+}
+
+pub fn median(taken: &[Taken]) -> Taken {
+    let median = |of: fn(&Taken) -> f64| table::median(taken.iter().map(of).collect());
+    Taken {
+        time: Duration::from_secs_f64(median(|it| it.time.as_secs_f64())),
+        cpu: Duration::from_secs_f64(median(|it| it.cpu.as_secs_f64())),
+        peak_bytes: median(|it| it.peak_bytes as f64) as u64,
+    }
 }
 
 /// `gst-launch-1.0` with the plugin, as anyone would call it.
@@ -65,7 +125,7 @@ pub fn gst_launch(form: crate::Form, pipeline: &str) -> Command {
 
 /// The words of a pipeline's description; quotes keep spaces together.
 fn words(pipeline: &str) -> Vec<String> {
-    let words = gst::glib::shell_parse_argv(pipeline).unwrap();
+    let words = glib::shell_parse_argv(pipeline).unwrap();
     let words = words.into_iter().map(|word| word.into_string().unwrap());
     words.collect()
 }

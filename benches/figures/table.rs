@@ -39,7 +39,7 @@ pub fn machine() -> String {
         (name.trim() == "model name").then(|| model.trim().to_string())
     });
     let model = model.unwrap_or_else(|| std::env::consts::ARCH.to_string());
-    let today = gst::glib::DateTime::now_utc().and_then(|now| now.format("%Y-%m-%d"));
+    let today = glib::DateTime::now_utc().and_then(|now| now.format("%Y-%m-%d"));
     let today = today.map(String::from).unwrap_or_default();
     let gstreamer = gst::version_string();
     format!("Made on {today} with {cores} cores of {model}, {gstreamer}.\n")
