@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::scripted::Gate;
 use common::{
     End, Output, app_src, constant, encode, encode_times, feed, gray, record, scripted_pipeline,
 };
@@ -266,4 +267,39 @@ fn frames_that_the_encoder_says_it_skips_are_counted() {
 #[test]
 fn a_description_that_changes_from_chunk_to_chunk() {
     assert_found("scriptedenc vary-caps=true", "", "allow-parallel=false", 10);
+}
+
+/// An encoder has shown all that is wanted of the trail with its first packet of that.
+#[test]
+fn the_trail_is_encoded_no_further_than_it_has_to_be() {
+    let gate = Gate::named("trail");
+    let pipeline = scripted_pipeline(
+        "vtparallelenc name=enc encoder=\"scriptedenc gate=trail\" sessions=1 chunk-frames=10 min-chunk-frames=5 \
+         overlap-before=0 overlap-after=8",
+    );
+    let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
+    feed(&pipeline, &constant(20));
+    pipeline.set_state(gst::State::Playing).unwrap();
+    // Its ten frames and the first one after them; then the next chunk begins.
+    gate.let_pass(11);
+    let since = std::time::Instant::now();
+    while output.lock().unwrap().packets.len() < 10 {
+        assert!(
+            since.elapsed().as_secs() < 60,
+            "the next frame is at the gate: {:?}",
+            gate.wait_for(1)
+        );
+        std::thread::yield_now();
+    }
+    assert_eq!(gate.wait_for(1), [10]);
+    gate.open();
+    pipeline.end().expect_eos();
+    let frames: Vec<_> = output
+        .lock()
+        .unwrap()
+        .packets
+        .iter()
+        .map(|it| it.frame())
+        .collect();
+    assert_eq!(frames, (0..20).collect::<Vec<_>>());
 }

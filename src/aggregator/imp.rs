@@ -334,6 +334,13 @@ impl Aggregator {
         state.feeds.get(session.0).map_or(0, |feed| feed.packets)
     }
 
+    /// All that the session's chunk owns is there, and its encoder is at the trail.
+    pub(crate) fn is_whole(&self, session: SessionId) -> bool {
+        let state = lock(&self.state);
+        let feed = state.feeds.get(session.0);
+        feed.is_some_and(|feed| feed.is_whole)
+    }
+
     /// The session's encoder waits until a packet has left.
     pub(crate) fn waits_for_room(&self, session: SessionId) -> bool {
         let state = lock(&self.state);
@@ -358,7 +365,7 @@ impl Aggregator {
 
     /// What was kept of an attempt comes again, as its encoder sent it. `false`: it isn't taken.
     pub(crate) fn replay_packet(&self, session: SessionId, packet: gst::Buffer) -> bool {
-        self.sink_chain(session, packet).is_ok()
+        self.take_packet(session, packet).is_ok()
     }
 
     pub(crate) fn replay_event(&self, session: SessionId, event: gst::Event) -> bool {
@@ -537,6 +544,16 @@ impl Aggregator {
             lock(&self.state).count_passed();
             return self.src.push(buffer);
         }
+        if self.take_packet(id, buffer)? {
+            // The rest of the trail needn't be encoded.
+            self.with_distributor(|distributor| distributor.encoder_ended(id));
+            return Err(gst::FlowError::Eos);
+        }
+        Ok(gst::FlowSuccess::Ok)
+    }
+
+    /// A packet of a session's attempt. `true`: its chunk is whole, so that no other one is wanted.
+    fn take_packet(&self, id: SessionId, buffer: gst::Buffer) -> Result<bool, gst::FlowError> {
         let mut state = lock(&self.state);
         loop {
             if state.flushing || state.stopped {
@@ -555,6 +572,7 @@ impl Aggregator {
         may_panic!("aggregator-chain-locked");
         let was_heralded = state.is_heralded();
         let accepted = state.packet(id, buffer);
+        let is_whole = state.feeds[id.0].is_whole;
         let ended = was_heralded && !state.is_heralded();
         let wakes = state.reorder.leaves_early() || state.herald_leaves();
         drop(state);
@@ -565,7 +583,7 @@ impl Aggregator {
             self.end_herald();
         }
         accepted
-            .map(|()| gst::FlowSuccess::Ok)
+            .map(|()| is_whole)
             .map_err(|()| gst::FlowError::Error)
     }
 

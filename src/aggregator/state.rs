@@ -54,6 +54,8 @@ pub(super) struct Feed {
     /// So many packets have come.
     pub(super) packets: u64,
     pub(super) waits_for_room: bool,
+    /// Its chunk is whole: what it still makes is nobody's.
+    pub(super) is_whole: bool,
     /// What it makes is to be kept.
     recorder: Option<Recorder>,
     tags: Vec<gst::Event>,
@@ -498,6 +500,9 @@ impl State {
         let Some(chunk) = feed.chunk else {
             return Err(());
         };
+        if feed.is_whole {
+            return Ok(());
+        }
         if let Some(recorder) = &mut feed.recorder {
             recorder.packet(&buffer);
         }
@@ -562,7 +567,10 @@ impl State {
                 self.begun |= is_picture;
                 Ok(())
             }
-            Accepted::Trimmed => Ok(()),
+            Accepted::Trimmed => {
+                feed.is_whole = self.reorder.is_whole(chunk);
+                Ok(())
+            }
         });
         match accepted {
             Ok(()) => {

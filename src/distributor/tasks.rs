@@ -294,6 +294,17 @@ impl Distributor {
         }
     }
 
+    /// The session's chunk, once all that it owns was delivered: what is left of its trail needn't be encoded.
+    pub(crate) fn cut_short(&self, session: &Session, chunk: ChunkId) -> Option<Chunk> {
+        let state = lock(&self.state);
+        let state = state.as_ref().filter(|_| !session.standing.is_left())?;
+        let position = state.slots[session.id.0].progress.position;
+        if !self.aggregator().is_whole(session.id) {
+            return None;
+        }
+        state.stream.as_ref()?.planner.cut_short(chunk, position)
+    }
+
     /// Waits until the session's encoder has sent its EOS.
     pub(crate) fn wait_for_eos(&self, session: &Session) -> Result<(), Failure> {
         self.wait_as(session, Waiting::Eos, |state| {

@@ -953,6 +953,17 @@ impl Planner {
         })
     }
 
+    /// The chunk, of which the frames up to, not including, `position` were fed, and no more are needed.
+    pub fn cut_short(&self, chunk: ChunkId, position: FrameNo) -> Option<Chunk> {
+        let live = self.live(chunk)?;
+        let own_end = live.own_end?;
+        Some(Chunk {
+            id: chunk,
+            own: FrameRange::new(live.start.0, own_end.0),
+            fed: FrameRange::new(live.feed_start().0, position.0),
+        })
+    }
+
     /// What the session does that has fed the chunk's frames up to, not including, `position`.
     pub fn next(&self, chunk: ChunkId, position: FrameNo) -> Option<Next> {
         let live = self.live(chunk)?;

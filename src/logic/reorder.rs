@@ -400,6 +400,13 @@ impl<P> Reorder<P> {
         Ok(Accepted::Held)
     }
 
+    /// All own frames are there and the trail has begun: whatever still comes is not of the chunk.
+    pub fn is_whole(&self, chunk: ChunkId) -> bool {
+        self.chunks.get(&chunk).is_some_and(|store| {
+            store.phase == Phase::Trail && store.delivered.len() as u64 == store.own.len()
+        })
+    }
+
     /// The encoder said that it leaves this frame out.
     pub fn skip(&mut self, chunk: ChunkId, frame: FrameNo) {
         if let Some(store) = self.chunks.get_mut(&chunk) {

@@ -634,10 +634,42 @@ impl Session {
             distributor.feed_from(self, work.first);
         }
         let live = self.primed(work, made).map_err(unopened)?;
+        let chunk = match self.feed(distributor, work, &live) {
+            Ok(chunk) => chunk,
+            Err(none @ (Failure::Aborted | Failure::Downstream | Failure::Replanned)) => {
+                return Err(none);
+            }
+            // Its encoder was told that it may end, whatever it says to that.
+            Err(failure) => match distributor.cut_short(self, work.chunk) {
+                Some(chunk) => chunk,
+                None => return Err(failure),
+            },
+        };
+        let delivered = aggregator.verify(chunk).map_err(Failure::Fault)?;
+        distributor.verified(self, chunk, delivered, false);
+        let recording = aggregator.take_recording(self.id);
+        let keep = keep.filter(|(.., content)| distributor.is_still(work.chunk, content));
+        // Before another session learns that this one has let go.
+        drop(live);
+        distributor.delivered(self, chunk, delivered)?;
+        // The chunk needn't wait for the disk.
+        if let (Some((files, key, _)), Some(recording)) = (keep, recording) {
+            self.keep(distributor, files, key, &recording);
+        }
+        Ok(())
+    }
+
+    /// Feeds the chunk to its encoder, and waits until that has ended.
+    fn feed(
+        &self,
+        distributor: &distributor::imp::Distributor,
+        work: &Work,
+        live: &Live,
+    ) -> Result<Chunk, Failure> {
         let refused = |flow| {
             distributor
                 .failure(self)
-                .unwrap_or_else(|| self.unexplained(&live, flow))
+                .unwrap_or_else(|| self.unexplained(live, flow))
         };
         let mut position = work.first;
         let chunk = loop {
@@ -669,21 +701,7 @@ impl Session {
         }
         distributor.wait_for_eos(self)?;
         may_panic!("session-ends");
-        if let Some(failure) = distributor.failure(self) {
-            return Err(failure);
-        }
-        let delivered = aggregator.verify(chunk).map_err(Failure::Fault)?;
-        distributor.verified(self, chunk, delivered, false);
-        let recording = aggregator.take_recording(self.id);
-        let keep = keep.filter(|(.., content)| distributor.is_still(work.chunk, content));
-        // Before another session learns that this one has let go.
-        drop(live);
-        distributor.delivered(self, chunk, delivered)?;
-        // The chunk needn't wait for the disk.
-        if let (Some((files, key, _)), Some(recording)) = (keep, recording) {
-            self.keep(distributor, files, key, &recording);
-        }
-        Ok(())
+        distributor.failure(self).map_or(Ok(chunk), Err)
     }
 
     /// The encoder returned an error and nobody said why.
