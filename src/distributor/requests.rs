@@ -8,11 +8,13 @@ use super::state::{Mode, Proposal, frame_bytes, frame_duration};
 use crate::locking::{lock, wait};
 use crate::logic::timeline::LATEST;
 use crate::panics::may_panic;
-use crate::parallelenc::settings::quarter_of_memory;
 use crate::queries::{answer_caps, convert_raw};
 use crate::session::encoder;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
+
+/// More buffers than this are not asked of a pool that is shared with upstream: as many as V4L2 gives at most.
+const MOST_BUFFERS: u64 = 32;
 
 impl Distributor {
     pub(super) fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
@@ -96,8 +98,9 @@ impl Distributor {
         for params in &proposal.params {
             query.add_allocation_param(None::<&gst::Allocator>, *params);
         }
-        // Who uses such a pool allocates all of it at once. What comes out of a smaller one is copied.
-        let frames = frames.min(quarter_of_memory() / bytes.max(1));
+        // Who uses such a pool allocates all of it at once (and some decoders ask and do so for every frame: avdec_h264 of GStreamer
+        // 1.22, where the width isn't a multiple of 16). What comes out of a smaller one is copied, if that can't grow.
+        let frames = frames.min(MOST_BUFFERS);
         let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         query.add_allocation_pool(None::<&gst::BufferPool>, small(bytes), small(frames), 0);
         true

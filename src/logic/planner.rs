@@ -32,7 +32,7 @@ const LONGEST_AUTOMATIC_INTRA_CHUNK: u64 = 100;
 
 /// The last rounds of chunks are made shorter so that all sessions end together, but no shorter than this, in frames. Each chunk
 /// costs the bits of about 20 frames (x264, the measurement above), and what the sessions end apart is about half of a last
-/// chunk: the sum of both is smallest at 58 frames.
+/// chunk: the sum of both is smallest at 58 frames. (With a lead, whose frames are encoded as well, at three times as many more.)
 const SHORTEST_LAST_CHUNK: u64 = 60;
 
 /// As above, where each frame is a key frame and chunks cost no bits, but still an encoder to open.
@@ -231,7 +231,12 @@ impl Taper {
         loop {
             let share = left / sessions;
             let length = (share * 2 / 3).min(longest);
-            if length < shortest || share - length < shortest {
+            // What doesn't fit into one round takes another one in any case.
+            let least = match share > longest {
+                true => wide(self.min_frames),
+                false => shortest,
+            };
+            if length < least || share - length < least {
                 break;
             }
             if round == 0 {
@@ -475,6 +480,8 @@ impl Plan {
             true => SHORTEST_LAST_INTRA_CHUNK,
             false => SHORTEST_LAST_CHUNK,
         };
+        // A lead costs as much time as that many frames' bits.
+        let shortest = shortest.saturating_add(request.before.most().saturating_mul(3));
         match request.source_frames.filter(|&total| total > 0) {
             _ if sessions == 1 => Length::Fixed(longest),
             None if longest <= FIRST_CHUNK => Length::Fixed(longest),
@@ -1138,6 +1145,18 @@ mod tests {
         // What can't be spread evenly goes to the first ones; what is as long as two rounds, but no longer, is not parted unevenly.
         assert_eq!(own_lengths(plan(101, 2), 101), [51, 50]);
         assert_eq!(own_lengths(plan(230, 2), 230), [115, 115]);
+        assert_eq!(own_lengths(plan(520, 2), 520), [173, 173, 87, 87]);
+        // A lead makes short chunks dear.
+        let leads = |source_frames| {
+            Plan::make(&Request {
+                source_frames: Some(source_frames),
+                before: Overlap::Exactly(24),
+                ..request()
+            })
+            .unwrap()
+        };
+        assert_eq!(own_lengths(leads(400), 400), [200, 200]);
+        assert_eq!(own_lengths(leads(720), 720), [240, 240, 120, 120]);
         // Nobody else could end later.
         assert_eq!(own_lengths(plan(720, 1), 720), [250, 250, 220]);
         // Too short for all sessions: fewer chunks, none shorter than the minimum.
