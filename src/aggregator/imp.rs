@@ -334,6 +334,13 @@ impl Aggregator {
         state.feeds.get(session.0).map_or(0, |feed| feed.packets)
     }
 
+    /// The first picture of the session's attempt isn't a key frame, for all that its packet says.
+    pub(crate) fn opens_without_key(&self, session: SessionId) -> bool {
+        let state = lock(&self.state);
+        let feed = state.feeds.get(session.0);
+        feed.is_some_and(|feed| feed.opens_without_key)
+    }
+
     /// All that the session's chunk owns is there, and its encoder is at the trail.
     pub(crate) fn is_whole(&self, session: SessionId) -> bool {
         let state = lock(&self.state);

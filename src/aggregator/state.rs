@@ -51,6 +51,10 @@ pub(super) struct Feed {
     sets: Option<Vec<Vec<u8>>>,
     /// It has made a packet of a frame.
     pub(super) proven: bool,
+    /// Its first picture isn't a key frame, or isn't marked as one.
+    pub(super) opens_without_key: bool,
+    /// It has made a picture.
+    opened: bool,
     /// So many packets have come.
     pub(super) packets: u64,
     pub(super) waits_for_room: bool,
@@ -545,6 +549,9 @@ impl State {
             Kind::Key | Kind::Delta => feed.examine(buffer, claimed, is_first),
             _ => (buffer, claimed),
         };
+        if matches!(kind, Kind::Key | Kind::Delta) && !std::mem::replace(&mut feed.opened, true) {
+            feed.opens_without_key = kind == Kind::Delta;
+        }
         let packet = Packet {
             buffer,
             made: Some(made),

@@ -92,6 +92,8 @@ impl Distributor {
             Failure::Fault(Fault::StartMissing(_)) if number < state.job.max_attempts.min(2) => {
                 None
             }
+            // No seam explains that.
+            Failure::Fault(Fault::StartNotKey(_)) if aggregator.opens_without_key(id) => None,
             Failure::Fault(fault) => fault.side(),
             _ => None,
         };

@@ -4,7 +4,7 @@
 
 use super::imp::Distributor;
 use super::keys::key_request;
-use super::state::{Mode, Proposal, frame_bytes, frame_duration};
+use super::state::{Mode, Proposal, frame_duration};
 use crate::locking::{lock, wait};
 use crate::logic::timeline::LATEST;
 use crate::panics::may_panic;
@@ -12,9 +12,6 @@ use crate::queries::{answer_caps, convert_raw};
 use crate::session::encoder;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
-
-/// More buffers than this are not asked of a pool that is shared with upstream: as many as V4L2 gives at most.
-const MOST_BUFFERS: u64 = 32;
 
 impl Distributor {
     pub(super) fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
@@ -76,21 +73,14 @@ impl Distributor {
         }
     }
 
-    /// As a tee answers: the metas that the encoder copes with, an honest minimum, nobody's pool.
+    /// As a tee answers: the metas that the encoder copes with, nobody's pool. And nothing is asked of upstream's pool, although
+    /// hundreds of its frames may be held: whoever makes a pool allocates at once what is asked of it, and some decoders make one
+    /// for every frame (avdec_h264 of GStreamer 1.22, where the width isn't a multiple of 32), which each frame that is held keeps alive.
+    /// A pool without limits grows by itself, and what comes out of one that is too small is copied.
     fn allocation(&self, query: &mut gst::query::Allocation) -> bool {
-        let (bytes, frames, proposal) = {
-            let state = lock(&self.state);
-            let Some(state) = state.as_ref() else {
-                return false;
-            };
-            let Some((stream, caps)) = state.stream.as_ref().zip(state.caps.as_ref()) else {
-                return false;
-            };
-            (
-                frame_bytes(caps).unwrap_or(1),
-                stream.planner.plan().capacity_frames,
-                state.proposal.clone(),
-            )
+        let proposal = match &*lock(&self.state) {
+            Some(state) if state.stream.is_some() => state.proposal.clone(),
+            _ => return false,
         };
         if proposal.takes_video_meta {
             query.add_allocation_meta::<gst_video::VideoMeta>(None);
@@ -98,11 +88,6 @@ impl Distributor {
         for params in &proposal.params {
             query.add_allocation_param(None::<&gst::Allocator>, *params);
         }
-        // Who uses such a pool allocates all of it at once (and some decoders ask and do so for every frame: avdec_h264 of GStreamer
-        // 1.22, where the width isn't a multiple of 16). What comes out of a smaller one is copied, if that can't grow.
-        let frames = frames.min(MOST_BUFFERS);
-        let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-        query.add_allocation_pool(None::<&gst::BufferPool>, small(bytes), small(frames), 0);
         true
     }
 

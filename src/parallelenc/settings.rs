@@ -114,7 +114,7 @@ impl Settings {
 const UNKNOWN_QUARTER: u64 = 1 << 30;
 
 /// A quarter of the machine's memory, or of the container's limit where that is less.
-pub(crate) fn quarter_of_memory() -> u64 {
+fn quarter_of_memory() -> u64 {
     let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let Ok(system) = System::new_with_specifics(memory) else {
         return UNKNOWN_QUARTER;
