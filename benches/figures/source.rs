@@ -246,9 +246,13 @@ pub fn register() {
 }
 
 /// A source of so many frames of this size, with these properties.
-pub fn stills(frames: u64, (width, height): (u32, u32), properties: &str) -> String {
+pub fn stills(frames: u64, size: (u32, u32), properties: &str) -> String {
+    let (width, height) = size;
+    // GStreamer keeps a list of all buffers that share a memory, and looks through it for each that goes. To copy a tiny picture
+    // costs less.
+    let fresh = size == TINY;
     format!(
-        "stillsrc num-buffers={frames} {properties} ! \
+        "stillsrc num-buffers={frames} fresh={fresh} {properties} ! \
          video/x-raw,format=I420,width={width},height={height},framerate=25/1"
     )
 }
