@@ -477,10 +477,17 @@ impl State {
         old
     }
 
-    /// Wakes the sessions that wait for this.
+    /// Wakes the sessions that wait for this; where they wait for a chunk, no more of them than can have one.
     pub(super) fn wake(&self, waiting: Waiting) {
-        for slot in self.slots.iter().filter(|slot| slot.waiting == waiting) {
-            slot.session.wake.notify_all();
+        let waiters = self.slots.iter().filter(|slot| slot.waiting == waiting);
+        match (&self.stream, waiting) {
+            (Some(stream), Waiting::Chunk) => {
+                let waiters = waiters.map(|slot| slot.session.id);
+                for id in stream.roster.takers(waiters) {
+                    self.slots[id.0].session.wake.notify_all();
+                }
+            }
+            _ => waiters.for_each(|slot| slot.session.wake.notify_all()),
         }
     }
 
