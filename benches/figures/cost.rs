@@ -72,7 +72,7 @@ fn speed(form: Form) -> Table {
 /// Beside the fastest encoder that there is in software.
 fn x264(form: Form) -> Table {
     let (rounds, frames, size) = match form {
-        Form::Full => (5, 750, FULL_HD),
+        Form::Full => (3, 750, FULL_HD),
         Form::Short => (1, 24, TINY),
     };
     let variants = [

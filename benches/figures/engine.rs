@@ -8,6 +8,7 @@ use gst::glib;
 use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
+use std::collections::BTreeSet;
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,13 @@ const FRAME: u64 = 40_000_000;
 fn number(pts: Option<gst::ClockTime>) -> u64 {
     const THOUSAND_HOURS: u64 = 3_600_000_000_000_000;
     (pts.unwrap_or_default().nseconds() % THOUSAND_HOURS + FRAME / 2) / FRAME
+}
+
+/// The first frame of each encoder that there was: where chunks began.
+static STARTS: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+
+pub fn starts() -> Vec<u64> {
+    STARTS.lock().unwrap().iter().copied().collect()
 }
 
 /// When each engine is free again, in the order in which they were asked for.
@@ -169,6 +177,9 @@ mod imp {
             mut frame: gst_video::VideoCodecFrame<'_>,
         ) -> Result<gst::FlowSuccess, gst::FlowError> {
             let settings = self.settings.lock().unwrap().clone();
+            if frame.system_frame_number() == 0 {
+                STARTS.lock().unwrap().insert(number(frame.pts()));
+            }
             if settings.time > 0 {
                 let scene = number(frame.pts()) / settings.scene_frames.max(1);
                 let time = settings.time * settings.scenes.percent(scene) / 100;

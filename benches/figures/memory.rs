@@ -109,7 +109,7 @@ fn first_packet(form: Form) -> Table {
     const X264: &str =
         "x264enc threads=1 speed-preset=veryfast pass=qual quantizer=23 rc-lookahead=20 bframes=2";
     let (rounds, frames, size, sessions): (usize, u64, (u32, u32), &[u64]) = match form {
-        Form::Full => (3, 600, (1280, 720), &[2, 4, 8]),
+        Form::Full => (1, 600, (1280, 720), &[2, 8]),
         Form::Short => (1, 48, TINY, &[2]),
     };
     let engine = |engines: u64| format!("engineenc time=2000 engines={engines}");
@@ -162,7 +162,7 @@ fn short_of_memory(form: Form) -> Table {
     const BYTES: u64 = 256 << 20;
     const TIME: u64 = 10_000;
     let (rounds, share, sessions): (usize, u64, &[u64]) = match form {
-        Form::Full => (3, 300, &[2, 4, 8, 16]),
+        Form::Full => (1, 300, &[2, 4, 8, 16]),
         Form::Short => (1, 24, &[2]),
     };
     let pictures = match form {

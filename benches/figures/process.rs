@@ -134,6 +134,12 @@ impl Played {
         *figure.unwrap_or_else(|| panic!("the player says no '{name}': {:?}", self.said))
     }
 
+    /// The first frame of each chunk, where `engineenc` encodes them.
+    pub fn starts(&self) -> Vec<u64> {
+        let starts = (0..).map_while(|chunk| self.said.get(&start_of(chunk)));
+        starts.map(|&start| start as u64).collect()
+    }
+
     /// Seconds from the first frame to the end.
     pub fn seconds(&self) -> f64 {
         self.said(SECONDS)
@@ -247,6 +253,9 @@ pub fn play(pipeline: &str) -> ExitCode {
     for (part, bytes) in seen.resident {
         println!("{} {bytes}", resident_at(part));
     }
+    for (chunk, start) in engine::starts().into_iter().enumerate() {
+        println!("{} {start}", start_of(chunk));
+    }
     let encoder = pipeline.by_name("vt");
     if let Some(encoder) = encoder.filter(|it| it.has_property("stats")) {
         let stats: gst::Structure = encoder.property("stats");
@@ -256,6 +265,11 @@ pub fn play(pipeline: &str) -> ExitCode {
     }
     pipeline.set_state(gst::State::Null).unwrap();
     ExitCode::SUCCESS
+}
+
+/// The name of the figure that says which frame a chunk began with.
+fn start_of(chunk: usize) -> String {
+    format!("chunk-{chunk}")
 }
 
 /// The name of the figure that says how much memory was in RAM after so many percent of the frames.
