@@ -2,14 +2,63 @@
 
 //! `engineenc`: an encoder as a video card has one. A frame takes a fixed time of one of its engines, and none of any core's.
 //!
-//! With `time=0` it is the encoder that does nothing.
+//! With `time=0` it is the encoder that does nothing. Some frames may be harder than others (`scenes`).
 
 use gst::glib;
 use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
+use std::collections::BTreeSet;
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
+
+/// Which frames are hard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
+#[enum_type(name = "VtEngineScenes")]
+pub enum Scenes {
+    /// All frames are alike.
+    #[default]
+    Even,
+    /// One scene is ten times as hard as the others.
+    OneHard,
+    /// Any scene may be up to sixteen times as hard as another.
+    Random,
+}
+
+/// The scene that is hard where one is.
+const HARD_SCENE: u64 = 5;
+
+impl Scenes {
+    /// Percent of an even frame's time that a frame of this scene takes.
+    pub fn percent(self, scene: u64) -> u64 {
+        match self {
+            Self::Even => 100,
+            Self::OneHard if scene == HARD_SCENE => 1000,
+            Self::OneHard => 100,
+            // Any sequence that looks like chance will do: 25, 50, 100, 200 or 400.
+            Self::Random => {
+                let hash = (scene + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+                25 << (hash % 5)
+            }
+        }
+    }
+}
+
+/// Frames are this long, in nanoseconds, where some of them are hard: 25 in a second.
+const FRAME: u64 = 40_000_000;
+
+/// The number of a frame. In chunks it begins at 1000 hours, which are a multiple of a frame.
+fn number(pts: Option<gst::ClockTime>) -> u64 {
+    const THOUSAND_HOURS: u64 = 3_600_000_000_000_000;
+    (pts.unwrap_or_default().nseconds() % THOUSAND_HOURS + FRAME / 2) / FRAME
+}
+
+/// The first frame of each encoder that there was: where chunks began.
+static STARTS: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+
+pub fn starts() -> Vec<u64> {
+    STARTS.lock().unwrap().iter().copied().collect()
+}
 
 /// When each engine is free again, in the order in which they were asked for.
 struct Card {
@@ -48,6 +97,10 @@ mod imp {
         engines: u32,
         /// Microseconds that opening takes.
         open_time: u64,
+        /// Which frames are hard.
+        scenes: Scenes,
+        /// Frames of a scene.
+        scene_frames: u64,
     }
 
     #[derive(Default, Properties)]
@@ -56,6 +109,8 @@ mod imp {
         #[property(name = "time", get, set, type = u64, member = time, blurb = "Microseconds that a frame takes.")]
         #[property(name = "engines", get, set, type = u32, member = engines, blurb = "Frames that can be worked on at once.")]
         #[property(name = "open-time", get, set, type = u64, member = open_time, blurb = "Microseconds that opening takes.")]
+        #[property(name = "scenes", get, set, type = Scenes, member = scenes, blurb = "Which frames are hard.", builder(Scenes::Even))]
+        #[property(name = "scene-frames", get, set, type = u64, member = scene_frames, blurb = "Frames of a scene.")]
         settings: Mutex<Settings>,
     }
 
@@ -121,9 +176,17 @@ mod imp {
             &self,
             mut frame: gst_video::VideoCodecFrame<'_>,
         ) -> Result<gst::FlowSuccess, gst::FlowError> {
-            let Settings { time, engines, .. } = self.settings.lock().unwrap().clone();
-            if time > 0 {
-                CARD.work(engines.max(1) as usize, Duration::from_micros(time));
+            let settings = self.settings.lock().unwrap().clone();
+            if frame.system_frame_number() == 0 {
+                STARTS.lock().unwrap().insert(number(frame.pts()));
+            }
+            if settings.time > 0 {
+                let scene = number(frame.pts()) / settings.scene_frames.max(1);
+                let time = settings.time * settings.scenes.percent(scene) / 100;
+                CARD.work(
+                    settings.engines.max(1) as usize,
+                    Duration::from_micros(time),
+                );
             }
             if frame.system_frame_number() == 0
                 || frame

@@ -11,14 +11,18 @@
 //! after the other in turns, and a figure is the median: machines differ, and so do their moments.
 
 mod clip;
+mod cost;
 mod encoders;
 mod engine;
+mod memory;
 mod peers;
 mod plugin;
 mod process;
 mod quality;
 mod scaling;
+mod source;
 mod table;
+mod valgrind;
 
 use std::process::ExitCode;
 use table::Table;
@@ -34,10 +38,12 @@ pub enum Form {
 type Measure = fn(Form) -> Vec<Table>;
 
 /// Name and measurement, in the order of the document.
-const FIGURES: [(&str, Measure); 3] = [
+const FIGURES: [(&str, Measure); 5] = [
     ("encoders", encoders::measure),
     ("peers", peers::measure),
     ("scaling", scaling::measure),
+    ("cost", cost::measure),
+    ("memory", memory::measure),
 ];
 
 fn main() -> ExitCode {

@@ -2,8 +2,10 @@
 
 //! Processes, and what they took.
 
-use crate::{engine, plugin, table};
+use crate::{engine, plugin, source, table};
 use gst::prelude::*;
+use std::collections::BTreeMap;
+use std::io::Read;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,20 +24,29 @@ pub struct Taken {
 
 /// Runs it to its end, which has to be a good one.
 pub fn run(command: &mut Command) -> Taken {
+    heard(command).0
+}
+
+/// Runs it to its end, which has to be a good one, and listens to what it says.
+fn heard(command: &mut Command) -> (Taken, String) {
     let since = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut said = String::new();
+    let stdout = child.stdout.as_mut().unwrap();
+    let _ = stdout.read_to_string(&mut said);
     let end = child.wait4().unwrap();
     let time = since.elapsed();
     assert!(end.status.success(), "{command:?}: {}", end.status);
-    Taken {
+    let taken = Taken {
         time,
         cpu: end.rusage.utime + end.rusage.stime,
         peak_bytes: end.rusage.maxrss,
-    }
+    };
+    (taken, said)
 }
 
 /// How often [`run_with_children`] looks.
@@ -85,13 +96,7 @@ pub fn rounds(form: crate::Form, rounds: usize) -> usize {
     }
 }
 
-/// Runs each of them so many times, in turns, and takes the medians: what the machine does otherwise hits all alike.
-pub fn side_by_side(rounds: usize, commands: &mut [Command]) -> Vec<Taken> {
-    let all = in_turns(rounds, commands, run);
-    all.iter().map(|taken| median(taken)).collect()
-}
-
-/// Runs each of them so many times, in turns; for each of them, what its runs took.
+/// Runs each of them so many times, in turns: what the machine does otherwise hits all alike. For each of them, what its runs took.
 pub fn in_turns(
     rounds: usize,
     commands: &mut [Command],
@@ -115,6 +120,62 @@ pub fn median(taken: &[Taken]) -> Taken {
     }
 }
 
+/// What a player took, and what it says of its pipeline.
+#[derive(Debug, Clone)]
+pub struct Played {
+    pub taken: Taken,
+    said: BTreeMap<String, f64>,
+}
+
+impl Played {
+    /// One of the figures that [`play`] prints.
+    pub fn said(&self, name: &str) -> f64 {
+        let figure = self.said.get(name);
+        *figure.unwrap_or_else(|| panic!("the player says no '{name}': {:?}", self.said))
+    }
+
+    /// The first frame of each chunk, where `engineenc` encodes them.
+    pub fn starts(&self) -> Vec<u64> {
+        let starts = (0..).map_while(|chunk| self.said.get(&start_of(chunk)));
+        starts.map(|&start| start as u64).collect()
+    }
+
+    /// Seconds from the first frame to the end.
+    pub fn seconds(&self) -> f64 {
+        self.said(SECONDS)
+    }
+}
+
+/// As [`in_turns`], with players; their medians.
+pub fn played(rounds: usize, players: &mut [Command]) -> Vec<Played> {
+    let mut all = vec![Vec::new(); players.len()];
+    for _ in 0..rounds {
+        for (played, player) in all.iter_mut().zip(players.iter_mut()) {
+            let (taken, text) = heard(player);
+            let figures = text.lines().filter_map(|line| {
+                let (name, figure) = line.split_once(' ')?;
+                Some((name.to_string(), figure.parse().ok()?))
+            });
+            played.push((taken, figures.collect::<BTreeMap<String, f64>>()));
+        }
+    }
+    let played = all.into_iter().map(|runs| {
+        let (taken, said): (Vec<_>, Vec<_>) = runs.into_iter().unzip();
+        let median = |name: &String| {
+            let figures = said.iter().filter_map(|said| said.get(name).copied());
+            table::median(figures.collect())
+        };
+        Played {
+            taken: self::median(&taken),
+            said: said[0]
+                .keys()
+                .map(|name| (name.clone(), median(name)))
+                .collect(),
+        }
+    });
+    played.collect()
+}
+
 /// `gst-launch-1.0` with the plugin, as anyone would call it.
 pub fn gst_launch(form: crate::Form, pipeline: &str) -> Command {
     let mut command = Command::new("gst-launch-1.0");
@@ -133,7 +194,7 @@ fn words(pipeline: &str) -> Vec<String> {
 /// First argument of this program where it is to play the pipeline in the second.
 pub const PLAY: &str = "play";
 
-/// As `gst-launch-1.0`, with the encoder of these benchmarks.
+/// As `gst-launch-1.0`, with the source and the encoder of these benchmarks.
 pub fn player(form: crate::Form, pipeline: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     plugin::found_by(form, &mut command);
@@ -141,24 +202,77 @@ pub fn player(form: crate::Form, pipeline: &str) -> Command {
     command
 }
 
-/// Plays the pipeline to its end.
+/// Figures that a player prints: seconds from the first frame to the end, and to the first packet.
+const SECONDS: &str = "seconds";
+pub const FIRST_PACKET: &str = "first-packet";
+
+/// Those of the element's statistics that it prints, if there is one.
+const STATS: [&str; 5] = [
+    "bytes-bound",
+    "bytes-peak",
+    "chunk-frames",
+    "chunks-planned",
+    "frames-copied",
+];
+
+/// Plays the pipeline to its end, and prints figures of it, each with its name before it. What it asks about are the elements named
+/// `vt` and `sink`, if there are such.
 pub fn play(pipeline: &str) -> ExitCode {
     gst::init().unwrap();
     engine::register();
+    source::register();
     let pipeline = gst::parse::launch(pipeline).unwrap();
+    let pipeline: gst::Pipeline = pipeline.downcast().unwrap();
+    let (first, packet) = std::sync::mpsc::channel();
+    if let Some(sink) = pipeline.by_name("sink") {
+        let pad = sink.static_pad("sink").unwrap();
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            let _ = first.send(Instant::now());
+            gst::PadProbeReturn::Remove
+        });
+    }
+    let started = Instant::now();
     pipeline.set_state(gst::State::Playing).unwrap();
     let bus = pipeline.bus().unwrap();
     let types = [gst::MessageType::Eos, gst::MessageType::Error];
     let end = bus
         .timed_pop_filtered(gst::ClockTime::NONE, &types)
         .unwrap();
-    let code = match end.view() {
-        gst::MessageView::Error(error) => {
-            eprintln!("{error:?}");
-            ExitCode::FAILURE
+    let ended = Instant::now();
+    if let gst::MessageView::Error(error) = end.view() {
+        eprintln!("{error:?}");
+        pipeline.set_state(gst::State::Null).unwrap();
+        return ExitCode::FAILURE;
+    }
+    let seen = source::seen();
+    let since = seen.began.unwrap_or(started);
+    println!("{SECONDS} {}", (ended - since).as_secs_f64());
+    if let Ok(packet) = packet.try_recv() {
+        println!("{FIRST_PACKET} {}", (packet - since).as_secs_f64());
+    }
+    for (part, bytes) in seen.resident {
+        println!("{} {bytes}", resident_at(part));
+    }
+    for (chunk, start) in engine::starts().into_iter().enumerate() {
+        println!("{} {start}", start_of(chunk));
+    }
+    let encoder = pipeline.by_name("vt");
+    if let Some(encoder) = encoder.filter(|it| it.has_property("stats")) {
+        let stats: gst::Structure = encoder.property("stats");
+        for name in STATS {
+            println!("{name} {}", stats.get::<u64>(name).unwrap());
         }
-        _ => ExitCode::SUCCESS,
-    };
+    }
     pipeline.set_state(gst::State::Null).unwrap();
-    code
+    ExitCode::SUCCESS
+}
+
+/// The name of the figure that says which frame a chunk began with.
+fn start_of(chunk: usize) -> String {
+    format!("chunk-{chunk}")
+}
+
+/// The name of the figure that says how much memory was in RAM after so many percent of the frames.
+pub fn resident_at(part: u64) -> String {
+    format!("resident-{part}")
 }

@@ -2,7 +2,7 @@
 
 //! Pads and the task of the aggregator.
 
-use super::state::{Feed, FrameTimes, Item, Stall, State, Step};
+use super::state::{Batch, Feed, FrameTimes, Item, Stall, State, Step};
 use crate::cache::Recording;
 use crate::distributor::{self, Distributor};
 use crate::locking::{lock, wait, wait_timeout};
@@ -754,13 +754,13 @@ impl Aggregator {
             Step::Left { next, end } => {
                 self.with_distributor(|distributor| distributor.chunks_left(next, end));
             }
-            Step::Send(items) => {
-                if let Err(flow) = self.send(items) {
+            Step::Send(batch) => {
+                if let Err(flow) = self.send(batch) {
                     self.refused(flow);
                 }
             }
-            Step::SendAhead(items) => {
-                let sent = self.send(items);
+            Step::SendAhead(batch) => {
+                let sent = self.send(batch);
                 self.end_herald();
                 if let Err(flow) = sent {
                     self.refused(flow);
@@ -803,11 +803,12 @@ impl Aggregator {
         lock(&self.state)
     }
 
-    fn send(&self, items: Vec<Item>) -> Result<(), gst::FlowError> {
+    fn send(&self, batch: Batch) -> Result<(), gst::FlowError> {
         may_panic!("aggregator-sends");
         let mut unsent = Vec::new();
         let mut result = Ok(());
-        for item in items {
+        let packet = batch.packet.map(Item::Buffer);
+        for item in batch.before.into_iter().chain(packet) {
             match item {
                 Item::Event(event) => {
                     gst::log!(CAT, imp = self, "Sending {event:?}");

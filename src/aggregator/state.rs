@@ -67,7 +67,15 @@ pub(super) struct Feed {
     fault: Option<Fault>,
 }
 
-/// What the task sends.
+/// What the task sends at once, in this order.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// Events, and stream headers. Most packets have none.
+    pub(super) before: Vec<Item>,
+    pub(super) packet: Option<gst::Buffer>,
+}
+
+/// What may come before a packet.
 #[derive(Debug)]
 pub(super) enum Item {
     Event(gst::Event),
@@ -98,10 +106,10 @@ pub(super) enum Stall {
 /// What the task does next.
 #[must_use]
 pub(super) enum Step {
-    /// Send these in order.
-    Send(Vec<Item>),
-    /// Send these, the last ones that leave before their chunk is whole, and tell the distributor that downstream has them.
-    SendAhead(Vec<Item>),
+    /// Send this.
+    Send(Batch),
+    /// Send this, the last that leaves before its chunk is whole, and tell the distributor that downstream has it.
+    SendAhead(Batch),
     /// All chunks before this one have left, all frames before `end`: tell the distributor.
     Left { next: ChunkId, end: FrameNo },
     /// Nothing can leave.
@@ -604,7 +612,7 @@ impl State {
         if let Some((chunk, frame, packet)) = self.heralds.pop_front() {
             let is_last = self.heralds.is_empty();
             return match self.send(chunk, frame, packet, true) {
-                Step::Send(items) if is_last => Step::SendAhead(items),
+                Step::Send(batch) if is_last => Step::SendAhead(batch),
                 step => step,
             };
         }
@@ -640,7 +648,10 @@ impl State {
         match end.and_then(|end| self.events.remove(end)) {
             Some((_, end)) => {
                 self.ends -= 1;
-                Step::Send(vec![Item::Event(end)])
+                Step::Send(Batch {
+                    before: vec![Item::Event(end)],
+                    packet: None,
+                })
             }
             None => Step::Wait,
         }
@@ -661,7 +672,10 @@ impl State {
         };
         let mut items = Vec::new();
         self.push_events(end + 1, None, &mut items);
-        Step::Send(items)
+        Step::Send(Batch {
+            before: items,
+            packet: None,
+        })
     }
 
     fn send(
@@ -693,8 +707,10 @@ impl State {
         packet.made = None;
         let caps = match self.described(chunk, packet.caps.take()) {
             Ok((caps, sets)) => {
-                let format = self.sent.encoder_caps.as_deref().map(Format::of);
-                packet.buffer = with_sets(packet.buffer, format.unwrap_or_default(), &sets);
+                if !sets.is_empty() {
+                    let format = self.sent.encoder_caps.as_deref().map(Format::of);
+                    packet.buffer = with_sets(packet.buffer, format.unwrap_or_default(), &sets);
+                }
                 caps
             }
             Err(differs) => return differs,
@@ -709,13 +725,14 @@ impl State {
         let flags = packet.buffer.flags();
         let is_key =
             !flags.intersects(gst::BufferFlags::DELTA_UNIT | gst::BufferFlags::DECODE_ONLY);
-        if let Some(buffer) = self.stamped(frame, packet.buffer) {
-            if let (Some(frame), true) = (frame, is_key) {
-                self.push_key_events(frame, buffer.pts(), &mut items);
-            }
-            items.push(Item::Buffer(buffer));
+        let packet = self.stamped(frame, packet.buffer);
+        if let (Some(packet), Some(frame), true) = (&packet, frame, is_key) {
+            self.push_key_events(frame, packet.pts(), &mut items);
         }
-        Step::Send(items)
+        Step::Send(Batch {
+            before: items,
+            packet,
+        })
     }
 
     /// What downstream is told before a packet of an encoder with these caps: the caps, if they are another stream's and
@@ -725,10 +742,19 @@ impl State {
         chunk: ChunkId,
         caps: Option<gst::Caps>,
     ) -> Result<(Option<gst::Caps>, Vec<Vec<u8>>), Step> {
-        let Some(is) = caps.filter(|caps| self.sent.encoder_caps.as_ref() != Some(caps)) else {
+        let Some(is) = caps else {
             return Ok((None, Vec::new()));
         };
+        let last = self.sent.encoder_caps.as_ref();
+        if last.is_some_and(|last| last.as_ptr() == is.as_ptr()) {
+            return Ok((None, Vec::new()));
+        }
+        let is_same = last == Some(&is);
+        // The same or not: those of the next packet are compared by their address with these.
         let last = self.sent.encoder_caps.replace(is.clone());
+        if is_same {
+            return Ok((None, Vec::new()));
+        }
         let described = match &self.sent.caps {
             // Other sets may have come in band meanwhile.
             Some(was) if *was == is && last.is_some() => {
@@ -815,6 +841,10 @@ impl State {
 
     /// STREAM_START, then `caps`, then the others of the first `due` events.
     fn push_events(&mut self, due: usize, caps: Option<gst::Caps>, items: &mut Vec<Item>) {
+        if due == 0 {
+            items.extend(caps.map(|caps| Item::Event(gst::event::Caps::new(&caps))));
+            return;
+        }
         let mut others = Vec::new();
         let events: Vec<_> = self.events.drain(..due).collect();
         for (before, event) in events {

@@ -5,7 +5,7 @@
 use super::failure::budget_error;
 use super::imp::{CAT, Distributor};
 use super::keys::key_request;
-use super::state::{Mode, buffers_per_picture, frame_duration};
+use super::state::{Mode, Pool, buffers_per_picture, frame_duration};
 use crate::aggregator::FrameTimes;
 use crate::cache::Picture;
 use crate::locking::lock;
@@ -59,6 +59,7 @@ impl Distributor {
             return Err(gst::FlowError::Flushing);
         };
         let capacity = stream.planner.plan().capacity_frames;
+        let known = stream.known_pool();
         let caps = guard.as_ref().and_then(|state| state.caps.clone());
         let keeps = guard.as_ref().is_some_and(|state| state.cache.is_some());
         let clipped = clip(&stream.segment, &buffer);
@@ -71,7 +72,8 @@ impl Distributor {
             );
             return Ok(gst::FlowSuccess::Ok);
         };
-        let (buffer, copied) = self.holdable(buffer, capacity, caps.as_deref())?;
+        let pool = pool_of(&buffer, known);
+        let (buffer, copied) = self.holdable(buffer, pool, capacity, caps.as_deref())?;
         // While its pixels are still in the processor's cache: somebody has just written them.
         let picture = caps
             .filter(|_| keeps)
@@ -118,6 +120,9 @@ impl Distributor {
                 key_interval,
                 picture,
             );
+            if let Some(stream) = &mut state.stream {
+                stream.pool = pool.filter(|_| !copied);
+            }
         }
         Ok(gst::FlowSuccess::Ok)
     }
@@ -127,10 +132,11 @@ impl Distributor {
     fn holdable(
         &self,
         buffer: gst::Buffer,
+        pool: Option<Pool>,
         capacity: u64,
         caps: Option<&gst::CapsRef>,
     ) -> Result<(gst::Buffer, bool), gst::FlowError> {
-        match pool_size(&buffer) {
+        match pool.and_then(|pool| pool.most) {
             Some(size) if u64::from(size) < capacity => (),
             _ => return Ok((buffer, false)),
         }
@@ -472,17 +478,23 @@ fn picture(buffer: &gst::BufferRef, caps: &gst::CapsRef) -> Option<Picture> {
     }
 }
 
-/// The most buffers that the frame's pool may have, if there is a limit.
-fn pool_size(buffer: &gst::BufferRef) -> Option<u32> {
+/// The pool that the frame is of, if it is of one. `known`: what is known already.
+fn pool_of(buffer: &gst::BufferRef, known: Option<Pool>) -> Option<Pool> {
+    // SAFETY: the buffer is valid.
+    let address = unsafe { (*buffer.as_ptr()).pool } as usize;
+    if known.is_some_and(|known| known.address == address) {
+        return known;
+    }
     // SAFETY: the buffer is valid, and holds a reference to its pool if it has one.
     let pool: Option<gst::BufferPool> = unsafe { from_glib_none((*buffer.as_ptr()).pool) };
     if let Some(pool) = pool {
-        let (_, _, _, most) = pool.config().params()?;
-        return Some(most).filter(|&most| most > 0);
+        let most = pool.config().params().map(|(_, _, _, most)| most);
+        let most = most.filter(|&most| most > 0);
+        return Some(Pool { address, most });
     }
     // Another buffer may have lent its memory.
     let mut parents = buffer.iter_meta::<gst::ParentBufferMeta>();
-    parents.find_map(|parent| pool_size(parent.parent()))
+    parents.find_map(|parent| pool_of(parent.parent(), known))
 }
 
 /// The caps name no other memory, so that any will do.

@@ -129,6 +129,15 @@ pub(super) struct Held {
     picture: Option<Picture>,
 }
 
+/// A pool that frames come from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pool {
+    /// Where it is: which one it is, while a frame of it is held.
+    pub(super) address: usize,
+    /// The most buffers that it may have, if there is a limit.
+    pub(super) most: Option<u32>,
+}
+
 /// An attempt that failed.
 #[derive(Debug, Clone)]
 pub(super) struct Failed {
@@ -155,6 +164,8 @@ pub(super) struct Stream {
     pub(super) budget: Budget,
     pub(super) clock: PrivateClock,
     pub(super) frames: FrameTable<Option<Held>>,
+    /// The last frame's pool, if it is of one.
+    pub(super) pool: Option<Pool>,
     /// What the encoder of each live chunk is told.
     inputs: BTreeMap<ChunkId, Input>,
     /// Chunks that are whole but may still lose their overlap.
@@ -466,10 +477,17 @@ impl State {
         old
     }
 
-    /// Wakes the sessions that wait for this.
+    /// Wakes the sessions that wait for this; where they wait for a chunk, no more of them than can have one.
     pub(super) fn wake(&self, waiting: Waiting) {
-        for slot in self.slots.iter().filter(|slot| slot.waiting == waiting) {
-            slot.session.wake.notify_all();
+        let waiters = self.slots.iter().filter(|slot| slot.waiting == waiting);
+        match (&self.stream, waiting) {
+            (Some(stream), Waiting::Chunk) => {
+                let waiters = waiters.map(|slot| slot.session.id);
+                for id in stream.roster.takers(waiters) {
+                    self.slots[id.0].session.wake.notify_all();
+                }
+            }
+            _ => waiters.for_each(|slot| slot.session.wake.notify_all()),
         }
     }
 
@@ -552,6 +570,7 @@ impl State {
             roster,
             clock: PrivateClock::default(),
             frames: FrameTable::default(),
+            pool: None,
             inputs: BTreeMap::new(),
             on_trial: BTreeMap::new(),
             segment: gst::FormattedSegment::new(),
@@ -1058,6 +1077,13 @@ impl State {
 }
 
 impl Stream {
+    /// The pool of the last frame, as long as that is held: GStreamer doesn't let anyone configure it anew in this time.
+    pub(super) fn known_pool(&self) -> Option<Pool> {
+        let last = self.planner.next_frame().0.checked_sub(1)?;
+        self.frames.get(FrameNo(last))?.as_ref()?;
+        self.pool
+    }
+
     pub(super) fn private(&self, frame: FrameNo) -> u64 {
         self.frames.private(frame).unwrap_or_default()
     }

@@ -146,7 +146,8 @@ impl KeyRequests {
             .last_forced
             .zip(time)
             .is_some_and(|(last, time)| last.saturating_add(interval) > time);
-        if interval > 0 && too_soon {
+        let none_wanted = self.waiting.is_empty() && self.expected.is_none();
+        if none_wanted || interval > 0 && too_soon {
             return Due::default();
         }
         // (Without a time nobody knows whether it is time; it is, as with GstVideoEncoder.)

@@ -142,13 +142,43 @@ enum Phase {
     Trail,
 }
 
+/// Frames of a chunk, of which most come to be in it: a bit for each.
+#[derive(Debug, Default)]
+struct FrameSet {
+    /// By the number of the first frame in them, divided by the bits that they have.
+    blocks: BTreeMap<u64, u64>,
+    len: u64,
+}
+
+impl FrameSet {
+    fn place(frame: FrameNo) -> (u64, u64) {
+        let bits = u64::from(u64::BITS);
+        (frame.0 / bits, 1 << (frame.0 % bits))
+    }
+
+    fn contains(&self, frame: FrameNo) -> bool {
+        let (block, bit) = Self::place(frame);
+        self.blocks.get(&block).is_some_and(|bits| bits & bit != 0)
+    }
+
+    /// `false`: it was there already.
+    fn insert(&mut self, frame: FrameNo) -> bool {
+        let (block, bit) = Self::place(frame);
+        let bits = self.blocks.entry(block).or_default();
+        let is_new = *bits & bit == 0;
+        *bits |= bit;
+        self.len += u64::from(is_new);
+        is_new
+    }
+}
+
 #[derive(Debug)]
 struct Store<P> {
     own: FrameRange,
     phase: Phase,
     /// In decoding order.
     packets: VecDeque<(Option<FrameNo>, P)>,
-    delivered: BTreeSet<FrameNo>,
+    delivered: FrameSet,
     skipped: BTreeSet<FrameNo>,
     /// All own frames are accounted for.
     verified: bool,
@@ -168,7 +198,7 @@ impl<P> Store<P> {
             own,
             phase: Phase::Lead,
             packets: VecDeque::new(),
-            delivered: BTreeSet::new(),
+            delivered: FrameSet::default(),
             skipped: BTreeSet::new(),
             verified: false,
             leaves: false,
@@ -215,7 +245,7 @@ impl<P> Store<P> {
     /// Of how many packets in decoding order the frames are the first ones that are shown, without a gap, and at least `least`.
     fn packets_of_first(&self, least: usize) -> Option<usize> {
         let skipped =
-            |frame: &FrameNo| self.skipped.contains(frame) && !self.delivered.contains(frame);
+            |frame: &FrameNo| self.skipped.contains(frame) && !self.delivered.contains(*frame);
         // (An invisible one has the frame of the next.)
         let mut frames = BTreeSet::new();
         for (index, (frame, _)) in self.packets.iter().enumerate() {
@@ -421,11 +451,11 @@ impl<P> Reorder<P> {
             .get(&chunk.id)
             .ok_or(Fault::UnknownChunk(chunk.id))?;
         let skipped =
-            |frame: &FrameNo| store.skipped.contains(frame) && !store.delivered.contains(frame);
+            |frame: &FrameNo| store.skipped.contains(frame) && !store.delivered.contains(*frame);
         let mut missing = chunk
             .own
             .iter()
-            .filter(|frame| !store.delivered.contains(frame) && !skipped(frame));
+            .filter(|frame| !store.delivered.contains(*frame) && !skipped(frame));
         if let Some(first) = missing.next().filter(|_| !self.joined) {
             return Err(Fault::Missing {
                 first,
@@ -434,11 +464,11 @@ impl<P> Reorder<P> {
         }
         let skipped = match self.joined {
             // What a plain encoder leaves out, nobody misses.
-            true => chunk.own.len().saturating_sub(store.delivered.len() as u64),
+            true => chunk.own.len().saturating_sub(store.delivered.len),
             false => chunk.own.iter().filter(skipped).count() as u64,
         };
         Ok(Delivered {
-            frames: store.delivered.len() as u64,
+            frames: store.delivered.len,
             skipped,
         })
     }
@@ -532,6 +562,20 @@ mod tests {
             own,
             fed: own,
         }
+    }
+
+    #[test]
+    fn a_set_of_frames_has_each_once() {
+        let mut set = FrameSet::default();
+        let frames = [64, 0, 63, 1_000_000, 65];
+        for frame in frames {
+            assert!(!set.contains(FrameNo(frame)));
+            assert!(set.insert(FrameNo(frame)));
+            assert!(!set.insert(FrameNo(frame)));
+            assert!(set.contains(FrameNo(frame)));
+        }
+        assert!(!set.contains(FrameNo(66)));
+        assert_eq!(set.len, frames.len() as u64);
     }
 
     /// Chunks 0 (frames 0..3) and 1 (frames 3..6).

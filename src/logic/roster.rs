@@ -102,11 +102,17 @@ impl Roster {
         self.sessions = sessions;
     }
 
-    /// As many sessions work as may.
-    fn is_full(&self) -> bool {
+    /// So many sessions more may work.
+    fn places(&self) -> usize {
         let seats = self.seats.iter();
         let running = seats.filter(|seat| matches!(seat.slot, Slot::Running(_)));
-        running.count() as u64 >= self.sessions
+        let sessions = usize::try_from(self.sessions).unwrap_or(usize::MAX);
+        sessions.saturating_sub(running.count())
+    }
+
+    /// As many sessions work as may.
+    fn is_full(&self) -> bool {
+        self.places() == 0
     }
 
     /// How far ahead of the output a chunk may be taken: what was encoded and cannot leave, because
@@ -115,15 +121,29 @@ impl Roster {
         2 * self.sessions
     }
 
+    /// Chunks that sessions could take now.
+    fn offered(&self) -> impl Iterator<Item = (&ChunkId, &u32)> {
+        let end = self.next_to_leave.0.saturating_add(self.window());
+        self.waiting.range(..ChunkId(end))
+    }
+
+    /// Of these sessions, which wait for a chunk, as many as there are chunks for: wake them.
+    pub fn takers(
+        &self,
+        sessions: impl Iterator<Item = SessionId>,
+    ) -> impl Iterator<Item = SessionId> {
+        let is_idle =
+            |id: &SessionId| matches!(self.seats.get(id.0), Some(seat) if seat.slot == Slot::Idle);
+        let chunks = self.offered().count();
+        sessions.filter(is_idle).take(chunks.min(self.places()))
+    }
+
     /// An idle session asks for work. `None`: wait until a chunk is offered, failed or left.
     pub fn take(&mut self, session: SessionId) -> Option<Attempt> {
         if self.seats[session.0].slot != Slot::Idle || self.is_full() {
             return None;
         }
-        let (&chunk, &number) = self.waiting.first_key_value()?;
-        if chunk.0 >= self.next_to_leave.0.saturating_add(self.window()) {
-            return None;
-        }
+        let (&chunk, &number) = self.offered().next()?;
         self.waiting.remove(&chunk);
         let attempt = Attempt { chunk, number };
         self.seats[session.0].slot = Slot::Running(attempt);
@@ -372,6 +392,30 @@ mod tests {
 
     fn give_up(chunk: u64, number: u32, because: Because) -> Option<AfterFailure> {
         attempt(chunk, number).map(|attempt| AfterFailure::GiveUp { attempt, because })
+    }
+
+    #[test]
+    fn as_many_are_woken_as_there_are_chunks_and_places() {
+        let mut roster = Roster::new(4, 3, 3);
+        let woken = |roster: &Roster| {
+            let waiting = (0..4).map(SessionId);
+            roster.takers(waiting).collect::<Vec<_>>()
+        };
+        assert_eq!(woken(&roster), []);
+        roster.offer(ChunkId(0));
+        roster.offer(ChunkId(1));
+        assert_eq!(woken(&roster), [A, B]);
+        // Not who has one, or can't have one.
+        roster.take(A).unwrap();
+        assert!(roster.close(B));
+        assert_eq!(woken(&roster), [SessionId(2)]);
+        // Nor for a chunk that is too far from the output.
+        roster.offer(ChunkId(6));
+        assert_eq!(woken(&roster), [SessionId(2)]);
+        roster.left(ChunkId(1));
+        assert_eq!(woken(&roster), [SessionId(2), SessionId(3)]);
+        roster.set_sessions(2);
+        assert_eq!(woken(&roster), [SessionId(2)]);
     }
 
     #[test]

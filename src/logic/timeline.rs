@@ -6,7 +6,7 @@
 
 use super::frame::FrameNo;
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 
 /// 1000 hours. Private timestamps begin here, and the output is shifted by as much where DTS would become
 /// negative, because that is the minimum PTS that GStreamer's own reordering encoders set
@@ -191,11 +191,16 @@ impl<T> FrameTable<T> {
 
 /// How far packets are reordered: the most packets that come before one which is shown before them.
 pub fn reorder_depth(decoding_order: impl Iterator<Item = FrameNo>) -> usize {
-    let mut seen = BTreeSet::new();
+    // In presentation order. Few are moved, and not far: each belongs near the end.
+    let mut seen: Vec<FrameNo> = Vec::new();
     let mut depth = 0;
     for frame in decoding_order {
-        depth = depth.max(seen.range(frame..).count());
-        seen.insert(frame);
+        let before = seen.iter().rposition(|earlier| *earlier < frame);
+        let at = before.map_or(0, |before| before + 1);
+        depth = depth.max(seen.len() - at);
+        if seen.get(at) != Some(&frame) {
+            seen.insert(at, frame);
+        }
     }
     depth
 }
@@ -356,6 +361,8 @@ mod tests {
         assert_eq!(depth(&[0, 1, 2]), 0);
         assert_eq!(depth(&[0, 2, 1]), 1);
         assert_eq!(depth(&[0, 4, 2, 1, 3]), 2);
+        // A packet that isn't shown, and the one of the same frame that is.
+        assert_eq!(depth(&[0, 3, 3, 1, 2]), 1);
         let times = [100, 140, 180, 220];
         assert_eq!(announced_depth(0, times.into_iter()), 0);
         assert_eq!(announced_depth(80, times.into_iter()), 2);

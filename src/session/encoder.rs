@@ -358,9 +358,10 @@ const NOT_IN_A_CHAIN: &[&str] = &[
 fn may_be_encoded_video(caps: &gst::Caps) -> bool {
     let is_video = |name: &str| name.starts_with("video/") || name.starts_with("image/");
     let mut formats = caps.iter().map(|format| format.name().as_str());
+    // (In this order: the long list is made only where the name doesn't say it.)
     caps.is_any()
-        || caps.can_intersect(&crate::parallelenc::encoded_caps())
         || formats.any(|name| is_video(name) && name != "video/x-raw")
+        || caps.can_intersect(&crate::parallelenc::encoded_caps())
 }
 
 /// The elements from the src pad of what was made back to its sink pad; none if there is no one way.
