@@ -433,7 +433,7 @@ impl<P> Reorder<P> {
     /// All own frames are there and the trail has begun: whatever still comes is not of the chunk.
     pub fn is_whole(&self, chunk: ChunkId) -> bool {
         self.chunks.get(&chunk).is_some_and(|store| {
-            store.phase == Phase::Trail && store.delivered.len() as u64 == store.own.len()
+            store.phase == Phase::Trail && store.delivered.len == store.own.len()
         })
     }
 
