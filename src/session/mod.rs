@@ -10,6 +10,9 @@
 //!   place ─► prime ─► feed, frame by frame ─► EOS ─► verify ─► NULL, removed
 //! ```
 //!
+//! Once all own frames of the chunk are there and the trail has begun, the aggregator returns EOS to the encoder, and the session
+//! doesn't wait for what is left of the trail.
+//!
 //! A session runs in the pad task of its `src_%u`, which is the only thread that changes its encoder's state once
 //! frames flow. (The first encoder is placed and primed before, by the application and the upstream thread.) It doesn't choose its
 //! chunks and keeps no frames: it asks the distributor for both.
