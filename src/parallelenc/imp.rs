@@ -55,8 +55,9 @@ pub struct ParallelEnc {
     #[property(name = "chunk-frames", get, set, type = u32, member = chunk_frames, default = 0, mutable_ready,
         nick = "Chunk length in frames",
         blurb = "The number of frames that one encoder encodes in a row. 0 means as many as the memory allows for all \
-                 sessions, at most 250, or 100 where each frame is a key frame. Where the length of the source is known, the last chunks are shorter, down to 60 frames, so that all \
-                 sessions end together; where it is not, the first ones have 100 frames and the next ones more. If max-raw-bytes \
+                 sessions, at most 250, or 100 where each frame is a key frame. Where the length of the source is known, the last \
+                 chunks are shorter, down to 60 frames, so that all sessions end together; where it is not, the first ones have \
+                 100 frames and the next ones more. If max-raw-bytes \
                  doesn't hold one chunk, chunks are shorter than set, with a warning.")]
     #[property(name = "min-chunk-frames", get, set, type = u32, member = min_chunk_frames, minimum = 1,
         default = DEFAULT_MIN_CHUNK_FRAMES, mutable_ready, nick = "Minimum chunk length in frames",
@@ -72,7 +73,7 @@ pub struct ParallelEnc {
     #[property(name = "overlap-after", get, set, type = i32, member = overlap_after, minimum = AUTOMATIC_OVERLAP,
         maximum = MAX_OVERLAP, default = AUTOMATIC_OVERLAP, mutable_ready, nick = "Overlap after a chunk in frames",
         blurb = "The number of frames that an encoder is given after those of its chunk, whose packets are thrown away. It \
-                 feeds the look-ahead of the last frames. -1 means the look-ahead of the encoder, at most 24 frames and at most a \
+                 feeds the look-ahead of the last frames, and is encoded no further than it takes to have them. -1 means the look-ahead of the encoder, at most 24 frames and at most a \
                  quarter of the chunk, under the same conditions as with overlap-before.")]
     #[property(name = "source-frame-count", get, set, type = u64, member = source_frame_count, default = 0,
         mutable_ready, nick = "Number of frames of the source",
@@ -99,7 +100,8 @@ pub struct ParallelEnc {
         blurb = "The number of times that a chunk is encoded, the first included, before its failure is that of the stream. Each \
                  failed attempt is a warning on the bus, with details. A session that fails three times in a row is closed, and \
                  with the last one the stream fails. With 1, frames go as they are fed to an encoder, which needs half of the memory, except \
-                 those of the first chunks, until the encoder has shown that it can be cut, and all with cache-location.")]
+                 those of the first chunks, until the encoder has shown that it can be cut, and all with cache-location. What encoders hold back themselves, for \
+                 their look-ahead, then comes on top of max-raw-bytes.")]
     #[property(name = "stall-timeout", get, set, type = u64, member = stall_timeout, default = DEFAULT_STALL_TIMEOUT,
         mutable_ready, nick = "Stall timeout in nanoseconds",
         blurb = "The time in nanoseconds after which an encoder is given up that has frames, but takes none and makes no packet, \
@@ -178,8 +180,9 @@ impl ObjectImpl for ParallelEnc {
                 .blurb(
                     "What was done since the start, in frames, chunks and bytes: parallel, chunk-frames (of the longest, as planned), chunks-planned, \
                      chunks-finished, chunks-from-cache (of these, encoded by an earlier run), attempts-failed, frames-in, frames-out, frames-skipped (by the encoder), frames-copied (out \
-                     of a pool that is too small), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early, overlap-before, overlap-after (as planned), sessions-planned (which work at the same time), limited-by (what keeps \
-                     chunks from being longer or sessions from being more: chunk-frames, source-length, longest-chunk (longer ones gain nothing) or max-raw-bytes), sessions-open, \
+                     of a pool that is too small), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early, overlap-before, overlap-after (as planned), \
+                     sessions-planned (which work at the same time), limited-by (what keeps chunks from being longer or sessions from \
+                     being more: chunk-frames, source-length, longest-chunk (longer ones gain nothing) or max-raw-bytes), sessions-open, \
                      sessions (each with frames and frames-per-second), encoder (as set or chosen), profile (what is known of it: known, \
                      deterministic, forced-key, headers), sequential-reason.",
                 )

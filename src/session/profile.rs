@@ -198,6 +198,8 @@ pub(crate) const ROWS: &[Profile] = &[
         threads: Threads::One("threads", "1"),
         look_ahead: LookAhead::Property("lag-in-frames"),
         forced_key: ForcedKey::Closed,
+        // As with vp9enc.
+        constant_quality: &[("end-usage", &["cq"])],
         headers: Headers::Caps,
         deterministic: Deterministic::No(
             "cpu-used above 0 with deadline=1 adapts to the time it takes",
@@ -210,6 +212,8 @@ pub(crate) const ROWS: &[Profile] = &[
         threads: Threads::One("threads", "1"),
         look_ahead: LookAhead::Property("lag-in-frames"),
         forced_key: ForcedKey::Closed,
+        // Measured where target-bitrate allows that quality: without an overlap the same size and PSNR.
+        constant_quality: &[("end-usage", &["cq"])],
         headers: Headers::None,
         deterministic: Deterministic::Yes,
         ..UNKNOWN
