@@ -294,13 +294,7 @@ fn what_is_held_while_input_stands_still_leaves_all_the_same() {
         });
         pipeline.run().expect_eos();
     });
-    let mut frames: Vec<_> = output
-        .lock()
-        .unwrap()
-        .packets
-        .iter()
-        .map(|it| it.frame())
-        .collect();
+    let mut frames: Vec<_> = output.lock().unwrap().frames();
     frames.sort_unstable();
     assert_eq!(frames, (0..FRAMES).collect::<Vec<_>>());
 }

@@ -325,13 +325,7 @@ fn sessions_that_cannot_be_opened_are_closed_and_the_others_go_on() {
             let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
             feed(&pipeline, &constant(100));
             pipeline.run().expect_eos();
-            let numbers: Vec<u64> = output
-                .lock()
-                .unwrap()
-                .packets
-                .iter()
-                .map(|packet| packet.frame())
-                .collect();
+            let numbers: Vec<u64> = output.lock().unwrap().frames();
             assert_eq!(numbers, (0..100).collect::<Vec<_>>());
             let stats = pipeline.stats();
             let open: u64 = stats.get("sessions-open").unwrap();

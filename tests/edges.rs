@@ -10,7 +10,7 @@ use gst::prelude::*;
 /// Frames 0..n, each once, the packets in an order that a decoder can follow.
 fn assert_complete(properties: &str, frames: u64) {
     let output = encode(properties, frames);
-    let mut numbers: Vec<u64> = output.packets.iter().map(|packet| packet.frame()).collect();
+    let mut numbers: Vec<u64> = output.frames();
     numbers.sort_unstable();
     assert_eq!(
         numbers,
@@ -114,7 +114,7 @@ fn run_odd(caps: &str, times: &common::Times) -> (common::End, common::Output) {
 fn assert_odd(caps: &str, times: &common::Times) {
     let (end, output) = run_odd(caps, times);
     end.expect_eos();
-    let mut frames: Vec<_> = output.packets.iter().map(|packet| packet.frame()).collect();
+    let mut frames: Vec<_> = output.frames();
     frames.sort_unstable();
     let all: Vec<_> = (0..times.len() as u64).collect();
     assert_eq!(frames, all, "{caps}");

@@ -368,7 +368,7 @@ fn new_caps_begin_a_new_chunk() {
     pipeline.run().expect_eos();
     let output = output.lock().unwrap();
     output.assert_timestamps();
-    let mut frames: Vec<_> = output.packets.iter().map(|packet| packet.frame()).collect();
+    let mut frames: Vec<_> = output.frames();
     frames.sort_unstable();
     assert_eq!(frames, (0..50).collect::<Vec<_>>());
     for start in [20, 22] {

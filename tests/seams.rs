@@ -196,13 +196,7 @@ fn a_stream_that_cannot_be_cut_waits_for_downstream() {
     assert!(taken() < 120, "{} frames came in", taken());
     sink.remove_probe(probe.unwrap());
     pipeline.end().expect_eos();
-    let numbers: Vec<u64> = output
-        .lock()
-        .unwrap()
-        .packets
-        .iter()
-        .map(|packet| packet.frame())
-        .collect();
+    let numbers: Vec<u64> = output.lock().unwrap().frames();
     assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
 }
 
@@ -226,13 +220,7 @@ fn new_caps_are_no_trouble_for_a_stream_that_cannot_be_cut() {
     }
     src.end_of_stream().unwrap();
     pipeline.run().expect_eos();
-    let mut numbers: Vec<u64> = output
-        .lock()
-        .unwrap()
-        .packets
-        .iter()
-        .map(|packet| packet.frame())
-        .collect();
+    let mut numbers: Vec<u64> = output.lock().unwrap().frames();
     numbers.sort_unstable();
     assert_eq!(numbers, (0..60).collect::<Vec<_>>());
 }
@@ -255,7 +243,7 @@ fn frames_that_the_encoder_says_it_skips_are_counted() {
         &constant(70),
     );
     end.expect_eos();
-    let numbers: Vec<u64> = output.packets.iter().map(|packet| packet.frame()).collect();
+    let numbers: Vec<u64> = output.frames();
     let kept: Vec<u64> = (0..70).filter(|number| number % 7 != 6).collect();
     assert_eq!(numbers, kept);
     output.assert_timestamps();
@@ -294,12 +282,6 @@ fn the_trail_is_encoded_no_further_than_it_has_to_be() {
     assert_eq!(gate.wait_for(1), [10]);
     gate.open();
     pipeline.end().expect_eos();
-    let frames: Vec<_> = output
-        .lock()
-        .unwrap()
-        .packets
-        .iter()
-        .map(|it| it.frame())
-        .collect();
+    let frames: Vec<_> = output.lock().unwrap().frames();
     assert_eq!(frames, (0..20).collect::<Vec<_>>());
 }

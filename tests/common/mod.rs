@@ -178,6 +178,11 @@ impl Output {
             .collect()
     }
 
+    /// The frame of each packet, in the order in which they left.
+    pub fn frames(&self) -> Vec<u64> {
+        self.packets.iter().map(Packet::frame).collect()
+    }
+
     pub fn event_types(&self) -> Vec<gst::EventType> {
         self.events.iter().map(|event| event.type_()).collect()
     }
