@@ -8,7 +8,7 @@ use crate::distributor::{self, Distributor};
 use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys;
-use crate::logic::reorder::{Delivered, Fault};
+use crate::logic::reorder::{Delivered, Fault, Kind};
 use crate::pad_task;
 use crate::panics::{self, Part, may_panic};
 use crate::parallelenc::ParallelEnc;
@@ -330,29 +330,28 @@ impl Aggregator {
 
     /// Packets of the session's attempt.
     pub(crate) fn packets_made(&self, session: SessionId) -> u64 {
-        let state = lock(&self.state);
-        state.feeds.get(session.0).map_or(0, |feed| feed.packets)
+        self.feed(session, |feed| feed.packets)
     }
 
     /// The first picture of the session's attempt isn't a key frame, for all that its packet says.
     pub(crate) fn opens_without_key(&self, session: SessionId) -> bool {
-        let state = lock(&self.state);
-        let feed = state.feeds.get(session.0);
-        feed.is_some_and(|feed| feed.opens_without_key)
+        self.feed(session, |feed| feed.opens_with == Some(Kind::Delta))
     }
 
     /// All that the session's chunk owns is there, and its encoder is at the trail.
     pub(crate) fn is_whole(&self, session: SessionId) -> bool {
-        let state = lock(&self.state);
-        let feed = state.feeds.get(session.0);
-        feed.is_some_and(|feed| feed.is_whole)
+        self.feed(session, |feed| feed.is_whole)
     }
 
     /// The session's encoder waits until a packet has left.
     pub(crate) fn waits_for_room(&self, session: SessionId) -> bool {
+        self.feed(session, |feed| feed.waits_for_room)
+    }
+
+    /// What is known of the session's attempt; nothing, once the session was taken out.
+    fn feed<R: Default>(&self, session: SessionId, of: impl FnOnce(&Feed) -> R) -> R {
         let state = lock(&self.state);
-        let feed = state.feeds.get(session.0);
-        feed.is_some_and(|feed| feed.waits_for_room)
+        state.feeds.get(session.0).map(of).unwrap_or_default()
     }
 
     /// Some encoder has made a packet.

@@ -51,10 +51,8 @@ pub(super) struct Feed {
     sets: Option<Vec<Vec<u8>>>,
     /// It has made a packet of a frame.
     pub(super) proven: bool,
-    /// Its first picture isn't a key frame, or isn't marked as one.
-    pub(super) opens_without_key: bool,
-    /// It has made a picture.
-    opened: bool,
+    /// What its first picture is.
+    pub(super) opens_with: Option<Kind>,
     /// So many packets have come.
     pub(super) packets: u64,
     pub(super) waits_for_room: bool,
@@ -557,8 +555,8 @@ impl State {
             Kind::Key | Kind::Delta => feed.examine(buffer, claimed, is_first),
             _ => (buffer, claimed),
         };
-        if matches!(kind, Kind::Key | Kind::Delta) && !std::mem::replace(&mut feed.opened, true) {
-            feed.opens_without_key = kind == Kind::Delta;
+        if matches!(kind, Kind::Key | Kind::Delta) {
+            feed.opens_with.get_or_insert(kind);
         }
         let packet = Packet {
             buffer,
@@ -745,14 +743,9 @@ impl State {
         let Some(is) = caps else {
             return Ok((None, Vec::new()));
         };
-        let last = self.sent.encoder_caps.as_ref();
-        if last.is_some_and(|last| last.as_ptr() == is.as_ptr()) {
-            return Ok((None, Vec::new()));
-        }
-        let is_same = last == Some(&is);
-        // The same or not: those of the next packet are compared by their address with these.
+        // The same or not: GStreamer compares caps by their address first, and the next packet most likely has these.
         let last = self.sent.encoder_caps.replace(is.clone());
-        if is_same {
+        if last.as_ref() == Some(&is) {
             return Ok((None, Vec::new()));
         }
         let described = match &self.sent.caps {
@@ -841,10 +834,6 @@ impl State {
 
     /// STREAM_START, then `caps`, then the others of the first `due` events.
     fn push_events(&mut self, due: usize, caps: Option<gst::Caps>, items: &mut Vec<Item>) {
-        if due == 0 {
-            items.extend(caps.map(|caps| Item::Event(gst::event::Caps::new(&caps))));
-            return;
-        }
         let mut others = Vec::new();
         let events: Vec<_> = self.events.drain(..due).collect();
         for (before, event) in events {

@@ -808,12 +808,6 @@ impl State {
         self.wake(Waiting::Chunk);
     }
 
-    /// Frames go as they are fed.
-    pub(super) fn lets_go(&self) -> bool {
-        let stream = self.stream.as_ref();
-        self.joined || stream.is_some_and(|stream| !stream.planner.plan().keeps_fed)
-    }
-
     /// What was made of the chunk is thrown away, and it begins anew. `false`: some of it has left for good.
     pub(super) fn begin_anew(
         &mut self,

@@ -184,19 +184,20 @@ impl Distributor {
             let recipe = state.recipe.clone();
             let taken = state.stream.as_mut().and_then(|stream| {
                 let attempt = stream.roster.take(id)?;
-                Some((attempt, stream.planner.first_fed(attempt.chunk)?))
+                let first = stream.planner.first_fed(attempt.chunk)?;
+                Some((attempt, first, stream.planner.lets_go()))
             });
             let slot = &mut state.slots[id.0];
             slot.waiting = Waiting::Chunk;
             may_panic!("session-takes-chunk-locked");
-            if let Some((attempt, first)) = taken {
+            if let Some((attempt, first, lets_go)) = taken {
                 slot.waiting = Waiting::Nothing;
                 slot.at_work = true;
                 slot.progress = Progress::new(Some(attempt.chunk), first);
                 let work = Work {
                     chunk: attempt.chunk,
                     is_whole: state.joined,
-                    lets_go: state.lets_go(),
+                    lets_go,
                     first,
                     input: state.input(attempt.chunk)?,
                     recipe: recipe?,

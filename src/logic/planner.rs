@@ -325,7 +325,7 @@ pub struct Plan {
     /// Raw frames that the element may hold at once: one chunk for each session, one that is being
     /// taken in, and the overlap; fewer where the memory is short, and half of them where they go as they are fed.
     pub capacity_frames: u64,
-    /// Frames go as they are fed, once the encoder has shown itself.
+    /// A chunk's frames stay until it is done; otherwise they go as they are fed, once the encoder has shown itself.
     pub keeps_fed: bool,
     pub limit: Limit,
     /// What was asked for didn't fit into the memory, so chunks are shorter.
@@ -896,11 +896,16 @@ impl Planner {
         })
     }
 
+    /// Frames go as they are fed, as there is no other attempt.
+    pub fn lets_go(&self) -> bool {
+        self.joined || !self.plan.keeps_fed
+    }
+
     /// The chunk's frames up to, not including, `position` were fed. Where there is no other attempt, and the encoder can't show any
     /// more that it takes another one, let the frames go that are returned.
     #[must_use]
     pub fn fed(&mut self, chunk: ChunkId, position: FrameNo) -> Vec<FrameRange> {
-        if self.plan.keeps_fed && !self.joined {
+        if !self.lets_go() {
             return Vec::new();
         }
         let may_begin_anew = |live: &Live| {
