@@ -56,7 +56,6 @@
 //! | session task | what an encoder does when it is called | that encoder; nobody waits for the session after `stall-timeout` |
 //! | who stops the bin, and who flushes | no session at work | a session that comes to rest, or is left to itself |
 //! | the watch | its next tick | time, a stop |
-//! | encoder's thread, where the stream can't be cut | room for its packets | a packet that left, flush, stop, downstream's refusal |
 //! | aggregator task | a chunk verified, EOS | a packet or chunk, EOS, flush, stop; a timeout where input has stopped |
 //!
 //! While whole chunks keep their frames until downstream has the first packets (see below), whoever waits in the distributor lets

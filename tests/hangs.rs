@@ -385,43 +385,6 @@ fn one_that_is_let_go_while_another_works_at_its_chunk() {
 }
 
 #[test]
-fn one_that_comes_back_into_another_stream_lets_go_of_none_of_its_frames() {
-    // Both have a whole stream, whose frames go as soon as they were fed.
-    let name = "another-stream";
-    let _release = Release(name.to_string());
-    let gate = Gate::named(name);
-    let encoder = format!("scriptedenc mark-none=true look-ahead=30 gate={name} failure={name}");
-    let pipeline = scripted_pipeline(&format!(
-        "vtparallelenc name=enc {} encoder=\"{encoder} fault=hang@frame fault-frame=15\"",
-        properties(1).replace("max-attempts=20", "max-attempts=1000")
-    ));
-    let encoders = encoders_of(&pipeline.element("enc"));
-    // A chunk shows that it can't be cut, the second encoder gets everything.
-    let chunk = 12;
-    gate.let_pass(chunk + 16);
-    push(&pipeline, 0..FRAMES);
-    pipeline.set_state(gst::State::Playing).unwrap();
-    hanging(name).wait_for(1);
-    pipeline.set_state(gst::State::Ready).unwrap();
-
-    let output = record(&sink_pad(&pipeline));
-    let old = std::mem::take(&mut *encoders.lock().unwrap());
-    gate.let_pass(chunk);
-    start_again(&pipeline);
-    until("the second encoder works", || {
-        encoders.lock().unwrap().len() >= 2 && gate.stands(1)
-    });
-    hanging(name).open();
-    until("it is gone", || {
-        old.iter().all(|encoder| encoder.upgrade().is_none())
-    });
-    gate.open();
-    pipeline.end().expect_eos();
-    let reference = encode(&format!("{} encoder=\"{encoder}\"", properties(1)), FRAMES);
-    assert_same(&output.lock().unwrap().packets, &reference.packets, name);
-}
-
-#[test]
 fn if_all_attempts_hang_the_error_says_so() {
     for (sessions, place, when, first) in [1, 2].into_iter().flat_map(|sessions| {
         [
@@ -471,22 +434,6 @@ fn if_all_attempts_hang_the_error_says_so() {
             assert_eq!(start, first, "{what}");
         }
         pipeline.set_state(gst::State::Null).unwrap();
-    }
-}
-
-#[test]
-fn if_the_one_of_a_stream_that_cannot_be_cut_hangs_the_error_says_so() {
-    let name = "whole-hangs";
-    let _release = Release(name.to_string());
-    let pipeline = scripted_pipeline(&format!(
-        "vtparallelenc name=enc {} encoder=\"scriptedenc mark-none=true failure={name} fault=hang@frame fault-frame=40\"",
-        properties(2)
-    ));
-    push(&pipeline, 0..FRAMES);
-    app_src(&pipeline).end_of_stream().unwrap();
-    let text = pipeline.run().error();
-    for part in ["Chunk 0 (frames 0 to ", "has left", "stood still"] {
-        assert!(text.contains(part), "{text}");
     }
 }
 
@@ -546,35 +493,6 @@ fn one_that_waits_for_its_turn_is_not_given_up() {
     assert_eq!(output.lock().unwrap().packets.len() as u64, FRAMES);
     let stats = pipeline.stats();
     assert_eq!(stats.get::<u64>("attempts-failed"), Ok(2), "{stats}");
-}
-
-#[test]
-fn one_that_waits_for_room_is_not_given_up() {
-    let pipeline = scripted_pipeline(&format!(
-        "vtparallelenc name=enc {} encoder=\"scriptedenc mark-none=true bframes=1\"",
-        properties(2)
-    ));
-    let output = record(&sink_pad(&pipeline));
-    // Many more than what is held of packets that can't leave.
-    push(&pipeline, 0..2000);
-    app_src(&pipeline).end_of_stream().unwrap();
-    pipeline.set_state(gst::State::Paused).unwrap();
-    pipeline.state(gst::ClockTime::from_seconds(60)).0.unwrap();
-    // It has said already that the encoder can't be cut.
-    let types = [gst::MessageType::Warning, gst::MessageType::Error];
-    let bus = pipeline.bus().unwrap();
-    let said = bus.timed_pop_filtered(gst::ClockTime::from_seconds(60), &types);
-    let gst::MessageView::Warning(warning) = said.as_ref().unwrap().view() else {
-        panic!("{said:?}");
-    };
-    let said = warning.error().message().to_string();
-    assert!(
-        said.contains("which of its packets are key frames"),
-        "{said}"
-    );
-    assert_silence(&pipeline, STALL * 5);
-    pipeline.set_state(gst::State::Playing).unwrap();
-    assert_undisturbed(&pipeline, &output, 2000);
 }
 
 /// Runs gst-launch-1.0 with an encoder that hangs for an hour and sends SIGINT once it says this, if anything. It has to end by itself.

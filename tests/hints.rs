@@ -12,7 +12,8 @@ use gst::prelude::*;
 fn told(name: &str, properties: &str, frames: u64) -> Vec<String> {
     let (end, output, _) = encode_times(
         &format!(
-            "vtparallelenc name=enc encoder=\"hintedenc failure={name}\" min-chunk-frames=2 {properties}"
+            "vtparallelenc name=enc encoder=\"hintedenc failure={name} recommended-parallelization-limit=9\" \
+             min-chunk-frames=2 {properties}"
         ),
         &constant(frames),
     );

@@ -5,9 +5,7 @@
 mod common;
 
 use common::scripted::Gate;
-use common::{
-    End, Output, app_src, constant, encode, encode_times, feed, gray, record, scripted_pipeline,
-};
+use common::{End, Output, constant, encode, encode_times, feed, record, scripted_pipeline};
 use gst::prelude::*;
 
 fn run(encoder: &str, properties: &str) -> (End, Output) {
@@ -104,125 +102,36 @@ fn an_encoder_with_open_gops_gets_no_overlap() {
 }
 
 #[test]
-fn an_encoder_that_marks_no_key_frames_encodes_the_whole_stream_alone() {
-    for script in ["", "bframes=2 look-ahead=9"] {
-        let plain = encode_times(
-            &format!("scriptedenc mark-none=true {script}"),
-            &constant(200),
-        )
-        .1;
-        for sessions in [1, 2, 3, 8] {
-            for overlap in ["", "overlap-before=4 overlap-after=4"] {
-                let pipeline = scripted_pipeline(&format!(
-                    "vtparallelenc name=enc encoder=\"scriptedenc mark-none=true {script}\" sessions={sessions} \
-                     chunk-frames=10 min-chunk-frames=2 max-raw-bytes=16000 {overlap}"
-                ));
-                let warnings = pipeline.warnings();
-                let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
-                feed(&pipeline, &constant(200));
-                pipeline.run().expect_eos();
-                let output = output.lock().unwrap();
-                assert_eq!(
-                    output.bytes(),
-                    plain.bytes(),
-                    "{script} {sessions} {overlap}"
-                );
-                output.assert_timestamps();
-                let warnings = warnings.lock().unwrap();
-                let said = warnings
-                    .iter()
-                    .filter(|text| text.contains("whole stream"))
-                    .count();
-                assert_eq!(said, 1, "{warnings:?}");
-                let stats = pipeline.stats();
-                assert!(stats.has_field("sequential-reason"), "{stats}");
-                assert_eq!(stats.get::<u64>("bytes-held").unwrap(), 0, "{stats}");
-                // A budget of 62 frames for 200, and one frame more for the one that is urgent.
-                assert!(
-                    stats.get::<u64>("bytes-peak").unwrap() <= 16_000 + 256,
-                    "{stats}"
-                );
-            }
-        }
+fn an_encoder_that_marks_no_key_frames_is_an_error_that_says_what_to_do() {
+    for overlap in ["", "overlap-before=4 overlap-after=4"] {
+        let text = "set allow-parallel=false";
+        assert_found("scriptedenc mark-none=true", overlap, text, 0);
     }
 }
 
 #[test]
-fn a_stream_that_cannot_be_cut_fails_with_its_encoder_and_does_not_hang() {
-    for look_ahead in [0, 9, 30] {
-        for fail_at in [3, 12, 30, 150] {
-            for sessions in [1, 3] {
-                let (end, _, _) = encode_times(
-                    &format!(
-                        "vtparallelenc name=enc encoder=\"scriptedenc mark-none=true look-ahead={look_ahead} \
-                         fail-at={fail_at}\" sessions={sessions} chunk-frames=10 source-frame-count=200"
-                    ),
-                    &constant(200),
-                );
-                let error = end.error();
-                assert!(
-                    error.contains("scripted failure"),
-                    "{look_ahead} {fail_at} {sessions}: {error}"
-                );
-            }
-        }
+fn an_unknown_encoder_of_an_opaque_format_is_cut_only_if_it_says_that_it_can_be() {
+    let plain = encode_times("hintedenc failure=plain", &constant(60)).1;
+    let run = |encoder: &str, properties: &str| {
+        let (end, output, stats) = encode_times(
+            &format!(
+                "vtparallelenc name=enc encoder=\"hintedenc failure=unknown {encoder}\" chunk-frames=10 {properties}"
+            ),
+            &constant(60),
+        );
+        end.expect_eos();
+        (output, stats.unwrap())
+    };
+    for properties in ["sessions=3", "overlap-before=4 overlap-after=4"] {
+        let (output, stats) = run("", properties);
+        assert_eq!(output.packets, plain.packets, "{properties}");
+        let reason: String = stats.get("sequential-reason").unwrap();
+        assert!(reason.contains("isn't known"), "{reason}");
     }
-}
-
-#[test]
-fn a_stream_that_cannot_be_cut_waits_for_downstream() {
-    let pipeline = scripted_pipeline(
-        "vtparallelenc name=enc encoder=\"scriptedenc mark-none=true\" sessions=2 chunk-frames=10 max-raw-bytes=16000",
-    );
-    let (sender, blocked) = std::sync::mpsc::channel();
-    let sink = pipeline.element("sink").static_pad("sink").unwrap();
-    let output = record(&sink);
-    let mask = gst::PadProbeType::BLOCK | gst::PadProbeType::BUFFER;
-    let probe = sink.add_probe(mask, move |_, _| {
-        let _ = sender.send(());
-        gst::PadProbeReturn::Ok
-    });
-    feed(&pipeline, &constant(1000));
-    pipeline.set_state(gst::State::Playing).unwrap();
-    blocked.recv().unwrap();
-    // The source is taken in only as far as raw frames (40) and packets (65) may wait, and those on their way.
-    let taken = || pipeline.stats().get::<u64>("frames-in").unwrap();
-    while taken() < 100 {
-        std::thread::yield_now();
-    }
-    for _ in 0..10_000 {
-        std::thread::yield_now();
-    }
-    assert!(taken() < 120, "{} frames came in", taken());
-    sink.remove_probe(probe.unwrap());
-    pipeline.end().expect_eos();
-    let numbers: Vec<u64> = output.lock().unwrap().frames();
-    assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
-}
-
-#[test]
-fn new_caps_are_no_trouble_for_a_stream_that_cannot_be_cut() {
-    let pipeline = scripted_pipeline(
-        "vtparallelenc name=enc encoder=\"scriptedenc mark-none=true bframes=1\" sessions=3 chunk-frames=5",
-    );
-    let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
-    let src = app_src(&pipeline);
-    let caps = src.caps().unwrap();
-    for (number, &time) in constant(60).iter().enumerate() {
-        if number == 40 {
-            let mut other = caps.clone();
-            other
-                .make_mut()
-                .set("pixel-aspect-ratio", gst::Fraction::new(4, 3));
-            src.set_caps(Some(&other));
-        }
-        src.push_buffer(gray(number as u64, time)).unwrap();
-    }
-    src.end_of_stream().unwrap();
-    pipeline.run().expect_eos();
-    let mut numbers: Vec<u64> = output.lock().unwrap().frames();
-    numbers.sort_unstable();
-    assert_eq!(numbers, (0..60).collect::<Vec<_>>());
+    let (output, stats) = run("recommended-parallelization-limit=3", "");
+    assert_eq!(output.frames(), (0..60).collect::<Vec<_>>());
+    assert_eq!(stats.get::<u64>("chunks-finished"), Ok(6), "{stats}");
+    assert_eq!(stats.get::<u64>("sessions-open"), Ok(3), "{stats}");
 }
 
 #[test]

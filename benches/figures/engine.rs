@@ -110,6 +110,9 @@ mod imp {
         #[property(name = "engines", get, set, type = u32, member = engines, blurb = "Frames that can be worked on at once.")]
         #[property(name = "open-time", get, set, type = u64, member = open_time, blurb = "Microseconds that opening takes.")]
         #[property(name = "scenes", get, set, type = Scenes, member = scenes, blurb = "Which frames are hard.", builder(Scenes::Even))]
+        // It isn't known, and says by this that it can be cut.
+        #[property(name = "recommended-parallelization-limit", get = |this: &Self| this.settings.lock().unwrap().engines.max(1),
+            type = u32, blurb = "Encoders that may work at the same time.")]
         #[property(name = "scene-frames", get, set, type = u64, member = scene_frames, blurb = "Frames of a scene.")]
         settings: Mutex<Settings>,
     }

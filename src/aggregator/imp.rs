@@ -300,12 +300,6 @@ impl Aggregator {
         lock(&self.state).reorder.close(chunk, own);
     }
 
-    /// All chunks become this one.
-    pub(crate) fn join(&self, chunk: ChunkId, own: FrameRange) {
-        lock(&self.state).join(chunk, own);
-        self.wake.notify_all();
-    }
-
     /// An attempt begins: what comes on the session's pad is of this chunk. Its encoder is fed this frame first, and sees
     /// downstream accept this.
     pub(crate) fn begin(
@@ -343,11 +337,6 @@ impl Aggregator {
         self.feed(session, |feed| feed.is_whole)
     }
 
-    /// The session's encoder waits until a packet has left.
-    pub(crate) fn waits_for_room(&self, session: SessionId) -> bool {
-        self.feed(session, |feed| feed.waits_for_room)
-    }
-
     /// What is known of the session's attempt; nothing, once the session was taken out.
     fn feed<R: Default>(&self, session: SessionId, of: impl FnOnce(&Feed) -> R) -> R {
         let state = lock(&self.state);
@@ -357,11 +346,6 @@ impl Aggregator {
     /// Some encoder has made a packet.
     pub(crate) fn is_proven(&self) -> bool {
         lock(&self.state).proven
-    }
-
-    /// Some packet has left.
-    pub(crate) fn has_left(&self) -> bool {
-        lock(&self.state).reorder.has_left()
     }
 
     /// The encoder of the session's attempt has made a packet.
@@ -561,19 +545,10 @@ impl Aggregator {
     /// A packet of a session's attempt. `true`: its chunk is whole, so that no other one is wanted.
     fn take_packet(&self, id: SessionId, buffer: gst::Buffer) -> Result<bool, gst::FlowError> {
         let mut state = lock(&self.state);
-        loop {
-            if state.flushing || state.stopped {
-                return Err(gst::FlowError::Flushing);
-            }
-            state.flow?;
-            if !state.reorder.is_crowded() {
-                break;
-            }
-            // Only the one encoder of a stream that can't be cut may have to wait, as it would for downstream itself.
-            state.feeds[id.0].waits_for_room = true;
-            state = wait(&self.wake, state);
-            state.feeds[id.0].waits_for_room = false;
+        if state.flushing || state.stopped {
+            return Err(gst::FlowError::Flushing);
         }
+        state.flow?;
         gst::trace!(CAT, imp = self, "Session {id}: {buffer:?}");
         may_panic!("aggregator-chain-locked");
         let was_heralded = state.is_heralded();
@@ -719,10 +694,9 @@ impl Aggregator {
         }
     }
 
-    /// The task panicked: nothing leaves any more, so who waits for room waits in vain.
+    /// The task panicked: nothing leaves any more.
     fn send_no_more(&self) {
         lock(&self.state).flow = Err(gst::FlowError::Error);
-        self.wake.notify_all();
         let _ = self.src.pause_task();
     }
 
@@ -737,12 +711,7 @@ impl Aggregator {
                 let _ = self.src.pause_task();
                 return;
             }
-            let was_crowded = state.reorder.is_crowded();
-            let step = state.next();
-            if was_crowded {
-                self.wake.notify_all();
-            }
-            match step {
+            match state.next() {
                 Step::Wait => state = self.wait_for_output(state),
                 step => break step,
             }
@@ -843,7 +812,6 @@ impl Aggregator {
             }
             state.flow = Err(flow);
         }
-        self.wake.notify_all();
         self.with_distributor(|distributor| distributor.downstream_refused(flow));
     }
 }

@@ -55,7 +55,6 @@ pub(super) struct Feed {
     pub(super) opens_with: Option<Kind>,
     /// So many packets have come.
     pub(super) packets: u64,
-    pub(super) waits_for_room: bool,
     /// Its chunk is whole: what it still makes is nobody's.
     pub(super) is_whole: bool,
     /// What it makes is to be kept.
@@ -284,16 +283,6 @@ impl State {
         self.reorder.leave_early(packets);
         self.last_input = Instant::now();
         Stall::First
-    }
-
-    pub(super) fn join(&mut self, chunk: ChunkId, own: FrameRange) {
-        self.herald = Herald::No;
-        // So many show how far the encoder reorders.
-        self.reorder.join(chunk, own, DEEPEST + 1);
-        for feed in &mut self.feeds {
-            // What still comes is of chunks that are no more.
-            feed.chunk = None;
-        }
     }
 
     /// A packet has come of this chunk, whose encoder announced to reorder by so many.

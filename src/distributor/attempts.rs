@@ -22,10 +22,6 @@ enum Outcome {
     Anew {
         says: bool,
     },
-    /// The encoder can't be cut: all chunks become one. `says`: as above.
-    Join {
-        says: bool,
-    },
     /// No encoder could be opened. `late`: or it failed with its first frames, as some encoders open what they encode with
     /// then.
     Unopened {
@@ -55,17 +51,10 @@ impl Distributor {
         let Some(outcome) = self.judge(id, failure) else {
             return;
         };
-        // Said before the chunk goes on, because with it the stream may end.
-        let encoder = || {
-            lock(&self.state)
-                .as_ref()
-                .map(State::encoder_name)
-                .unwrap_or_default()
-        };
-        match &outcome {
-            Outcome::Anew { says: true } => self.warn_of_dropped_overlap(&encoder(), failure),
-            Outcome::Join { says: true } => self.warn_of_joined_chunks(&encoder(), failure),
-            _ => (),
+        if let Outcome::Anew { says: true } = outcome {
+            let encoder = lock(&self.state).as_ref().map(State::encoder_name);
+            // Said before the chunk goes on, because with it the stream may end.
+            self.warn_of_dropped_overlap(&encoder.unwrap_or_default(), failure);
         }
         self.conclude(id, failure, outcome);
     }
@@ -81,10 +70,10 @@ impl Distributor {
         let stream = state.stream.as_mut()?;
         let Attempt { chunk, number } = stream.roster.attempt_of(id)?;
         let has_let_go = stream.planner.has_let_go(chunk);
-        if has_let_go && !stream.planner.is_joined() {
+        if has_let_go {
             return Some(Outcome::Final(Because::Attempts));
         }
-        if has_let_go || !aggregator.retract(chunk) {
+        if !aggregator.retract(chunk) {
             return Some(Outcome::Final(Because::Left));
         }
         let side = match failure {
@@ -104,9 +93,6 @@ impl Distributor {
         }
         Some(match failure {
             Failure::Fault(Fault::Differs(_)) => Outcome::Later,
-            Failure::Fault(Fault::StartNotKey(_)) if state.can_join(aggregator) => Outcome::Join {
-                says: !std::mem::replace(&mut state.join_warned, true),
-            },
             // What no encoder has taken yet, the next one doesn't either.
             Failure::Encoder(EncoderError::CapsRefused { .. }) if !aggregator.is_proven() => {
                 Outcome::Final(Because::Hopeless)
@@ -122,9 +108,6 @@ impl Distributor {
     fn conclude(&self, id: SessionId, failure: &Failure, outcome: Outcome) {
         let mut guard = lock(&self.state);
         let Some(state) = guard.as_mut() else { return };
-        let joins = matches!(outcome, Outcome::Join { .. });
-        // Another session may have said so meanwhile.
-        let joined = joins && (state.joined || state.join(self.aggregator()));
         let works = state.slots[id.0].works;
         let Some(stream) = &mut state.stream else {
             return;
@@ -140,9 +123,8 @@ impl Distributor {
             _ => None,
         };
         let verdict = match outcome {
-            Outcome::Join { .. } if !joined => roster.failed(id, None),
             Outcome::Later if gone.is_none() => roster.failed(id, Some(Because::Left)),
-            Outcome::Anew { .. } | Outcome::Join { .. } | Outcome::Later => {
+            Outcome::Anew { .. } | Outcome::Later => {
                 roster.give_back(id);
                 None
             }
@@ -183,10 +165,7 @@ impl Distributor {
             ) => {
                 self.warn_of_attempt(&about, id, attempt, closes, failure);
                 if let Some(stream) = lock(&self.state).as_mut().and_then(|it| it.stream.as_mut()) {
-                    // (Another session may have joined all chunks meanwhile.)
-                    if stream.planner.first_fed(next.chunk).is_some() {
-                        stream.roster.offer_again(next);
-                    }
+                    stream.roster.offer_again(next);
                 }
             }
             (Some(AfterFailure::GiveUp { attempt, because }), Some(about)) => {

@@ -73,7 +73,7 @@ impl Decision {
 
     fn on(cores: usize, job: &Job, traits: &Traits) -> Self {
         let recommended = usize::try_from(traits.recommended.sessions).unwrap_or(usize::MAX);
-        let automatic = match (recommended, traits.profile.beside) {
+        let automatic = match (recommended, traits.beside) {
             (0, Beside::Cores) => cores,
             (0, Beside::Engines(engines)) => engines as usize,
             (_, Beside::Alone(_)) => 1,
@@ -81,7 +81,7 @@ impl Decision {
         };
         let automatic_sessions = automatic.clamp(1, MAX_SESSIONS as usize);
         let sessions = job.sessions.unwrap_or(automatic_sessions);
-        let sequential = match traits.profile.beside {
+        let sequential = match traits.beside {
             _ if !job.allow_parallel => Some(Sequential::NotAllowed),
             Beside::Alone(reason) => Some(Sequential::Encoder(reason)),
             _ if sessions == 1 && job.chunk_frames.is_none() && job.cache.is_none() => {

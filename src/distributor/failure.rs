@@ -176,18 +176,6 @@ impl Distributor {
         );
     }
 
-    /// The encoder can't be cut: one encodes the rest of the stream.
-    pub(super) fn warn_of_joined_chunks(&self, encoder: &str, failure: &Failure) {
-        let Some(bin) = self.bin() else { return };
-        gst::element_warning!(
-            bin,
-            gst::StreamError::Encode,
-            ("The encoder '{encoder}' does not say which of its packets are key frames, so it can't be used in chunks: one \
-                 encoder encodes the whole stream. Set allow-parallel=false to have it so from the beginning"),
-            ["{failure}"]
-        );
-    }
-
     /// No encoder can be opened in some sessions; others go on. Not said before one of them works: if none does, the
     /// stream fails for another reason.
     pub(super) fn warn_of_closed_sessions(&self) {

@@ -2,7 +2,7 @@
 
 //! The distributor as an element: its pads, its sessions, its states.
 
-use super::decision::{Decision, Sequential};
+use super::decision::Decision;
 use super::state::{Mode, State};
 use super::watch::Watcher;
 use crate::aggregator::{self, Aggregator};
@@ -368,9 +368,6 @@ impl Distributor {
             plan: state.stream.as_ref().map(|stream| *stream.planner.plan()),
             sequential: match state.mode {
                 Mode::Sequential(reason) => Some(reason),
-                _ if state.joined => Some(Sequential::Encoder(
-                    "its packets don't say which of them are key frames",
-                )),
                 _ => None,
             },
             bytes_held: budget.map_or(0, |budget| budget.held_bytes()),

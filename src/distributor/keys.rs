@@ -73,7 +73,7 @@ impl State {
         let (Some(stream), Some(caps)) = (&self.stream, &self.caps) else {
             return Vec::new();
         };
-        let Some(time) = request.time.filter(|_| !self.joined) else {
+        let Some(time) = request.time else {
             return Vec::new();
         };
         let frame = frame_duration(caps).unwrap_or(UNKNOWN_DURATION).nseconds();
@@ -108,7 +108,7 @@ impl State {
                 .decision
                 .as_ref()
                 .is_some_and(|decision| decision.profile.forced_key == ForcedKey::Ignored);
-            if ignores || stream.planner.is_joined() || !self.begin_anew(owner, aggregator) {
+            if ignores || !self.begin_anew(owner, aggregator) {
                 return false;
             }
         }

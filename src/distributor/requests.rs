@@ -156,9 +156,6 @@ impl Distributor {
         let state = state
             .as_ref()
             .filter(|state| state.mode == Mode::Parallel)?;
-        if state.joined {
-            return None;
-        }
         let plan = *state.stream.as_ref()?.planner.plan();
         let frame = frame_duration(state.caps.as_ref()?)?.nseconds();
         let frames = plan.latency_frames();

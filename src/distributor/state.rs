@@ -9,7 +9,7 @@ use crate::logic::budget::{Admission, Budget};
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys::{Due, KeyRequests};
 use crate::logic::planner::{
-    BudgetTooSmall, Neighbours, Next, Opening, Overlap, Plan, Planner, Request, Verdict,
+    BudgetTooSmall, Next, Opening, Overlap, Plan, Planner, Request, Verdict,
 };
 use crate::logic::reorder::{Delivered, Side};
 use crate::logic::roster::Roster;
@@ -237,10 +237,6 @@ pub(super) struct State {
     pub(super) latency: Option<gst::ClockTime>,
     /// Sessions that were closed, and why, as far as that wasn't said yet.
     pub(super) closings: Vec<(SessionId, String)>,
-    /// It was found that the encoder can't be cut at all: one chunk goes on to the end.
-    pub(super) joined: bool,
-    /// That was said.
-    pub(super) join_warned: bool,
     /// It was found that the encoder can't be cut with an overlap.
     pub(super) overlap_dropped: bool,
     /// That was said, of all chunks or of one.
@@ -383,8 +379,6 @@ impl State {
             releasing: 0,
             latency: None,
             closings: Vec::new(),
-            joined: false,
-            join_warned: false,
             overlap_dropped: false,
             overlap_warned: false,
             shrinkage: None,
@@ -465,10 +459,7 @@ impl State {
         });
         let old = self.stream.take();
         if let Some(old) = &old {
-            // Whether the encoder can be cut shows itself again.
-            let caps = self.caps.clone().filter(|_| old.planner.is_joined());
-            let anew = caps.and_then(|caps| self.plan(&caps, None).ok());
-            self.begin_stream(anew.unwrap_or(*old.planner.plan()));
+            self.begin_stream(*old.planner.plan());
             if let Some(stream) = &mut self.stream {
                 // They may not have left; if they have, they don't again.
                 stream.tags.extend(self.global_tags.clone());
@@ -555,7 +546,6 @@ impl State {
 
     /// A stream of frames begins.
     pub(super) fn begin_stream(&mut self, plan: Plan) {
-        self.joined = false;
         self.tally.chunk_frames = plan.length.longest();
         let mut roster = Roster::new(self.slots.len(), plan.sessions, self.job.max_attempts);
         // (The last one that is left stays open.)
@@ -963,47 +953,6 @@ impl State {
         free
     }
 
-    /// It isn't too late for [`join`](Self::join), and it hasn't been done.
-    pub(super) fn can_join(&self, aggregator: &aggregator::imp::Aggregator) -> bool {
-        let stream = self.stream.as_ref();
-        let can_join = stream.is_some_and(|stream| stream.planner.can_join());
-        can_join && !self.joined && !aggregator.has_left()
-    }
-
-    /// The encoder can't be cut: all chunks become one. `false`: it is too late for that.
-    pub(super) fn join(&mut self, aggregator: &aggregator::imp::Aggregator) -> bool {
-        if !self.can_join(aggregator) {
-            return false;
-        }
-        let Some(stream) = &mut self.stream else {
-            return false;
-        };
-        let Some(whole) = stream.planner.join() else {
-            return false;
-        };
-        for slot in &mut self.slots {
-            slot.progress.replanned |= stream.roster.chunk_of(slot.session.id).is_some();
-        }
-        stream.roster.keep_only(whole.id);
-        stream.inputs.retain(|chunk, _| *chunk == whole.id);
-        if let Some(input) = stream.inputs.get_mut(&whole.id) {
-            input.hints.neighbours = Neighbours {
-                before: false,
-                after: false,
-                fed: stream.planner.plan().source_frames,
-            };
-        }
-        stream.on_trial.clear();
-        self.keys.forget_known();
-        self.keys
-            .comes(whole.own.start, stream.private(whole.own.start));
-        aggregator.join(whole.id, whole.own);
-        self.joined = true;
-        self.tally.chunks_planned = 1;
-        self.wake_all();
-        true
-    }
-
     /// Lets the frames go that were fed to a chunk, where there is no other attempt at it.
     #[must_use]
     pub(super) fn fed(
@@ -1013,18 +962,12 @@ impl State {
         position: FrameNo,
     ) -> Vec<gst::Buffer> {
         let stream = self.stream.as_mut();
-        let Some(stream) =
-            stream.filter(|stream| stream.planner.is_joined() || !aggregator.may_begin_anew())
-        else {
+        let Some(stream) = stream.filter(|_| !aggregator.may_begin_anew()) else {
             return Vec::new();
         };
         let ranges = stream.planner.fed(chunk, position).into_iter();
         let free = ranges.flat_map(|range| stream.let_go(range)).collect();
         stream.frames.forget_before(stream.planner.oldest_needed());
-        if stream.planner.is_joined() {
-            // No chunk opens that would.
-            self.forget_tags_before(position);
-        }
         free
     }
 

@@ -196,7 +196,6 @@ impl Distributor {
                 slot.progress = Progress::new(Some(attempt.chunk), first);
                 let work = Work {
                     chunk: attempt.chunk,
-                    is_whole: state.joined,
                     lets_go,
                     first,
                     input: state.input(attempt.chunk)?,

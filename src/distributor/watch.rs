@@ -339,8 +339,7 @@ impl State {
     fn sign(&self, slot: &Slot, aggregator: &aggregator::imp::Aggregator) -> Option<Sign> {
         let id = slot.session.id;
         let waits = matches!(slot.waiting, Waiting::Chunk | Waiting::Frame)
-            || slot.session.standing.awaits_turn()
-            || aggregator.waits_for_room(id);
+            || slot.session.standing.awaits_turn();
         let progress = &slot.progress;
         let is_over = matches!(progress.stage, Stage::Returned);
         if !slot.at_work || slot.gone || is_over || waits {

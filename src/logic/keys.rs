@@ -175,11 +175,6 @@ impl KeyRequests {
         self.known.insert(frame, private);
     }
 
-    /// Other frames than those that were known are going to be key frames.
-    pub fn forget_known(&mut self) {
-        self.known.clear();
-    }
-
     /// All frames before this one have left.
     pub fn left(&mut self, frame: FrameNo) {
         self.known = self.known.split_off(&frame);

@@ -618,8 +618,6 @@ pub struct Planner {
     /// Opened and not done, oldest first. Only the last one can be open.
     live: VecDeque<Live>,
     next_id: ChunkId,
-    /// Chunks go on to the next cut, see [`join`](Self::join).
-    joined: bool,
 }
 
 impl Planner {
@@ -631,7 +629,6 @@ impl Planner {
             section_chunks: 0,
             live: VecDeque::new(),
             next_id: ChunkId(0),
-            joined: false,
         }
     }
 
@@ -677,7 +674,7 @@ impl Planner {
         let arrived = self.arrived;
         let min_frames = self.plan.min_frames;
         let open = self.live.back_mut().filter(|live| live.own_end.is_none())?;
-        if self.joined || arrived - open.start.0 < min_frames {
+        if arrived - open.start.0 < min_frames {
             return None;
         }
         open.own_end = Some(FrameNo(arrived));
@@ -780,9 +777,6 @@ impl Planner {
     /// Goes on with another plan: after a [`cut`](Self::cut), or because the source's length became known while the first
     /// chunk is still open, which then gets the new length. `false` if it is too late for that: the old plan stays.
     pub fn replan(&mut self, plan: Plan) -> bool {
-        if self.joined && self.live.back().is_some_and(|live| live.own_end.is_none()) {
-            return false;
-        }
         if let Some(open) = self.live.back_mut().filter(|live| live.own_end.is_none()) {
             let target = FrameNo(open.start.0.saturating_add(plan.length.of(0)));
             if self.section_chunks > 1 || target.0 < self.arrived {
@@ -792,10 +786,6 @@ impl Planner {
             open.after = plan.after;
         }
         self.plan = plan;
-        if self.joined {
-            self.plan.length = Length::Fixed(u64::MAX);
-            (self.plan.before, self.plan.after) = (0, 0);
-        }
         true
     }
 
@@ -851,54 +841,15 @@ impl Planner {
         )
     }
 
-    pub fn is_joined(&self) -> bool {
-        self.joined
-    }
-
     /// Some of the chunk's frames are gone, so it can't be begun anew.
     pub fn has_let_go(&self, chunk: ChunkId) -> bool {
         self.live(chunk)
             .is_some_and(|live| live.held_from > live.lead_start)
     }
 
-    /// No chunk was delivered, there was no cut between chunks, and all frames are there.
-    pub fn can_join(&self) -> bool {
-        let first = self
-            .live
-            .front()
-            .filter(|_| self.live.len() as u64 == self.next_id.0);
-        first.is_some_and(|first| {
-            let fits =
-                |live: &Live| live.barrier == first.barrier && live.held_from == live.lead_start;
-            self.live.iter().all(fits)
-        })
-    }
-
-    /// The encoder can't be cut: all frames that came become one chunk, which goes on to the next cut, and so does each after
-    /// it. `None`: it is too late, a chunk was delivered or there was a cut.
-    pub fn join(&mut self) -> Option<Closing> {
-        if !self.can_join() {
-            return None;
-        }
-        self.live.truncate(1);
-        let only = self.live.front_mut()?;
-        let barrier = only.barrier;
-        only.own_end = barrier;
-        only.target = FrameNo(u64::MAX);
-        only.overlaps = false;
-        self.next_id = only.id.next();
-        self.plan.length = Length::Fixed(u64::MAX);
-        (self.plan.before, self.plan.after) = (0, 0);
-        self.joined = true;
-        Some(Closing {
-            id: only.id,
-            own: FrameRange::new(only.start.0, barrier.map_or(u64::MAX, |end| end.0)),
-        })
-    }
-
     /// Frames go as they are fed, as there is no other attempt.
     pub fn lets_go(&self) -> bool {
-        self.joined || !self.plan.keeps_fed
+        !self.plan.keeps_fed
     }
 
     /// The chunk's frames up to, not including, `position` were fed. Where there is no other attempt, and the encoder can't show any
@@ -996,12 +947,9 @@ impl Planner {
     /// The oldest chunk that isn't done lacks frames (or there is none): making the next frame wait would
     /// be waiting for ourselves.
     pub fn is_starving(&self) -> bool {
-        // A joined chunk's frames go as they are fed.
-        !self.joined
-            && self
-                .live
-                .front()
-                .is_none_or(|oldest| !oldest.feed_end(self.arrived).1)
+        self.live
+            .front()
+            .is_none_or(|oldest| !oldest.feed_end(self.arrived).1)
     }
 
     /// Something waits for frames that haven't come, beyond the open chunk's own: frames that may be a tail, or a chunk
@@ -1049,15 +997,11 @@ impl Planner {
         self.live.front().map(|live| live.id)
     }
 
-    /// The first frame of a live chunk: nothing that a session delivers from now on lies before it. (A joined chunk has no end, and
-    /// its packets are told by themselves from those that left.)
+    /// The first frame of a live chunk: nothing that a session delivers from now on lies before it.
     pub fn oldest_needed(&self) -> FrameNo {
         self.live
             .iter()
-            .map(|live| match self.joined {
-                true => live.held_from,
-                false => live.lead_start,
-            })
+            .map(|live| live.lead_start)
             .min()
             .unwrap_or(FrameNo(self.arrived))
     }
@@ -1567,51 +1511,6 @@ mod tests {
                 .sum::<u64>();
         }
         assert_eq!(free, 42);
-    }
-
-    #[test]
-    fn what_cannot_be_cut_is_joined_to_one_chunk_until_the_next_cut() {
-        let mut planner = four_chunks(3, 3);
-        let joined = planner.join().unwrap();
-        assert_eq!((joined.id, joined.own.start), (ChunkId(0), FrameNo(0)));
-        assert_eq!(planner.first_fed(ChunkId(1)), None);
-        for _ in 38..60 {
-            assert_eq!(planner.frame(true), Verdict::Continues);
-        }
-        assert!(!planner.is_starving(), "its frames go as they are fed");
-        assert!(!planner.has_let_go(ChunkId(0)));
-        let fed = planner.fed(ChunkId(0), FrameNo(38));
-        assert_eq!(fed, [FrameRange::new(0, 38)]);
-        assert!(planner.has_let_go(ChunkId(0)));
-        let again = planner.fed(ChunkId(0), FrameNo(38));
-        assert_eq!(again.iter().map(FrameRange::len).sum::<u64>(), 0);
-        assert_eq!(planner.oldest_needed(), FrameNo(38));
-        assert_eq!(
-            planner.cut().map(|closed| closed.own),
-            Some(FrameRange::new(0, 60))
-        );
-        let Some(Next::Drain(chunk)) = planner.next(ChunkId(0), FrameNo(60)) else {
-            panic!("all was fed");
-        };
-        assert_eq!(chunk.own, FrameRange::new(0, 60));
-        assert_eq!(planner.done(ChunkId(0)), [FrameRange::new(38, 60)]);
-        assert!(matches!(planner.frame(true), Verdict::Opens(_)));
-        for _ in 61..200 {
-            assert_eq!(planner.frame(true), Verdict::Continues);
-        }
-    }
-
-    #[test]
-    fn what_was_delivered_is_not_joined() {
-        for delivered in [0, 1] {
-            let mut planner = four_chunks(0, 0);
-            let _ = planner.done(ChunkId(delivered));
-            assert_eq!(planner.join(), None, "chunk {delivered}");
-        }
-        let mut planner = four_chunks(0, 0);
-        let _ = planner.cut();
-        let _ = planner.frame(true);
-        assert_eq!(planner.join(), None, "two sections");
     }
 
     #[test]

@@ -218,9 +218,8 @@ impl<P> Store<P> {
         }
     }
 
-    /// A visible picture of `frame` comes next in decoding order. A chunk that isn't cut from others (`joined`) stands alone
-    /// whatever it begins with.
-    fn advance(&mut self, frame: FrameNo, kind: Kind, joined: bool) -> Result<Phase, Fault> {
+    /// A visible picture of `frame` comes next in decoding order.
+    fn advance(&mut self, frame: FrameNo, kind: Kind) -> Result<Phase, Fault> {
         let phase = self.phase_of(frame);
         if phase < self.phase {
             return Err(match phase {
@@ -229,7 +228,7 @@ impl<P> Store<P> {
             });
         }
         if phase > self.phase {
-            if phase == Phase::Own && !joined {
+            if phase == Phase::Own {
                 if !self.opens_with(frame) {
                     return Err(Fault::StartMissing(frame));
                 }
@@ -279,8 +278,6 @@ pub struct Reorder<P> {
     chunks: BTreeMap<ChunkId, Store<P>>,
     /// The chunk whose packets leave next.
     next: ChunkId,
-    /// Chunks aren't cut from each other any more.
-    joined: bool,
     /// Packets of the next chunk leave as they come, without waiting for the whole chunk, once so many are there.
     early: Option<usize>,
 }
@@ -290,7 +287,6 @@ impl<P> Default for Reorder<P> {
         Self {
             chunks: BTreeMap::new(),
             next: ChunkId(0),
-            joined: false,
             early: None,
         }
     }
@@ -311,12 +307,10 @@ impl<P> Reorder<P> {
     }
 
     /// An attempt failed: forgets what it delivered, so that another can deliver it anew. What has left is compared. `false` if
-    /// all of it was verified, or leaves for good because it isn't cut from anything.
+    /// all of it was verified.
     pub fn retract(&mut self, chunk: ChunkId) -> bool {
-        let gone_for_good = self.joined;
         let store = self.chunks.get_mut(&chunk);
-        let lasts = |store: &&mut Store<P>| store.verified || gone_for_good && store.leaves;
-        let Some(store) = store.filter(|store| !lasts(store)) else {
+        let Some(store) = store.filter(|store| !store.verified) else {
             return false;
         };
         *store = Store {
@@ -362,31 +356,6 @@ impl<P> Reorder<P> {
         Some(first)
     }
 
-    /// Some packet has left.
-    pub fn has_left(&self) -> bool {
-        self.next > ChunkId(0)
-            || self
-                .chunks
-                .get(&self.next)
-                .is_some_and(|store| store.leaves || store.ahead > 0)
-    }
-
-    /// So many packets of a chunk that has no end wait to leave that no more should come.
-    pub fn is_crowded(&self) -> bool {
-        const CROWD: usize = 64;
-        let next = self.chunks.get(&self.next);
-        self.joined && next.is_some_and(|store| store.packets.len() > CROWD)
-    }
-
-    /// All chunks become this one, which isn't cut from others: its packets leave as they come, as soon as `packets` of them
-    /// are there.
-    pub fn join(&mut self, chunk: ChunkId, own: FrameRange, packets: usize) {
-        self.chunks.clear();
-        self.joined = true;
-        self.chunks.insert(chunk, Store::new(own));
-        self.leave_early(packets);
-    }
-
     /// A visible picture of `frame` would be the first of the chunk's own ones.
     pub fn is_first(&self, chunk: ChunkId, frame: FrameNo) -> bool {
         let store = self.chunks.get(&chunk);
@@ -411,7 +380,7 @@ impl<P> Reorder<P> {
             (_, None) => return Err(Fault::UnknownTime),
             (Kind::Invisible, Some(frame)) => store.phase_of(frame) == Phase::Own,
             (Kind::Key | Kind::Delta, Some(frame)) => {
-                let phase = store.advance(frame, kind, self.joined)?;
+                let phase = store.advance(frame, kind)?;
                 if phase == Phase::Own && !store.delivered.insert(frame) {
                     return Err(Fault::Twice(frame));
                 }
@@ -456,20 +425,15 @@ impl<P> Reorder<P> {
             .own
             .iter()
             .filter(|frame| !store.delivered.contains(*frame) && !skipped(frame));
-        if let Some(first) = missing.next().filter(|_| !self.joined) {
+        if let Some(first) = missing.next() {
             return Err(Fault::Missing {
                 first,
                 count: 1 + missing.count() as u64,
             });
         }
-        let skipped = match self.joined {
-            // What a plain encoder leaves out, nobody misses.
-            true => chunk.own.len().saturating_sub(store.delivered.len),
-            false => chunk.own.iter().filter(skipped).count() as u64,
-        };
         Ok(Delivered {
             frames: store.delivered.len,
-            skipped,
+            skipped: chunk.own.iter().filter(skipped).count() as u64,
         })
     }
 
@@ -518,7 +482,7 @@ impl<P> Reorder<P> {
             return Pop::Nothing;
         }
         if let Some((frame, payload)) = store.packets.pop_front() {
-            let ahead = !store.verified && !self.joined;
+            let ahead = !store.verified;
             if ahead {
                 store.ahead += 1;
                 // In the middle of what refers to each other nothing begins.
@@ -682,30 +646,6 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_stream_needs_no_key_frame_and_leaves_as_it_comes() {
-        let mut reorder = two();
-        reorder.join(C0, FrameRange::new(0, u64::MAX), 2);
-        let _ = give(&mut reorder, C0, Kind::Delta, 0);
-        assert!(matches!(reorder.pop(), Pop::Nothing));
-        let _ = give(&mut reorder, C0, Kind::Delta, 2);
-        assert!(matches!(
-            reorder.pop(),
-            Pop::Packet {
-                frame: Some(FrameNo(0)),
-                ..
-            }
-        ));
-        reorder.close(C0, FrameRange::new(0, 4));
-        let whole = Chunk {
-            id: C0,
-            own: FrameRange::new(0, 4),
-            fed: FrameRange::new(0, 4),
-        };
-        let delivered = reorder.verify(whole).unwrap();
-        assert_eq!((delivered.frames, delivered.skipped), (2, 2));
-    }
-
-    #[test]
     fn a_key_frame_that_isnt_the_first_frame_is_found() {
         let mut reorder = two();
         assert_eq!(
@@ -866,7 +806,6 @@ mod tests {
         assert_eq!(first(&mut reorder, 1), Some(vec![0]));
         assert_eq!(first(&mut reorder, 1), None);
         assert!(drain(&mut reorder).is_empty());
-        assert!(reorder.has_left());
         // Another attempt makes it again.
         assert!(reorder.retract(C0));
         let again = give(&mut reorder, C0, Kind::Key, 0).unwrap();

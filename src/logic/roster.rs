@@ -256,16 +256,6 @@ impl Roster {
         SessionId(self.seats.len() - 1)
     }
 
-    /// All chunks but this one are no more, whoever has them.
-    pub fn keep_only(&mut self, chunk: ChunkId) {
-        self.waiting.retain(|waiting, _| *waiting == chunk);
-        for seat in &mut self.seats {
-            if matches!(seat.slot, Slot::Running(attempt) if attempt.chunk != chunk) {
-                seat.slot = Slot::Idle;
-            }
-        }
-    }
-
     /// The session takes no chunk, whatever there is, unless another one lets go of its own.
     pub fn is_out(&self, session: SessionId) -> bool {
         match self.seats[session.0].slot {

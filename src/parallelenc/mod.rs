@@ -44,9 +44,10 @@
  * frame is dropped for them.
  *
  * Where parallel encoding isn't possible (#vtparallelenc:allow-parallel is false, one session, a live source, an encoder that
- * is known not to be usable in chunks), one encoder encodes the whole stream, and everything goes straight through it. If it turns
- * out with the first chunk that an encoder doesn't mark its key frames, in a format that isn't looked into, one encoder encodes the
- * whole stream from its beginning, after a warning. #vtparallelenc:stats says why.
+ * is known not to be usable in chunks), one encoder encodes the whole stream, and everything goes straight through it. So it is with an
+ * encoder that isn't known, in a format that isn't looked into, because nothing would show whether its chunks stand alone; unless it
+ * has the property `recommended-parallelization-limit` with a value above 0, by which it says that it can be cut.
+ * #vtparallelenc:stats says why.
  *
  * ## The encoder
  *

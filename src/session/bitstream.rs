@@ -158,9 +158,16 @@ fn by_lengths(mut packet: &[u8], bytes: usize) -> Vec<&[u8]> {
 
 impl Format {
     pub(crate) fn of(caps: &gst::CapsRef) -> Self {
-        let Some(structure) = caps.structure(0) else {
-            return Self::Opaque;
-        };
+        caps.structure(0).map_or(Self::Opaque, Self::of_structure)
+    }
+
+    /// Nothing that these caps allow can be looked into.
+    pub(crate) fn is_opaque(caps: &gst::CapsRef) -> bool {
+        caps.iter()
+            .all(|structure| Self::of_structure(structure) == Self::Opaque)
+    }
+
+    fn of_structure(structure: &gst::StructureRef) -> Self {
         let config = structure.get::<gst::Buffer>("codec_data").ok();
         let config = config.and_then(|config| config.into_mapped_buffer_readable().ok());
         let config = config.as_deref();
@@ -520,6 +527,22 @@ mod tests {
         assert_eq!(whole(&[&delimiter, &header, &inter]), Some(false));
         assert_eq!(whole(&[&delimiter]), None);
         assert_eq!(whole(&[&delimiter, &[0x32, 200, 0]]), None);
+    }
+
+    #[test]
+    fn what_is_looked_into_is_known_from_the_caps() {
+        gst::init().unwrap();
+        for (caps, is_opaque) in [
+            ("video/x-h264,stream-format={avc,byte-stream}", false),
+            ("video/x-theora; video/x-vp8", false),
+            ("image/x-anything", false),
+            ("video/x-theora; video/mpeg,mpegversion=4", true),
+            ("video/x-av1,stream-format=annexb", true),
+            ("ANY", true),
+        ] {
+            let caps: gst::Caps = caps.parse().unwrap();
+            assert_eq!(Format::is_opaque(&caps), is_opaque, "{caps}");
+        }
     }
 
     #[test]

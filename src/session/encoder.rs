@@ -2,9 +2,10 @@
 
 //! Makes an encoder from the `encoder` property, or picks one for what downstream accepts.
 
+use super::bitstream;
 use super::hints::Recommended;
 use super::overrides::{Overrides, as_text, set_from_text};
-use super::profile::Profile;
+use super::profile::{Beside, Profile};
 use crate::parallelenc::ParallelEnc;
 use gst::prelude::*;
 use std::fmt;
@@ -172,17 +173,13 @@ impl Recipe {
     /// What is known of the encoders that it makes; an error if they make nothing of `makes`.
     pub(crate) fn traits(&self, makes: Option<&gst::Caps>) -> Result<Traits, EncoderError> {
         let made = self.make()?;
-        let src = made.static_pad("src");
-        let caps = src.map(|src| src.query_caps(None));
-        if let Some(makes) =
-            makes.filter(|makes| caps.is_some_and(|caps| !caps.can_intersect(makes)))
-        {
+        if let Some(makes) = makes.filter(|makes| !made_by(&made).can_intersect(makes)) {
             return Err(EncoderError::OtherFormat {
                 encoder: self.description.clone(),
                 makes: makes.clone(),
             });
         }
-        Ok(Traits::of(&encoder_within(&made)))
+        Ok(Traits::of(&made))
     }
 }
 
@@ -292,18 +289,38 @@ pub(crate) struct Traits {
     /// Automatic lead and trail, in frames.
     pub(crate) overlap: (u64, u64),
     pub(crate) recommended: Recommended,
+    pub(crate) beside: Beside,
 }
 
 impl Traits {
-    pub(crate) fn of(encoder: &gst::Element) -> Self {
-        let profile = Profile::of(encoder);
+    /// `made`: what a description made.
+    pub(crate) fn of(made: &gst::Element) -> Self {
+        let encoder = encoder_within(made);
+        let profile = Profile::of(&encoder);
+        let recommended = Recommended::of(&encoder);
+        // Only its packets could show that a chunk of an unknown encoder stands alone. One that recommends a number of sessions says
+        // itself that it can be cut.
+        let is_blind = !profile.is_known()
+            && recommended.sessions == 0
+            && bitstream::Format::is_opaque(&made_by(made));
         Self {
-            name: name_of(encoder),
+            name: name_of(&encoder),
             profile,
-            overlap: profile.overlap(encoder),
-            recommended: Recommended::of(encoder),
+            overlap: profile.overlap(&encoder),
+            recommended,
+            beside: if is_blind {
+                Beside::Alone("it isn't known, and its packets aren't looked into")
+            } else {
+                profile.beside
+            },
         }
     }
+}
+
+/// What comes out of what a description made, as far as it is known before it encodes.
+fn made_by(made: &gst::Element) -> gst::Caps {
+    let src = made.static_pad("src");
+    src.map_or_else(gst::Caps::new_any, |src| src.query_caps(None))
 }
 
 fn check(encoder: &gst::Element) -> Result<(), &'static str> {

@@ -70,8 +70,6 @@ pub(crate) struct Input {
 /// A chunk to encode.
 pub(crate) struct Work {
     pub(crate) chunk: ChunkId,
-    /// It isn't cut from others.
-    pub(crate) is_whole: bool,
     /// There may be no other attempt, so the distributor wants to know what was fed.
     pub(crate) lets_go: bool,
     /// The first frame that is fed.
@@ -614,7 +612,7 @@ impl Session {
         };
         let mut made = None;
         let mut keep = None;
-        if let Some(files) = work.cache.as_deref().filter(|_| !work.is_whole) {
+        if let Some(files) = work.cache.as_deref() {
             // What was placed is open, and may have changed its properties since: nobody could tell which one it is.
             self.clear();
             let fresh = self.make(&work.recipe, Some(&work.input.hints));

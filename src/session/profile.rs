@@ -162,7 +162,16 @@ const HARDWARE: Profile = Profile {
     ..UNKNOWN
 };
 
+const MARKS_NO_KEYS: &str = "its packets don't say which of them are key frames";
+
 pub(crate) const ROWS: &[Profile] = &[
+    // The encoder of the tests: it can be cut, and nothing else is known of it.
+    #[cfg(feature = "failpoints")]
+    Profile {
+        factories: &["scriptedenc"],
+        evidence: Evidence::Read,
+        ..UNKNOWN
+    },
     Profile {
         factories: &["x264enc"],
         // Its bits depend on the number of threads, and with several of them and a VBV on chance.
@@ -251,7 +260,7 @@ pub(crate) const ROWS: &[Profile] = &[
     Profile {
         factories: &["mpeg2enc"],
         forced_key: ForcedKey::Ignored,
-        beside: Beside::Alone("its packets don't say which of them are key frames"),
+        beside: Beside::Alone(MARKS_NO_KEYS),
         ..UNKNOWN
     },
     Profile {
@@ -274,6 +283,11 @@ pub(crate) const ROWS: &[Profile] = &[
     Profile {
         factories: &["avenc_apng"],
         beside: Beside::Alone("its frames are numbered from the beginning of the stream"),
+        ..LIBAV
+    },
+    Profile {
+        factories: &["avenc_rpza"],
+        beside: Beside::Alone(MARKS_NO_KEYS),
         ..LIBAV
     },
     Profile {
@@ -507,6 +521,11 @@ impl Profile {
         })
     }
 
+    /// The encoder has a row of its own.
+    pub(crate) fn is_known(&self) -> bool {
+        !self.factories.is_empty()
+    }
+
     /// Each of its frames is a key frame.
     pub(crate) fn is_intra(&self) -> bool {
         self.forced_key == ForcedKey::Always
@@ -537,13 +556,13 @@ impl Profile {
 
     /// It is known from running it, not from reading.
     pub(crate) fn was_run(&self) -> bool {
-        !self.factories.is_empty() && self.evidence == Evidence::Run
+        self.is_known() && self.evidence == Evidence::Run
     }
 
     /// What is known, for people to read.
     pub(crate) fn structure(&self) -> gst::Structure {
         let known = match self.evidence {
-            _ if self.factories.is_empty() => "no",
+            _ if !self.is_known() => "no",
             Evidence::Run => "run",
             Evidence::Read => "read, not run",
         };
