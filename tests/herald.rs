@@ -163,19 +163,9 @@ fn ask_at_each_segment(rig: &Rig, period: u64) {
 
 #[test]
 fn segments_are_of_exact_length_whatever_the_chunks() {
-    segments("");
-}
-
-/// Frames that were fed are gone then, once downstream has had a chance to ask.
-#[test]
-fn segments_are_of_exact_length_with_one_attempt() {
-    segments("max-attempts=1");
-}
-
-fn segments(more: &str) {
     for period in [10, 25, 40, 60, 100, 170] {
         for chunk in [8, 30, 60, 150, 1000] {
-            let rig = rig("", &format!("chunk-frames={chunk} {more}"));
+            let rig = rig("", &format!("chunk-frames={chunk}"));
             ask_at_each_segment(&rig, period);
             rig.push_all(0..400);
             rig.end();

@@ -104,11 +104,6 @@ fn the_bound_is_announced_and_kept() {
     for (properties, bound) in [
         // (3 sessions + 1) x 10 + 5 that may be a tail.
         ("sessions=3 chunk-frames=10 min-chunk-frames=5", 45),
-        // With one attempt frames go as they are fed: (3 sessions + 1) x 10 / 2 + 5.
-        (
-            "sessions=3 chunk-frames=10 min-chunk-frames=5 max-attempts=1",
-            25,
-        ),
         // The budget is what bounds.
         (
             "sessions=3 chunk-frames=10 min-chunk-frames=5 max-raw-bytes=5120",
@@ -142,9 +137,8 @@ fn the_bound_is_announced_and_kept() {
 }
 
 #[test]
-fn with_one_attempt_frames_go_as_they_are_fed() {
-    // (The one that stands before the gate isn't fed yet.)
-    for (attempts, held) in [(1, 50), (2, 100)] {
+fn frames_are_held_until_their_chunk_is_verified() {
+    for attempts in [1, 2] {
         let name = format!("fed-{attempts}");
         let gate = Gate::named(&name);
         let pipeline = scripted_pipeline(&format!(
@@ -162,7 +156,7 @@ fn with_one_attempt_frames_go_as_they_are_fed() {
         let stats = pipeline.stats();
         assert_eq!(
             stats.get::<u64>("bytes-held").unwrap(),
-            held * 256,
+            100 * 256,
             "{stats}"
         );
         gate.open();

@@ -408,13 +408,6 @@ impl Aggregator {
         lock(&self.state).first_key()
     }
 
-    /// A chunk may have to begin anew without having failed: it isn't known yet whether the encoder can be cut, or whether what comes
-    /// after us wants key frames at moments that were fed.
-    pub(crate) fn may_begin_anew(&self) -> bool {
-        let state = lock(&self.state);
-        !state.begun || state.is_heralded()
-    }
-
     /// What an attempt at the chunk made is thrown away, and what it still makes. `false`: some of it has left for good.
     pub(crate) fn begin_anew(&self, chunk: ChunkId) -> bool {
         lock(&self.state).begin_anew(chunk)

@@ -186,8 +186,6 @@ pub(super) struct State {
     pub(super) flow: Result<(), gst::FlowError>,
     /// Some encoder has made a packet of a frame.
     pub(super) proven: bool,
-    /// A chunk was begun with a key frame.
-    pub(super) begun: bool,
     /// A chunk could not be encoded: neither it nor what comes after it is going to leave.
     pub(super) failed: bool,
 }
@@ -221,7 +219,6 @@ impl State {
             flushing: false,
             flow: Ok(()),
             proven: false,
-            begun: false,
             failed: false,
         }
     }
@@ -555,7 +552,6 @@ impl State {
             announced,
         };
         let accepted = self.reorder.accept(chunk, frame, kind, packet);
-        let is_picture = frame.is_some();
         let accepted = accepted.and_then(|accepted| match accepted {
             Accepted::Again { index, payload } => {
                 let is = digest(payload.made.as_ref());
@@ -565,10 +561,7 @@ impl State {
                 let differs = Fault::Differs(frame.unwrap_or(first));
                 is_same.then_some(()).ok_or(differs)
             }
-            Accepted::Held => {
-                self.begun |= is_picture;
-                Ok(())
-            }
+            Accepted::Held => Ok(()),
             Accepted::Trimmed => {
                 feed.is_whole = self.reorder.is_whole(chunk);
                 Ok(())

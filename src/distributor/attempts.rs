@@ -69,10 +69,6 @@ impl Distributor {
         state.slots[id.0].works |= made_packets;
         let stream = state.stream.as_mut()?;
         let Attempt { chunk, number } = stream.roster.attempt_of(id)?;
-        let has_let_go = stream.planner.has_let_go(chunk);
-        if has_let_go {
-            return Some(Outcome::Final(Because::Attempts));
-        }
         if !aggregator.retract(chunk) {
             return Some(Outcome::Final(Because::Left));
         }

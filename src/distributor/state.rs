@@ -505,8 +505,6 @@ impl State {
                 sessions: self.sessions(),
                 sessions_are_automatic: job.sessions.is_none(),
                 is_intra: decision.is_some_and(|it| it.profile.is_intra()),
-                // What is kept is looked up and compared as a whole.
-                keeps_fed: job.max_attempts > 1 || self.cache.is_some(),
                 chunk_frames: job.chunk_frames.map(|frames| frames.saturating_mul(unit)),
                 min_chunk_frames: min_chunk_frames.saturating_mul(unit),
                 before: overlap(|it| it.before),
@@ -652,31 +650,25 @@ impl State {
             return Admission::Admitted;
         };
         let admission = stream.budget.admit(bytes, urgent);
-        if admission == Admission::Full && self.is_stuck() && !self.frees_a_session() {
-            // All of them have let frames go: one has to end its chunk.
-            if let Some(stream) = &mut self.stream {
-                return stream.budget.admit(bytes, true);
-            }
+        if admission == Admission::Full && self.is_stuck() {
+            self.free_a_session();
         }
         admission
     }
 
-    /// The session with the newest chunk of those that wait for frames gives it back, and takes an older one. `false`: none can.
-    fn frees_a_session(&mut self) -> bool {
+    /// The session with the newest chunk of those that wait for frames gives it back, and takes an older one.
+    fn free_a_session(&mut self) {
         let Some(stream) = &self.stream else {
-            return false;
+            return;
         };
         let waiting = self.slots.iter_mut().filter_map(|slot| {
             let chunk = stream.roster.chunk_of(slot.session.id)?;
-            let is_whole = !stream.planner.has_let_go(chunk);
-            (slot.waiting == Waiting::Frame && is_whole).then_some((chunk, slot))
+            (slot.waiting == Waiting::Frame).then_some((chunk, slot))
         });
-        let Some((_, slot)) = waiting.max_by_key(|(chunk, _)| *chunk) else {
-            return false;
-        };
-        slot.progress.replanned = true;
-        slot.session.wake.notify_all();
-        true
+        if let Some((_, slot)) = waiting.max_by_key(|(chunk, _)| *chunk) {
+            slot.progress.replanned = true;
+            slot.session.wake.notify_all();
+        }
     }
 
     /// An admitted frame comes in: numbered, stamped, given to its chunk.
@@ -807,7 +799,7 @@ impl State {
         let Some(stream) = &mut self.stream else {
             return false;
         };
-        if stream.planner.has_let_go(chunk) || !aggregator.begin_anew(chunk) {
+        if !aggregator.begin_anew(chunk) {
             return false;
         }
         if stream.on_trial.remove(&chunk).is_some() {
@@ -950,24 +942,6 @@ impl State {
             self.tally.chunks_finished += 1;
             free.push((chunk, stream.release(chunk)));
         }
-        free
-    }
-
-    /// Lets the frames go that were fed to a chunk, where there is no other attempt at it.
-    #[must_use]
-    pub(super) fn fed(
-        &mut self,
-        aggregator: &aggregator::imp::Aggregator,
-        chunk: ChunkId,
-        position: FrameNo,
-    ) -> Vec<gst::Buffer> {
-        let stream = self.stream.as_mut();
-        let Some(stream) = stream.filter(|_| !aggregator.may_begin_anew()) else {
-            return Vec::new();
-        };
-        let ranges = stream.planner.fed(chunk, position).into_iter();
-        let free = ranges.flat_map(|range| stream.let_go(range)).collect();
-        stream.frames.forget_before(stream.planner.oldest_needed());
         free
     }
 

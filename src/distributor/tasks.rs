@@ -185,18 +185,17 @@ impl Distributor {
             let taken = state.stream.as_mut().and_then(|stream| {
                 let attempt = stream.roster.take(id)?;
                 let first = stream.planner.first_fed(attempt.chunk)?;
-                Some((attempt, first, stream.planner.lets_go()))
+                Some((attempt, first))
             });
             let slot = &mut state.slots[id.0];
             slot.waiting = Waiting::Chunk;
             may_panic!("session-takes-chunk-locked");
-            if let Some((attempt, first, lets_go)) = taken {
+            if let Some((attempt, first)) = taken {
                 slot.waiting = Waiting::Nothing;
                 slot.at_work = true;
                 slot.progress = Progress::new(Some(attempt.chunk), first);
                 let work = Work {
                     chunk: attempt.chunk,
-                    lets_go,
                     first,
                     input: state.input(attempt.chunk)?,
                     recipe: recipe?,
@@ -278,19 +277,6 @@ impl Distributor {
         let mut state = lock(&self.state);
         if let Some(state) = state.as_mut().filter(|_| !session.standing.is_left()) {
             state.slots[session.id.0].progress.position = first;
-        }
-    }
-
-    /// A session has fed its chunk up to, not including, `position`: where there is no other attempt, these frames go.
-    pub(crate) fn fed(&self, session: &Session, chunk: ChunkId, position: FrameNo) {
-        // Whoever comes back late means another stream's chunk, and one that begins anew needs them again.
-        let free = lock(&self.state)
-            .as_mut()
-            .filter(|_| !session.standing.is_left())
-            .filter(|state| !state.slots[session.id.0].progress.replanned)
-            .map(|state| state.fed(self.aggregator(), chunk, position));
-        if free.is_some_and(|free| !free.is_empty()) {
-            self.room.notify_all();
         }
     }
 

@@ -91,8 +91,6 @@ pub struct Request {
     pub sessions_are_automatic: bool,
     /// Each frame is a key frame, so that a chunk's beginning costs no bits.
     pub is_intra: bool,
-    /// A chunk's frames stay until it is done, for another attempt; otherwise they go as they are fed.
-    pub keeps_fed: bool,
     /// Frames that a chunk owns; `None` leaves it to the plan.
     pub chunk_frames: Option<u64>,
     /// A chunk shorter than this joins the one before it.
@@ -123,21 +121,10 @@ impl Request {
         })
     }
 
-    /// Quarters of a chunk that are held where no session waits for memory. Frames that stay: all chunks that are encoded, and the
-    /// beginning of the next one. Frames that go: sessions are in the midst of theirs on average.
-    fn quarters(&self, sessions: u64) -> u64 {
-        match self.keeps_fed {
-            true => sessions.saturating_mul(4).saturating_add(1),
-            false => self.wanted_quarters(sessions),
-        }
-    }
-
-    /// As above, with room for the next chunk where the source is no faster than the sessions.
-    fn wanted_quarters(&self, sessions: u64) -> u64 {
-        match self.keeps_fed {
-            true => sessions.saturating_mul(4).saturating_add(4),
-            false => sessions.saturating_mul(2).saturating_add(2),
-        }
+    /// Quarters of a chunk that are held where no session waits for memory: all chunks that are encoded, and the beginning of the
+    /// next one.
+    fn quarters(sessions: u64) -> u64 {
+        sessions.saturating_mul(4).saturating_add(1)
     }
 
     /// Held beside a chunk's own frames: its lead, and its trail or the tail that may join it.
@@ -154,16 +141,13 @@ impl Request {
     /// The longest chunk with which so many sessions can work.
     fn share(&self, sessions: u64, min_frames: u64) -> u64 {
         let quarters = self.room_for_chunks(min_frames).saturating_mul(4);
-        quarters / self.quarters(sessions)
+        quarters / Self::quarters(sessions)
     }
 
     /// Sessions that can work with chunks of this length, at least 1.
     fn sessions_with(&self, length: u64, min_frames: u64) -> u64 {
         let quarters = self.room_for_chunks(min_frames).saturating_mul(4) / length.max(1);
-        let sessions = match self.keeps_fed {
-            true => quarters.saturating_sub(1) / 4,
-            false => quarters.saturating_sub(2) / 2,
-        };
+        let sessions = quarters.saturating_sub(1) / 4;
         sessions.clamp(1, self.sessions.max(1))
     }
 
@@ -323,10 +307,8 @@ pub struct Plan {
     /// Sessions that work at the same time; fewer than were asked for where the memory is short.
     pub sessions: u64,
     /// Raw frames that the element may hold at once: one chunk for each session, one that is being
-    /// taken in, and the overlap; fewer where the memory is short, and half of them where they go as they are fed.
+    /// taken in, and the overlap; fewer where the memory is short.
     pub capacity_frames: u64,
-    /// A chunk's frames stay until it is done; otherwise they go as they are fed, once the encoder has shown itself.
-    pub keeps_fed: bool,
     pub limit: Limit,
     /// What was asked for didn't fit into the memory, so chunks are shorter.
     pub shrunk: Option<Shrunk>,
@@ -421,7 +403,7 @@ impl Plan {
         // A tail takes as much room as a chunk.
         let around = request.before.most().saturating_add(request.after.most());
         let rest = request.room().saturating_sub(around);
-        let shares = request.quarters(request.sessions.max(1)) / 4 + 2;
+        let shares = Request::quarters(request.sessions.max(1)) / 4 + 2;
         let min_frames = (rest / shares).clamp(1, min_frames);
         let shortest = Length::Fixed(share(min_frames).max(min_frames));
         request.fit(shortest, min_frames)?;
@@ -433,8 +415,9 @@ impl Plan {
         let around = Request::around(before, after, min_frames);
         let longest = length.longest();
         let sessions = request.sessions_with(longest, min_frames);
-        let wanted = request.wanted_quarters(sessions).saturating_mul(longest);
-        let capacity_frames = (wanted.div_ceil(4))
+        // With room for the next chunk, where the source is no faster than the sessions.
+        let chunks = sessions.saturating_add(1);
+        let capacity_frames = (chunks.saturating_mul(longest))
             .saturating_add(around)
             .min(request.room());
         let automatic = request.longest(min_frames);
@@ -454,7 +437,6 @@ impl Plan {
             source_frames: request.source_frames.filter(|&frames| frames > 0),
             sessions,
             capacity_frames,
-            keeps_fed: request.keeps_fed,
             limit,
             shrunk: None,
         }
@@ -554,8 +536,6 @@ struct Live {
     id: ChunkId,
     /// First fed frame.
     lead_start: FrameNo,
-    /// The first of its frames that it still needs.
-    held_from: FrameNo,
     /// First own frame.
     start: FrameNo,
     /// `start` and the planned length: where the chunk ends unless a short tail joins it.
@@ -601,7 +581,7 @@ impl Live {
             (Some(end), None) => end.0.saturating_add(self.after),
             (Some(end), Some(barrier)) => end.0.saturating_add(self.after).min(barrier.0),
         };
-        FrameRange::new(self.held_from.0, end)
+        FrameRange::new(self.lead_start.0, end)
     }
 }
 
@@ -709,7 +689,6 @@ impl Planner {
         self.live.push_back(Live {
             id,
             lead_start,
-            held_from: lead_start,
             start,
             target,
             moved: false,
@@ -841,58 +820,15 @@ impl Planner {
         )
     }
 
-    /// Some of the chunk's frames are gone, so it can't be begun anew.
-    pub fn has_let_go(&self, chunk: ChunkId) -> bool {
-        self.live(chunk)
-            .is_some_and(|live| live.held_from > live.lead_start)
-    }
-
-    /// Frames go as they are fed, as there is no other attempt.
-    pub fn lets_go(&self) -> bool {
-        !self.plan.keeps_fed
-    }
-
-    /// The chunk's frames up to, not including, `position` were fed. Where there is no other attempt, and the encoder can't show any
-    /// more that it takes another one, let the frames go that are returned.
-    #[must_use]
-    pub fn fed(&mut self, chunk: ChunkId, position: FrameNo) -> Vec<FrameRange> {
-        if !self.lets_go() {
-            return Vec::new();
-        }
-        let may_begin_anew = |live: &Live| {
-            let is_open = |trial: &ChunkId| *trial <= live.id && self.live(*trial).is_some();
-            live.overlaps && TRIALS.iter().any(is_open)
-        };
-        let (before, arrived) = (self.plan.before, self.arrived);
-        let may_go = self.live(chunk).is_some_and(|live| !may_begin_anew(live));
-        let live = self.live.iter_mut().find(|live| live.id == chunk);
-        let Some(live) = live.filter(|_| may_go) else {
-            return Vec::new();
-        };
-        // The lead of the chunk that comes next may begin among them.
-        let until = match live.own_end {
-            Some(_) => position,
-            None => {
-                let next = live.target.0.min(arrived);
-                position.min(FrameNo(next.saturating_sub(before)))
-            }
-        };
-        let from = live.held_from;
-        live.held_from = until.max(from);
-        let gone = FrameRange::new(from.0, live.held_from.0);
-        self.unneeded(gone)
-    }
-
     /// The chunk begins with this frame: those before it have left, and can't be made again. Let the frames go that are returned.
     #[must_use]
     pub fn begin_at(&mut self, chunk: ChunkId, start: FrameNo) -> Vec<FrameRange> {
         let Some(live) = self.live.iter_mut().find(|live| live.id == chunk) else {
             return Vec::new();
         };
-        let gone = FrameRange::new(live.held_from.0, start.0);
+        let gone = FrameRange::new(live.lead_start.0, start.0);
         live.start = start;
         live.lead_start = start;
-        live.held_from = start;
         self.unneeded(gone)
     }
 
@@ -1018,7 +954,6 @@ mod tests {
             sessions: 2,
             sessions_are_automatic: false,
             is_intra: false,
-            keeps_fed: true,
             chunk_frames: None,
             min_chunk_frames: 12,
             before: Overlap::Exactly(0),
@@ -1144,25 +1079,6 @@ mod tests {
         assert_eq!(short.length, Length::Fixed(80));
         assert_eq!(short.capacity_frames, 192);
         assert_eq!(short.limit, Limit::Memory);
-    }
-
-    #[test]
-    fn frames_that_go_as_they_are_fed_take_half_of_the_memory() {
-        let plan = |keeps_fed, max_raw_bytes| {
-            Plan::make(&Request {
-                keeps_fed,
-                max_raw_bytes,
-                sessions: 7,
-                ..request()
-            })
-            .unwrap()
-        };
-        let ample = 1_000_000_000;
-        assert_eq!(plan(true, ample).capacity_frames, 8 * 250 + 12);
-        assert_eq!(plan(false, ample).capacity_frames, 8 * 250 / 2 + 12);
-        // And where it is short, chunks are nearly twice as long.
-        assert_eq!(plan(true, 592_000).length, Length::Fixed(80));
-        assert_eq!(plan(false, 592_000).length.longest(), 145);
     }
 
     #[test]
@@ -1544,10 +1460,10 @@ mod tests {
             source_frames in prop::option::of(any_number()),
             frame_bytes in any_number(),
             max_raw_bytes in any_number(),
-            (sessions_are_automatic, is_intra, keeps_fed) in any::<(bool, bool, bool)>(),
+            (sessions_are_automatic, is_intra) in any::<(bool, bool)>(),
         ) {
             let request = Request {
-                sessions, sessions_are_automatic, is_intra, keeps_fed, chunk_frames, min_chunk_frames, before, after,
+                sessions, sessions_are_automatic, is_intra, chunk_frames, min_chunk_frames, before, after,
                 source_frames, frame_bytes, max_raw_bytes,
             };
             let room = max_raw_bytes / frame_bytes.max(1);
@@ -1659,67 +1575,6 @@ mod tests {
                 }
             }
             prop_assert_eq!(freed.len() as u64, planner.next_frame().0);
-        }
-
-        /// Sessions feed their chunks in any order, and frames come whenever the memory holds them.
-        #[test]
-        fn frames_that_go_as_they_are_fed_go_once_and_never_too_early(
-            own in prop::option::of(1u64..60),
-            min in 1u64..10,
-            before in 0u64..20,
-            after in 0u64..20,
-            sessions in 1u64..5,
-            total in prop::option::of(1u64..900),
-            frames in 1u64..600,
-            picks in prop::collection::vec(any::<prop::sample::Index>(), 50),
-        ) {
-            let plan = Plan::make(&Request {
-                sessions, chunk_frames: own, min_chunk_frames: min, keeps_fed: false, source_frames: total,
-                before: Overlap::Exactly(before), after: Overlap::Exactly(after), ..request()
-            }).unwrap();
-            let mut planner = Planner::new(plan);
-            let mut freed = BTreeSet::new();
-            // Where each of the sessions stands.
-            let mut taken: Vec<(ChunkId, FrameNo)> = Vec::new();
-            let mut next = ChunkId(0);
-            let mut gone = 0;
-            let mut picks = picks.into_iter().cycle();
-            while gone < frames {
-                let came = planner.next_frame().0;
-                if came < frames && (came - gone < plan.capacity_frames || planner.is_starving()) {
-                    let _ = planner.frame(true);
-                    if came + 1 == frames {
-                        planner.cut();
-                    }
-                }
-                while taken.len() < sessions as usize && let Some(first) = planner.first_fed(next) {
-                    taken.push((next, first));
-                    next = next.next();
-                }
-                if taken.is_empty() {
-                    continue;
-                }
-                let at = picks.next().unwrap().index(taken.len());
-                let (chunk, position) = taken[at];
-                let mut free = Vec::new();
-                match planner.next(chunk, position) {
-                    Some(Next::Feed { frame, .. }) => {
-                        prop_assert!(!freed.contains(&frame), "{} is still to be fed", frame);
-                        taken[at].1 = FrameNo(frame.0 + 1);
-                        free = planner.fed(chunk, taken[at].1);
-                    }
-                    Some(Next::Drain(_)) => {
-                        taken.remove(at);
-                        free = planner.done(chunk);
-                    }
-                    Some(Next::Wait) => (),
-                    None => prop_assert!(false, "{} is gone", chunk),
-                }
-                for frame in free.iter().flat_map(FrameRange::iter) {
-                    prop_assert!(freed.insert(frame), "{} goes twice", frame);
-                }
-                gone = freed.len() as u64;
-            }
         }
 
         #[test]

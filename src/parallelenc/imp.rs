@@ -99,9 +99,7 @@ pub struct ParallelEnc {
         default = DEFAULT_MAX_ATTEMPTS, mutable_ready, nick = "Maximum number of attempts",
         blurb = "The number of times that a chunk is encoded, the first included, before its failure is that of the stream. Each \
                  failed attempt is a warning on the bus, with details. A session that fails three times in a row is closed, and \
-                 with the last one the stream fails. With 1, frames go as they are fed to an encoder, which needs half of the memory, except \
-                 those of the first chunks, until the encoder has shown that it can be cut, and all with cache-location. What encoders hold back themselves, for \
-                 their look-ahead, then comes on top of max-raw-bytes.")]
+                 with the last one the stream fails. A chunk's frames are held until it is verified, whatever this is.")]
     #[property(name = "stall-timeout", get, set, type = u64, member = stall_timeout, default = DEFAULT_STALL_TIMEOUT,
         mutable_ready, nick = "Stall timeout in nanoseconds",
         blurb = "The time in nanoseconds after which an encoder is given up that has frames, but takes none and makes no packet, \

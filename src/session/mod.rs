@@ -70,8 +70,6 @@ pub(crate) struct Input {
 /// A chunk to encode.
 pub(crate) struct Work {
     pub(crate) chunk: ChunkId,
-    /// There may be no other attempt, so the distributor wants to know what was fed.
-    pub(crate) lets_go: bool,
     /// The first frame that is fed.
     pub(crate) first: FrameNo,
     pub(crate) input: Input,
@@ -689,9 +687,6 @@ impl Session {
                     may_panic!("session-feeds");
                     self.src.push(buffer).map_err(refused)?;
                     position = FrameNo(position.0 + 1);
-                    if work.lets_go {
-                        distributor.fed(self, work.chunk, position);
-                    }
                 }
                 Step::Drain(chunk) => break chunk,
             }
