@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::rig::{Entry, Rig};
+use common::rig::Rig;
 use gst::prelude::*;
 use gst_video::prelude::*;
 use std::collections::BTreeMap;
@@ -293,57 +293,54 @@ fn interlaced_pictures_are_decoded_as_the_plain_encoders() {
     assert_eq!(fields(&plain), fields(&ours));
 }
 
-/// Where chunks begin in a stream of fields of which some are missing.
-fn key_fields(order: &str, missing: &[u64]) -> Vec<u64> {
-    let caps = format!(
-        "video/x-raw(format:Interlaced),format=GRAY8,width=16,height=32,framerate=25/1,interlace-mode=alternate,field-order={order}"
-    );
-    let rig = Rig::with_caps(
-        &format!("vtparallelenc encoder=scriptedenc {CHUNKS}"),
-        &caps,
-    );
-    let top_first = order == "top-field-first";
-    for number in (0..120).filter(|number| !missing.contains(number)) {
+const FIELDS: &str = "video/x-raw(format:Interlaced),format=GRAY8,width=16,height=32,framerate=25/1,interlace-mode=alternate,\
+     field-order=top-field-first";
+
+fn push_fields(rig: &Rig) {
+    for number in 0..60 {
         let time = gst::ClockTime::from_mseconds(20 * number);
         let mut buffer = common::gray(number, (time, Some(gst::ClockTime::from_mseconds(20))));
-        let is_top = (number % 2 == 0) == top_first;
-        let field = if is_top {
-            gst_video::VideoBufferFlags::TOP_FIELD
-        } else {
-            gst_video::VideoBufferFlags::BOTTOM_FIELD
+        let field = match number % 2 {
+            0 => gst_video::VideoBufferFlags::TOP_FIELD,
+            _ => gst_video::VideoBufferFlags::BOTTOM_FIELD,
         };
         let field = field | gst_video::VideoBufferFlags::INTERLACED;
         buffer.get_mut().unwrap().set_video_flags(field);
-        if number == 51 {
-            // In the middle of a picture: at the next one.
-            rig.send(gst_video::DownstreamForceKeyUnitEvent::builder().build());
+        if rig.src.push(buffer).is_err() {
+            return;
         }
-        rig.src.push(buffer).unwrap();
     }
     rig.end();
-    let entries = rig.entries();
-    assert_eq!(
-        entries.iter().filter(|it| it.buffer().is_some()).count(),
-        120 - missing.len()
-    );
-    let keys = entries.iter().filter(|entry| entry.is_key());
-    keys.filter_map(Entry::frame).collect()
 }
 
 #[test]
-fn fields_are_cut_in_pairs() {
+fn alternating_fields_are_encoded_by_one_session() {
     register();
-    for order in ["top-field-first", "bottom-field-first"] {
-        // Eleven pictures are 22 fields; 52 was asked for.
-        assert_eq!(key_fields(order, &[]), [0, 22, 44, 52, 74, 96]);
-        // With a field missing, in the first chunk and later.
-        for missing in [&[5][..], &[6], &[21], &[22], &[5, 48, 70]] {
-            let keys = key_fields(order, missing);
-            assert!(keys.iter().all(|key| key % 2 == 0), "{missing:?}: {keys:?}");
-            assert!(
-                keys.contains(&52) && keys.len() >= 5,
-                "{missing:?}: {keys:?}"
-            );
-        }
-    }
+    let encoder = "scriptedenc keep-times=true";
+    let plain = Rig::with_caps(encoder, FIELDS);
+    push_fields(&plain);
+    let ours = Rig::with_caps(
+        &format!("vtparallelenc encoder=\"{encoder}\" {CHUNKS}"),
+        FIELDS,
+    );
+    push_fields(&ours);
+    assert_eq!(ours.story(), plain.story());
+    let reason: String = ours.stats().get("sequential-reason").unwrap();
+    assert!(reason.contains("interlace-mode=alternate"), "{reason}");
+}
+
+#[test]
+fn fields_that_begin_to_alternate_in_mid_stream_are_an_error() {
+    register();
+    let rig = Rig::new(&format!("vtparallelenc encoder=scriptedenc {CHUNKS}"));
+    rig.push_all(0..30);
+    let caps: gst::Caps = FIELDS.parse().unwrap();
+    rig.send(gst::event::Caps::new(&caps));
+    push_fields(&rig);
+    let errors = rig.messages(&[gst::MessageType::Error]);
+    let gst::MessageView::Error(error) = errors[0].view() else {
+        unreachable!("only errors were asked for");
+    };
+    let text = error.error().message().to_string();
+    assert!(text.contains("set allow-parallel=false"), "{text}");
 }

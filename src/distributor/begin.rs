@@ -5,7 +5,7 @@
 use super::decision::{Decision, Sequential};
 use super::failure::{Refusal, budget_error};
 use super::imp::{CAT, Distributor};
-use super::state::{Mode, Proposal, frame_bytes, frame_duration};
+use super::state::{Mode, Proposal, frame_bytes, frame_duration, is_alternating};
 use crate::locking::lock;
 use crate::logic::frame::SessionId;
 use crate::parallelenc::ParallelEnc;
@@ -57,7 +57,8 @@ impl Distributor {
             let placed = self.place(&job, &description);
             placed.map_err(|error| Refusal::of(self, &session, &error))?;
         }
-        let sequential = self.sequential();
+        let is_alternating = is_alternating(caps).then_some(Sequential::AlternatingFields);
+        let sequential = self.sequential().or(is_alternating);
         let is_live = sequential.is_none() && {
             let mut latency = gst::query::Latency::new();
             self.sink.peer_query(&mut latency) && latency.result().0
@@ -69,7 +70,7 @@ impl Distributor {
             Some(_) => (!self.holds_its_latency(caps)).then_some(Sequential::LiveBeyondMemory),
         });
         if let Some(state) = &mut *lock(&self.state) {
-            state.set_caps(caps.clone());
+            state.caps = Some(caps.clone());
             state.downstream = Some(snapshot.clone());
             if is_live {
                 // What comes live doesn't come again, and nothing may wait for all of a chunk.
@@ -283,7 +284,7 @@ impl Distributor {
             state.sink_caps = Some(sink_caps);
             state.begin_stream(plan);
             state.mode = Mode::Parallel;
-            let shrinks = state.shrinks(&plan, caps);
+            let shrinks = state.shrinks(&plan);
             (std::mem::take(&mut state.early), shrinks)
         };
         self.warn_of_shrunk_chunks(shrinks);

@@ -20,6 +20,8 @@ pub(crate) enum Sequential {
     LiveWithoutRate,
     /// Chunks are allowed for live sources, but there isn't the memory to delay the source so long.
     LiveBeyondMemory,
+    /// Each buffer is one field, and only whole pictures can be cut.
+    AlternatingFields,
     /// The encoder can't be used in chunks.
     Encoder(&'static str),
 }
@@ -37,6 +39,9 @@ impl fmt::Display for Sequential {
             }
             Self::LiveBeyondMemory => {
                 "the source is live, and max-raw-bytes doesn't hold it for as long as chunks delay it; set a smaller chunk-frames"
+            }
+            Self::AlternatingFields => {
+                "each buffer is one field (interlace-mode=alternate), and chunks are made of whole pictures"
             }
             Self::Encoder(reason) => {
                 return write!(f, "the encoder can't be used in chunks: {reason}");

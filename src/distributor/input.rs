@@ -5,7 +5,7 @@
 use super::failure::budget_error;
 use super::imp::{CAT, Distributor};
 use super::keys::key_request;
-use super::state::{Mode, Pool, buffers_per_picture, frame_duration};
+use super::state::{Mode, Pool, frame_duration, is_alternating};
 use crate::aggregator::FrameTimes;
 use crate::cache::Picture;
 use crate::locking::lock;
@@ -164,12 +164,11 @@ impl Distributor {
             if stream.length_known || !ASK_AT.contains(&stream.planner.next_frame()) {
                 return;
             }
-            let unit = buffers_per_picture(caps);
-            let told = state
-                .job
-                .source_frames
-                .map(|frames| frames.saturating_mul(unit));
-            (caps.clone(), stream.segment.clone(), told)
+            (
+                caps.clone(),
+                stream.segment.clone(),
+                state.job.source_frames,
+            )
         };
         let frames = told.or_else(|| self.frames_to_come(&caps, &segment));
         gst::info!(CAT, imp = self, "Frames to come: {frames:?}");
@@ -183,7 +182,7 @@ impl Distributor {
             }
             if state.replan(plan) {
                 self.announce(&caps, capacity_frames);
-                let shrinks = state.shrinks(&plan, &caps);
+                let shrinks = state.shrinks(&plan);
                 drop(guard);
                 self.warn_of_shrunk_chunks(shrinks);
                 self.tell_latency();
@@ -332,6 +331,13 @@ impl Distributor {
                 return true;
             }
         }
+        if is_alternating(&caps) {
+            self.fail(gst::error_msg!(
+                gst::StreamError::Format,
+                ("The video changes to alternating fields, of which chunks can't be made; set allow-parallel=false")
+            ));
+            return false;
+        }
         // A plain encoder asks it with new caps as well.
         let downstream = self.aggregator().ask_downstream();
         let shrinks = {
@@ -349,8 +355,8 @@ impl Distributor {
             };
             state.cut(self.aggregator());
             self.announce(&caps, plan.capacity_frames);
-            let shrinks = state.shrinks(&plan, &caps);
-            state.set_caps(caps);
+            let shrinks = state.shrinks(&plan);
+            state.caps = Some(caps);
             state.downstream = Some(downstream);
             state.replan(plan);
             shrinks

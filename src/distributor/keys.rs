@@ -2,7 +2,7 @@
 
 //! Key frames that are asked for: what the events say, and what becomes of those for frames that were taken in already.
 
-use super::state::{Field, State, UNKNOWN_DURATION, frame_duration};
+use super::state::{State, UNKNOWN_DURATION, frame_duration};
 use crate::aggregator;
 use crate::logic::frame::FrameNo;
 use crate::logic::keys;
@@ -46,16 +46,10 @@ impl State {
         }
     }
 
-    /// The first frame that was taken in and is shown at this running time, or after it; of a picture of two fields the first.
+    /// The first frame that was taken in and is shown at this running time, or after it.
     fn first_shown_at(&self, time: u64) -> Option<FrameNo> {
         let stream = self.stream.as_ref()?;
-        let frame = stream.frames.first_from(stream.clock.private(time))?;
-        let held = stream.frames.get(frame).and_then(Option::as_ref);
-        let is_second = self
-            .first_field
-            .zip(held)
-            .is_some_and(|(first, held)| Field::of(&held.buffer) != first);
-        Some(FrameNo(frame.0 + u64::from(is_second)))
+        stream.frames.first_from(stream.clock.private(time))
     }
 
     fn known_at(&self, time: u64) -> Option<FrameNo> {

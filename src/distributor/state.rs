@@ -7,7 +7,7 @@ use crate::aggregator::{self, FrameTimes};
 use crate::cache::{Files, Picture};
 use crate::logic::budget::{Admission, Budget};
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
-use crate::logic::keys::{Due, KeyRequests};
+use crate::logic::keys::KeyRequests;
 use crate::logic::planner::{
     BudgetTooSmall, Next, Opening, Overlap, Plan, Planner, Request, Verdict,
 };
@@ -21,8 +21,6 @@ use crate::session::encoder::Recipe;
 use crate::session::hints::Hints;
 use crate::session::{Input, Session, Step};
 use gst::prelude::*;
-use gst_video::VideoBufferFlags;
-use gst_video::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
@@ -199,8 +197,6 @@ pub(super) struct State {
     pub(super) sink_caps: Option<gst::Caps>,
     /// What the encoder proposed to upstream.
     pub(super) proposal: Proposal,
-    /// The first field of each picture, where pictures come as two fields.
-    pub(super) first_field: Option<Field>,
     /// What downstream accepts, as the encoders of the chunks that open from now on see it.
     pub(super) downstream: Option<gst::Caps>,
     /// Upstream's stream tags: from which frame on which; `None` after they were taken back.
@@ -267,46 +263,19 @@ pub(super) fn frame_bytes(caps: &gst::Caps) -> Option<u64> {
     Some((width * height * 4).max(1))
 }
 
-/// One of the two that make a picture, as caps and flags of interlaced video name them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Field {
-    Top,
-    Bottom,
+/// Each buffer is one field of a picture.
+pub(super) fn is_alternating(caps: &gst::CapsRef) -> bool {
+    let mode = caps.structure(0).map(|caps| caps.get("interlace-mode"));
+    mode == Some(Ok("alternate"))
 }
 
-impl Field {
-    /// The first one of each picture, where each buffer is one field (interlace-mode alternate).
-    fn first(caps: &gst::Caps) -> Option<Self> {
-        let structure = caps.structure(0)?;
-        let mode: &str = structure.get("interlace-mode").ok()?;
-        let order = structure.get::<&str>("field-order");
-        (mode == "alternate").then_some(match order {
-            Ok("bottom-field-first") => Self::Bottom,
-            _ => Self::Top,
-        })
-    }
-
-    pub(super) fn of(buffer: &gst::BufferRef) -> Self {
-        // A top field is one field, top field first.
-        match buffer.video_flags().contains(VideoBufferFlags::TFF) {
-            true => Self::Top,
-            false => Self::Bottom,
-        }
-    }
-}
-
-/// Buffers that make one picture.
-pub(super) fn buffers_per_picture(caps: &gst::Caps) -> u64 {
-    1 + u64::from(Field::first(caps).is_some())
-}
-
-/// Time that one frame is shown, or one field where each buffer is a field, if the caps say so.
+/// Time that one frame is shown, if the caps say so.
 pub(super) fn frame_duration(caps: &gst::Caps) -> Option<gst::ClockTime> {
     let rate = caps.structure(0)?.get::<gst::Fraction>("framerate").ok()?;
     // 0/1 is a variable rate.
     let numer = u64::try_from(rate.numer()).ok().filter(|&n| n > 0)?;
     let denom = u64::try_from(rate.denom()).ok()?;
-    gst::ClockTime::SECOND.mul_div_round(denom, numer.saturating_mul(buffers_per_picture(caps)))
+    gst::ClockTime::SECOND.mul_div_round(denom, numer)
 }
 
 /// The tags of an event, if they are of this stream and not of all.
@@ -319,8 +288,8 @@ fn of_stream(event: &gst::Event) -> Option<gst::TagList> {
     }
 }
 
-/// What the plan made less of than was asked for, if it did, in pictures, which are `unit` buffers each.
-fn shrinkage(plan: &Plan, unit: u64) -> Option<String> {
+/// What the plan made less of than was asked for, if it did.
+fn shrinkage(plan: &Plan) -> Option<String> {
     let shrunk = plan.shrunk?;
     let min_asked = shrunk.chunk_frames.map_or(shrunk.min_chunk_frames, |own| {
         own.min(shrunk.min_chunk_frames)
@@ -331,11 +300,7 @@ fn shrinkage(plan: &Plan, unit: u64) -> Option<String> {
     ];
     let less = less.into_iter().filter_map(|(property, asked, is)| {
         let asked = asked.filter(|asked| *asked > is)?;
-        Some(format!(
-            "{property} is {} instead of {}",
-            is.div_ceil(unit),
-            asked.div_ceil(unit)
-        ))
+        Some(format!("{property} is {is} instead of {asked}"))
     });
     let less: Vec<_> = less.collect();
     Some(format!(
@@ -359,7 +324,6 @@ impl State {
             caps: None,
             sink_caps: None,
             proposal: Proposal::default(),
-            first_field: None,
             downstream: None,
             stream_tags: VecDeque::new(),
             global_tags: None,
@@ -494,19 +458,15 @@ impl State {
         source_frames: Option<u64>,
     ) -> Result<Plan, BudgetTooSmall> {
         let job = &self.job;
-        // All that was set is in pictures.
-        let unit = buffers_per_picture(caps);
         let decision = self.decision.as_ref();
-        let overlap = |of: fn(&Decision) -> Overlap| {
-            decision.map_or(Overlap::Exactly(0), |it| of(it).times(unit))
-        };
+        let overlap = |of: fn(&Decision) -> Overlap| decision.map_or(Overlap::Exactly(0), of);
         let make = |min_chunk_frames: u64| {
             Plan::make(&Request {
                 sessions: self.sessions(),
                 sessions_are_automatic: job.sessions.is_none(),
                 is_intra: decision.is_some_and(|it| it.profile.is_intra()),
-                chunk_frames: job.chunk_frames.map(|frames| frames.saturating_mul(unit)),
-                min_chunk_frames: min_chunk_frames.saturating_mul(unit),
+                chunk_frames: job.chunk_frames,
+                min_chunk_frames,
                 before: overlap(|it| it.before),
                 after: overlap(|it| it.after),
                 source_frames,
@@ -516,10 +476,8 @@ impl State {
         };
         let recommended = decision.map_or(0, |it| {
             let frame = frame_duration(caps).map_or(u64::MAX, gst::ClockTime::nseconds);
-            it.min_chunk_frames.max(
-                it.min_chunk_duration
-                    .div_ceil(frame.saturating_mul(unit).max(1)),
-            )
+            it.min_chunk_frames
+                .max(it.min_chunk_duration.div_ceil(frame.max(1)))
         });
         // What an encoder recommends can't make anything shorter than it is without it.
         let plan = make(job.min_chunk_frames.max(recommended)).ok();
@@ -536,8 +494,8 @@ impl State {
 
     /// What is to be said of a plan that is less than was asked for, unless it was said before.
     #[must_use]
-    pub(super) fn shrinks(&mut self, plan: &Plan, caps: &gst::Caps) -> Option<String> {
-        let text = shrinkage(plan, buffers_per_picture(caps))?;
+    pub(super) fn shrinks(&mut self, plan: &Plan) -> Option<String> {
+        let text = shrinkage(plan)?;
         let is_new = self.shrinkage.as_ref() != Some(&text);
         is_new.then(|| self.shrinkage.insert(text).clone())
     }
@@ -637,11 +595,6 @@ impl State {
         }
     }
 
-    pub(super) fn set_caps(&mut self, caps: gst::Caps) {
-        self.first_field = Field::first(&caps);
-        self.caps = Some(caps);
-    }
-
     /// A frame of `bytes` stands at the door.
     pub(super) fn admit(&mut self, bytes: u64) -> Admission {
         let stream = self.stream.as_ref();
@@ -703,14 +656,7 @@ impl State {
             buffer.set_duration(times.duration);
         }
         let frame = stream.planner.next_frame();
-        let begins = self
-            .first_field
-            .is_none_or(|first| Field::of(&buffer) == first);
-        let due = if begins {
-            self.keys.due(running_time, key_interval)
-        } else {
-            Due::default()
-        };
+        let due = self.keys.due(running_time, key_interval);
         if due.forces {
             if let Some(closed) = stream.planner.split() {
                 aggregator.close(closed.id, closed.own);
@@ -734,7 +680,7 @@ impl State {
         );
         aggregator.frame(private, times);
         self.tally.frames_in += 1;
-        let opened = match stream.planner.frame(begins) {
+        let opened = match stream.planner.frame() {
             Verdict::Continues => None,
             Verdict::Opens(opened) => Some(opened),
             Verdict::Splits { closed, opened } => {

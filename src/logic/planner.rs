@@ -59,14 +59,6 @@ pub enum Overlap {
 }
 
 impl Overlap {
-    /// So many buffers for each frame.
-    pub fn times(self, buffers: u64) -> Self {
-        match self {
-            Self::Exactly(frames) => Self::Exactly(frames.saturating_mul(buffers)),
-            Self::UpTo(frames) => Self::UpTo(frames.saturating_mul(buffers)),
-        }
-    }
-
     /// In frames.
     pub fn most(self) -> u64 {
         match self {
@@ -540,8 +532,6 @@ struct Live {
     start: FrameNo,
     /// `start` and the planned length: where the chunk ends unless a short tail joins it.
     target: FrameNo,
-    /// `target` was moved by one frame, to where a picture begins.
-    moved: bool,
     /// End of the own frames, once that is known.
     own_end: Option<FrameNo>,
     /// End of the section, once that is known: no trail goes beyond it.
@@ -621,17 +611,9 @@ impl Planner {
         FrameNo(self.arrived)
     }
 
-    /// The next frame has come. `begins`: a chunk may begin with it, which it can't with the second field of a picture.
-    pub fn frame(&mut self, begins: bool) -> Verdict {
-        let number = self.arrived;
+    /// The next frame has come.
+    pub fn frame(&mut self) -> Verdict {
         self.arrived += 1;
-        if let Some(open) = self.live.back_mut().filter(|live| live.own_end.is_none())
-            && open.target.0 == number
-            && !begins
-            && !std::mem::replace(&mut open.moved, true)
-        {
-            open.target.0 += 1;
-        }
         match self.live.back_mut().filter(|live| live.own_end.is_none()) {
             None => Verdict::Opens(self.open(FrameNo(self.arrived - 1))),
             Some(open) if self.arrived >= open.target.0.saturating_add(self.plan.min_frames) => {
@@ -691,7 +673,6 @@ impl Planner {
             lead_start,
             start,
             target,
-            moved: false,
             own_end: None,
             barrier: None,
             after: self.plan.after,
@@ -979,7 +960,7 @@ mod tests {
     fn chunks_of(plan: Plan, frames: u64) -> Vec<Chunk> {
         let mut planner = Planner::new(plan);
         for _ in 0..frames {
-            let _ = planner.frame(true);
+            let _ = planner.frame();
         }
         planner.cut();
         drained(&planner)
@@ -1229,7 +1210,7 @@ mod tests {
     fn keys_are_forced_where_own_frames_begin_and_end() {
         let mut planner = Planner::new(fixed(4, 1, 2, 2));
         for _ in 0..12 {
-            let _ = planner.frame(true);
+            let _ = planner.frame();
         }
         planner.cut();
         let forced = |chunk, from: u64, to: u64| -> Vec<u64> {
@@ -1262,11 +1243,11 @@ mod tests {
     fn a_chunk_waits_until_it_is_known_where_it_ends() {
         let mut planner = Planner::new(fixed(4, 3, 0, 0));
         for _ in 0..6 {
-            let _ = planner.frame(true);
+            let _ = planner.frame();
         }
         assert_eq!(planner.next(ChunkId(0), FrameNo(4)), Some(Next::Wait));
         assert!(planner.is_starving());
-        assert!(matches!(planner.frame(true), Verdict::Splits { .. }));
+        assert!(matches!(planner.frame(), Verdict::Splits { .. }));
         assert!(matches!(
             planner.next(ChunkId(0), FrameNo(4)),
             Some(Next::Drain(_))
@@ -1284,11 +1265,11 @@ mod tests {
         let after = |frames: u64| {
             let mut planner = Planner::new(Plan::make(&request()).unwrap());
             for _ in 0..frames {
-                let _ = planner.frame(true);
+                let _ = planner.frame();
             }
             let accepted = planner.replan(known);
             for _ in frames..100 {
-                let _ = planner.frame(true);
+                let _ = planner.frame();
             }
             planner.cut();
             let lengths: Vec<u64> = drained(&planner)
@@ -1306,7 +1287,7 @@ mod tests {
     fn a_cut_frees_what_is_withheld() {
         let mut planner = Planner::new(fixed(4, 3, 0, 2));
         for frames in 1..=6 {
-            let _ = planner.frame(true);
+            let _ = planner.frame();
             assert_eq!(planner.withholds(), frames > 4, "{frames}");
         }
         assert!(planner.cut().is_some());
@@ -1318,13 +1299,13 @@ mod tests {
     fn no_overlap_reaches_across_a_cut() {
         let mut planner = Planner::new(fixed(10, 1, 5, 5));
         for _ in 0..12 {
-            let _ = planner.frame(true);
+            let _ = planner.frame();
         }
         let closed = planner.cut().unwrap();
         assert_eq!(closed.own, FrameRange::new(10, 12));
         assert!(planner.cut().is_none(), "a second cut in one place is none");
         for _ in 0..12 {
-            let _ = planner.frame(true);
+            let _ = planner.frame();
         }
         planner.cut();
         let fed: Vec<_> = drained(&planner).iter().map(|chunk| chunk.fed).collect();
@@ -1360,7 +1341,7 @@ mod tests {
     fn four_chunks(before: u64, after: u64) -> Planner {
         let mut planner = Planner::new(fixed(10, 2, before, after));
         for _ in 0..38 {
-            let _ = planner.frame(true);
+            let _ = planner.frame();
         }
         planner
     }
@@ -1412,7 +1393,7 @@ mod tests {
         assert_eq!(drain(&planner, 1, 20), FrameRange::new(10, 20));
         // Nor has one that opens now.
         for _ in 38..42 {
-            let _ = planner.frame(true);
+            let _ = planner.frame();
         }
         assert_eq!(planner.first_fed(ChunkId(4)), Some(FrameNo(40)));
         assert!(!planner.plan().overlaps());
@@ -1491,7 +1472,7 @@ mod tests {
                     }
                     let mut planner = Planner::new(plan);
                     for _ in 0..9 {
-                        let _ = planner.frame(true);
+                        let _ = planner.frame();
                     }
                     let _ = planner.cut();
                     let _ = plan.latency_frames();
@@ -1537,7 +1518,7 @@ mod tests {
             let mut cuts = vec![0u64];
             for frames in &sections {
                 for _ in 0..*frames {
-                    let _ = planner.frame(true);
+                    let _ = planner.frame();
                 }
                 planner.cut();
                 cuts.push(planner.next_frame().0);
@@ -1605,7 +1586,7 @@ mod tests {
                     held -= planner.done(oldest).iter().map(FrameRange::len).sum::<u64>();
                 }
                 if held < capacity {
-                    let _ = planner.frame(true);
+                    let _ = planner.frame();
                     held += 1;
                 }
             }

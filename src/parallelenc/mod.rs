@@ -43,8 +43,8 @@
  * many chunks as there are sessions, and what decides where a chunk ends, which the LATENCY query tells. QoS events go upstream; no
  * frame is dropped for them.
  *
- * Where parallel encoding isn't possible (#vtparallelenc:allow-parallel is false, one session, a live source, an encoder that
- * is known not to be usable in chunks), one encoder encodes the whole stream, and everything goes straight through it. So it is with an
+ * Where parallel encoding isn't possible (#vtparallelenc:allow-parallel is false, one session, a live source,
+ * alternating fields, an encoder that is known not to be usable in chunks), one encoder encodes the whole stream, and everything goes straight through it. So it is with an
  * encoder that isn't known, in a format that isn't looked into, because nothing would show whether its chunks stand alone; unless it
  * has the property `recommended-parallelization-limit` with a value above 0, by which it says that it can be cut.
  * #vtparallelenc:stats says why.
