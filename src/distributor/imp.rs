@@ -363,7 +363,6 @@ impl Distributor {
                 .recipe
                 .as_ref()
                 .map(|recipe| recipe.description.clone()),
-            profile: state.decision.as_ref().map(|decision| decision.profile),
             sessions_open: state.open_sessions() as u64,
             plan: state.stream.as_ref().map(|stream| *stream.planner.plan()),
             sequential: match state.mode {

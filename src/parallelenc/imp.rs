@@ -181,8 +181,7 @@ impl ObjectImpl for ParallelEnc {
                      of a pool that is too small), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early, overlap-before, overlap-after (as planned), \
                      sessions-planned (which work at the same time), limited-by (what keeps chunks from being longer or sessions from \
                      being more: chunk-frames, source-length, longest-chunk (longer ones gain nothing) or max-raw-bytes), sessions-open, \
-                     sessions (each with frames and frames-per-second), encoder (as set or chosen), profile (what is known of it: known, \
-                     deterministic, forced-key, headers), sequential-reason.",
+                     sessions (each with frames and frames-per-second), encoder (as set or chosen), sequential-reason.",
                 )
                 .read_only()
                 .build();

@@ -5,15 +5,12 @@
 use crate::distributor::decision::Sequential;
 use crate::logic::planner::Plan;
 use crate::logic::tally::Tally;
-use crate::session::profile::Profile;
 
 /// Everything that is reported, at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) tally: Tally,
     pub(crate) encoder: Option<String>,
-    /// What is known of it.
-    pub(crate) profile: Option<&'static Profile>,
     pub(crate) sequential: Option<Sequential>,
     pub(crate) sessions_open: u64,
     /// As it was made last.
@@ -61,9 +58,6 @@ impl Snapshot {
         }
         if let Some(encoder) = &self.encoder {
             stats = stats.field("encoder", encoder);
-        }
-        if let Some(profile) = self.profile {
-            stats = stats.field("profile", profile.structure());
         }
         stats.build()
     }

@@ -60,30 +60,6 @@ pub(crate) enum Beside {
     Alone(&'static str),
 }
 
-/// When the same frames give the same packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Deterministic {
-    /// With the settings of the row.
-    Yes,
-    /// Not always, for this reason.
-    No(&'static str),
-    Unknown,
-}
-
-/// Where parameter sets or other headers are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Headers {
-    /// There are none.
-    None,
-    /// With each key frame.
-    EachKey,
-    /// With the first packet only: we put them before each chunk.
-    First,
-    /// In the caps (`codec_data`, `streamheader`); packets of headers that come again are dropped.
-    Caps,
-    Unknown,
-}
-
 /// How the row came about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Evidence {
@@ -110,8 +86,6 @@ pub(crate) struct Profile {
     pub(crate) list: Option<&'static str>,
     /// Where the rate isn't driven by a bitrate, an overlap buys nothing.
     pub(crate) constant_quality: &'static [ConstantQuality],
-    pub(crate) headers: Headers,
-    pub(crate) deterministic: Deterministic,
     pub(crate) beside: Beside,
     pub(crate) evidence: Evidence,
 }
@@ -125,8 +99,6 @@ const UNKNOWN: Profile = Profile {
     settings: &[],
     list: None,
     constant_quality: &[],
-    headers: Headers::Unknown,
-    deterministic: Deterministic::Unknown,
     beside: Beside::Cores,
     evidence: Evidence::Run,
 };
@@ -140,8 +112,6 @@ const UNKNOWN_HARDWARE: Profile = Profile {
 const INTRA: Profile = Profile {
     look_ahead: LookAhead::None,
     forced_key: ForcedKey::Always,
-    headers: Headers::None,
-    deterministic: Deterministic::Yes,
     ..UNKNOWN
 };
 
@@ -149,14 +119,11 @@ const INTRA: Profile = Profile {
 const LIBAV: Profile = Profile {
     look_ahead: LookAhead::None,
     forced_key: ForcedKey::Open,
-    headers: Headers::EachKey,
-    deterministic: Deterministic::Yes,
     ..UNKNOWN
 };
 
 const HARDWARE: Profile = Profile {
     forced_key: ForcedKey::Closed,
-    headers: Headers::EachKey,
     beside: Beside::Engines(1),
     evidence: Evidence::Read,
     ..UNKNOWN
@@ -179,10 +146,6 @@ pub(crate) const ROWS: &[Profile] = &[
         look_ahead: LookAhead::Property("rc-lookahead"),
         forced_key: ForcedKey::Closed,
         constant_quality: &[("pass", &["quant", "qual"])],
-        headers: Headers::EachKey,
-        deterministic: Deterministic::No(
-            "r3095 with AVX-512 and mb-tree differs from run to run on some pictures",
-        ),
         ..UNKNOWN
     },
     Profile {
@@ -198,8 +161,6 @@ pub(crate) const ROWS: &[Profile] = &[
             ("option-string", &["*crf=*", "*qp=*"]),
             ("qp", &["?", "1?", "2?", "3?", "4?", "5?"]),
         ],
-        headers: Headers::First,
-        deterministic: Deterministic::Yes,
         ..UNKNOWN
     },
     Profile {
@@ -209,10 +170,6 @@ pub(crate) const ROWS: &[Profile] = &[
         forced_key: ForcedKey::Closed,
         // As with vp9enc.
         constant_quality: &[("end-usage", &["cq"])],
-        headers: Headers::Caps,
-        deterministic: Deterministic::No(
-            "cpu-used above 0 with deadline=1 adapts to the time it takes",
-        ),
         ..UNKNOWN
     },
     Profile {
@@ -223,8 +180,6 @@ pub(crate) const ROWS: &[Profile] = &[
         forced_key: ForcedKey::Closed,
         // Measured where target-bitrate allows that quality: without an overlap the same size and PSNR.
         constant_quality: &[("end-usage", &["cq"])],
-        headers: Headers::None,
-        deterministic: Deterministic::Yes,
         ..UNKNOWN
     },
     Profile {
@@ -234,8 +189,6 @@ pub(crate) const ROWS: &[Profile] = &[
         // Until 1.24.5; honoured from then on.
         forced_key: ForcedKey::Ignored,
         constant_quality: &[("end-usage", &["q"])],
-        headers: Headers::EachKey,
-        deterministic: Deterministic::Yes,
         ..UNKNOWN
     },
     Profile {
@@ -244,8 +197,6 @@ pub(crate) const ROWS: &[Profile] = &[
         look_ahead: LookAhead::None,
         forced_key: ForcedKey::Closed,
         constant_quality: &[("rate-control", &["off"])],
-        headers: Headers::EachKey,
-        deterministic: Deterministic::Yes,
         ..UNKNOWN
     },
     Profile {
@@ -253,8 +204,6 @@ pub(crate) const ROWS: &[Profile] = &[
         look_ahead: LookAhead::None,
         forced_key: ForcedKey::Closed,
         constant_quality: &[("bitrate", &["0"])],
-        headers: Headers::Caps,
-        deterministic: Deterministic::Yes,
         ..UNKNOWN
     },
     Profile {
@@ -276,7 +225,6 @@ pub(crate) const ROWS: &[Profile] = &[
     },
     Profile {
         factories: &["avenc_*_omx"],
-        headers: Headers::Unknown,
         forced_key: ForcedKey::Unknown,
         ..HARDWARE
     },
@@ -293,7 +241,6 @@ pub(crate) const ROWS: &[Profile] = &[
     Profile {
         factories: &["openjpegenc"],
         threads: Threads::Free("num-threads"),
-        headers: Headers::Caps,
         ..INTRA
     },
     Profile {
@@ -337,7 +284,6 @@ pub(crate) const ROWS: &[Profile] = &[
             "avenc_cljr",
             "avenc_r10k",
         ],
-        headers: Headers::Caps,
         ..INTRA
     },
     // MPEG-1, -2 and -4, H.261, H.263, FLV, MS-MPEG4, WMV, FFV1, SVQ1, …: without B-frames, which are off by default,
@@ -352,7 +298,6 @@ pub(crate) const ROWS: &[Profile] = &[
             "avenc_mpeg*",
         ],
         constant_quality: &[("pass", &["quant"])],
-        headers: Headers::Caps,
         ..LIBAV
     },
     Profile {
@@ -364,7 +309,6 @@ pub(crate) const ROWS: &[Profile] = &[
         threads: Threads::One("logical-processors", "1"),
         // Honoured only without a target bitrate.
         forced_key: ForcedKey::Open,
-        headers: Headers::EachKey,
         evidence: Evidence::Read,
         ..UNKNOWN
     },
@@ -375,7 +319,6 @@ pub(crate) const ROWS: &[Profile] = &[
         forced_key: ForcedKey::Closed,
         settings: &[("enable-open-gop", "false")],
         constant_quality: &[("rc", &["cqp"])],
-        headers: Headers::First,
         evidence: Evidence::Read,
         ..UNKNOWN
     },
@@ -384,7 +327,6 @@ pub(crate) const ROWS: &[Profile] = &[
         threads: Threads::One("threads", "1"),
         forced_key: ForcedKey::Closed,
         constant_quality: &[("bitrate", &["0"])],
-        headers: Headers::Caps,
         evidence: Evidence::Read,
         ..UNKNOWN
     },
@@ -416,7 +358,6 @@ pub(crate) const ROWS: &[Profile] = &[
             ("rc-mode", &["constqp"]),
             ("rate-control", &["constqp", "cqp"]),
         ],
-        headers: Headers::First,
         ..HARDWARE
     },
     Profile {
@@ -436,11 +377,6 @@ pub(crate) const ROWS: &[Profile] = &[
         beside: Beside::Engines(1),
         evidence: Evidence::Read,
         ..INTRA
-    },
-    Profile {
-        factories: &["vtenc_*"],
-        headers: Headers::Caps,
-        ..HARDWARE
     },
     Profile {
         factories: &["qsv*enc", "msdk*enc"],
@@ -464,23 +400,20 @@ pub(crate) const ROWS: &[Profile] = &[
     Profile {
         factories: &["v4l2*enc", "amcvidenc-*"],
         forced_key: ForcedKey::Ignored,
-        headers: Headers::Unknown,
         ..HARDWARE
     },
     Profile {
         factories: &["omx*enc"],
         forced_key: ForcedKey::Open,
-        headers: Headers::Caps,
         ..HARDWARE
     },
     Profile {
         factories: &["mf*enc"],
         forced_key: ForcedKey::Unknown,
-        headers: Headers::Unknown,
         ..HARDWARE
     },
     Profile {
-        factories: &["d3d12*enc", "vulkan*enc"],
+        factories: &["d3d12*enc", "vtenc_*", "vulkan*enc"],
         ..HARDWARE
     },
 ];
@@ -557,40 +490,6 @@ impl Profile {
     /// It is known from running it, not from reading.
     pub(crate) fn was_run(&self) -> bool {
         self.is_known() && self.evidence == Evidence::Run
-    }
-
-    /// What is known, for people to read.
-    pub(crate) fn structure(&self) -> gst::Structure {
-        let known = match self.evidence {
-            _ if !self.is_known() => "no",
-            Evidence::Run => "run",
-            Evidence::Read => "read, not run",
-        };
-        let deterministic = match self.deterministic {
-            Deterministic::Yes => "yes",
-            Deterministic::No(reason) => reason,
-            Deterministic::Unknown => "unknown",
-        };
-        let forced_key = match self.forced_key {
-            ForcedKey::Closed => "closed",
-            ForcedKey::Open => "perhaps open",
-            ForcedKey::Ignored => "ignored",
-            ForcedKey::Always => "every frame is a key frame",
-            ForcedKey::Unknown => "unknown",
-        };
-        let headers = match self.headers {
-            Headers::None => "none",
-            Headers::EachKey => "with each key frame",
-            Headers::First => "with the first packet",
-            Headers::Caps => "in the caps",
-            Headers::Unknown => "unknown",
-        };
-        gst::Structure::builder("profile")
-            .field("known", known)
-            .field("deterministic", deterministic)
-            .field("forced-key", forced_key)
-            .field("headers", headers)
-            .build()
     }
 
     /// Prepares an encoder for encoding chunks beside others, with `threads` threads where it may have several.
