@@ -5,6 +5,7 @@
 mod common;
 
 use gst::prelude::*;
+use gst_pbutils::prelude::*;
 
 #[test]
 fn a_preset_keeps_what_was_set() {
@@ -76,4 +77,37 @@ fn a_preset_keeps_what_was_set() {
         assert_eq!(loaded.property::<u32>("sessions"), 5);
         preset.delete_preset("mine").unwrap();
     }
+    assert_encodebin_loads_presets();
+}
+
+/// A preset that an encoding profile names reaches the encoder.
+fn assert_encodebin_loads_presets() {
+    let enc = gst::ElementFactory::make("vtparallelh264enc")
+        .build()
+        .unwrap();
+    enc.set_property("encoder", "x264enc speed-preset=ultrafast");
+    enc.set_property("sessions", 3u32);
+    let properties = gst::Structure::builder("p")
+        .field("bitrate", 1234u32)
+        .build();
+    enc.set_property("encoder-properties", &properties);
+    let preset = enc.dynamic_cast_ref::<gst::Preset>().unwrap();
+    preset.save_preset("of-a-profile").unwrap();
+    let profile =
+        gst_pbutils::EncodingVideoProfile::builder(&gst::Caps::builder("video/x-h264").build())
+            .preset("of-a-profile")
+            .preset_name("vtparallelh264enc")
+            .build();
+    let pipeline = common::Pipeline::parse(
+        "videotestsrc name=from num-buffers=60 encodebin name=bin ! fakesink",
+    );
+    let bin: gst::Bin = pipeline.element("bin").downcast().unwrap();
+    bin.set_property("profile", &profile);
+    pipeline.element("from").link(&bin).unwrap();
+    pipeline.run().expect_eos();
+    let encoders = bin.iterate_all_by_element_factory_name("vtparallelh264enc");
+    let loaded = encoders.into_iter().next().unwrap().unwrap();
+    assert_eq!(loaded.property::<u32>("sessions"), 3);
+    let proxy = loaded.dynamic_cast_ref::<gst::ChildProxy>().unwrap();
+    assert_eq!(proxy.child_property::<u32>("encoder::bitrate"), 1234);
 }
