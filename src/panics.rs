@@ -45,7 +45,8 @@ pub(crate) trait Part {
     fn whole(&self) -> Option<ParallelEnc>;
 }
 
-/// Does `act`, or, if that panics, tells the application and does `fallback`. `what`: what it is, for whoever reads the error.
+/// Does `act`, or, if that panics, tells the application and does `fallback`. `what`: what it is, for whoever reads the error, and for
+/// [`may_panic`].
 ///
 /// Nothing may be half done that `fallback` relies on. Locks that the caller holds would be held while the application is told: it
 /// may hold none.
@@ -55,7 +56,7 @@ pub(crate) fn caught<R>(
     fallback: impl FnOnce() -> R,
     act: impl FnOnce() -> R,
 ) -> R {
-    contained(act).unwrap_or_else(|payload| {
+    contained(what, act).unwrap_or_else(|payload| {
         tell(part, what, &payload);
         fallback()
     })
@@ -82,9 +83,12 @@ where
 }
 
 /// Does `act`; a panic is the caller's to tell, or to let go on in a thread where it is told.
-pub(crate) fn contained<R>(act: impl FnOnce() -> R) -> Result<R, Payload> {
+pub(crate) fn contained<R>(what: &str, act: impl FnOnce() -> R) -> Result<R, Payload> {
     // What was half changed is replaced at the next start, and until then the stream has failed.
-    catch_unwind(AssertUnwindSafe(act))
+    catch_unwind(AssertUnwindSafe(|| {
+        may_panic!(what);
+        act()
+    }))
 }
 
 /// Tells the application of a panic, and ends the stream.
@@ -96,7 +100,7 @@ pub(crate) fn tell(part: &(impl Part + ?Sized), what: &str, payload: &Payload) {
         None => "Panicked".to_string(),
     };
     gst::error!(CAT, "{text} ({what})");
-    let told = contained(|| {
+    let told = contained("telling of a panic", || {
         if let Some(bin) = part.whole() {
             bin.imp().panicked(&text, what);
         }
@@ -106,11 +110,14 @@ pub(crate) fn tell(part: &(impl Part + ?Sized), what: &str, payload: &Payload) {
     }
 }
 
-/// A point where a test may let our code panic: see `tests/panics.rs`. Nothing without the feature that only tests have.
+/// A point where a test may let our code panic: see `tests/panics.rs`. Nothing without the feature that only tests have. Whatever is
+/// [`contained`] begins with one; others are where a lock is held.
 macro_rules! may_panic {
     ($point:expr) => {
         #[cfg(feature = "failpoints")]
         fail::fail_point!($point);
+        #[cfg(not(feature = "failpoints"))]
+        let _ = $point;
     };
 }
 pub(crate) use may_panic;

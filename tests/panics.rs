@@ -44,7 +44,7 @@ impl Way {
     }
 }
 
-/// Points that a run comes by, in these ways; where it is to panic after it came by so often, `after` says so.
+/// Points that a run comes by, which are what is caught (as the error names it) or are said to be in a lock, in these ways; where it is to panic after it came by so often, `after` says so.
 struct Point {
     name: &'static str,
     after: u32,
@@ -56,65 +56,63 @@ const fn point(name: &'static str, after: u32, ways: &'static [Way]) -> Point {
 }
 
 const POINTS: &[Point] = &[
-    point("distributor-chain", 0, ALL),
-    point("distributor-chain", 15, ALL),
+    point("taking a frame", 0, ALL),
+    point("taking a frame", 15, ALL),
     point("distributor-chain-locked", 0, CHUNKED),
     point("distributor-chain-locked", 15, CHUNKED),
-    point("distributor-event", 0, ALL),
+    point("event from upstream", 0, ALL),
     // The caps, and the end.
-    point("distributor-event", 1, ALL),
-    point("distributor-event", 3, ALL),
-    point("distributor-query", 0, ALL),
-    point("distributor-src-event", 0, SEQUENTIAL),
-    point("distributor-src-query", 0, SEQUENTIAL),
-    point("session-opens", 0, ALL),
-    point("session-opens", 1, CHUNKED),
+    point("event from upstream", 1, ALL),
+    point("event from upstream", 3, ALL),
+    point("query from upstream", 0, ALL),
+    point("starting or stopping a session", 0, ALL),
+    point("starting or stopping the output", 0, ALL),
+    point("event from an encoder", 0, SEQUENTIAL),
+    point("query from an encoder", 0, SEQUENTIAL),
+    point("opening an encoder", 0, ALL),
+    point("opening an encoder", 1, CHUNKED),
     point("session-takes-chunk-locked", 0, CHUNKED),
     point("session-takes-chunk-locked", 2, CHUNKED),
-    point("session-begins", 0, CHUNKED),
-    point("session-begins", 2, CHUNKED),
-    point("session-feeds", 0, CHUNKED),
-    point("session-feeds", 17, CHUNKED),
-    point("session-ends", 0, CHUNKED),
-    point("session-closes", 0, ALL),
-    point("session-closes", 1, CHUNKED),
+    point("a session's task", 0, CHUNKED),
+    point("a session's task", 2, CHUNKED),
+    point("session-feeds-locked", 0, CHUNKED),
+    point("session-feeds-locked", 17, CHUNKED),
+    point("closing an encoder", 0, ALL),
+    point("closing an encoder", 1, CHUNKED),
     point("session-delivers-locked", 1, CHUNKED),
-    point("slot-message", 0, ALL),
-    point("slot-message", 4, ALL),
-    point("aggregator-chain", 0, ALL),
-    point("aggregator-chain", 15, ALL),
+    point("an encoder's message", 0, ALL),
+    point("an encoder's message", 4, ALL),
+    point("taking a packet", 0, ALL),
+    point("taking a packet", 15, ALL),
     point("aggregator-chain-locked", 0, CHUNKED),
     point("aggregator-chain-locked", 15, CHUNKED),
-    point("aggregator-event", 0, ALL),
-    point("aggregator-event", 3, ALL),
-    point("aggregator-query", 0, ALL),
-    point("aggregator-task", 0, ALL),
-    point("aggregator-task", 3, CHUNKED),
+    point("event of an encoder", 0, ALL),
+    point("event of an encoder", 3, ALL),
+    point("query of an encoder", 0, ALL),
+    point("the aggregator's task", 0, ALL),
+    point("the aggregator's task", 3, CHUNKED),
     point("aggregator-task-locked", 0, ALL),
     point("aggregator-task-locked", 3, CHUNKED),
-    point("aggregator-sends", 0, CHUNKED),
-    point("aggregator-sends", 3, CHUNKED),
-    point("aggregator-src-event", 0, ALL),
-    point("aggregator-src-query", 0, ALL),
-    point("bin-get", 0, ALL),
-    point("bin-set", 0, CHUNKED),
-    point("bin-stats", 0, ALL),
-    point("bin-message", 0, ALL),
-    point("bin-message", 5, ALL),
-    point("bin-before-NullToReady", 0, ALL),
-    point("bin-before-ReadyToPaused", 0, ALL),
-    point("bin-before-PausedToPlaying", 0, ALL),
-    point("bin-before-PlayingToPaused", 0, ALL),
-    point("bin-before-PausedToReady", 0, ALL),
-    point("bin-before-ReadyToNull", 0, ALL),
-    point("bin-after-NullToReady", 0, ALL),
-    point("bin-after-ReadyToPaused", 0, ALL),
-    point("bin-after-PausedToPlaying", 0, ALL),
-    point("bin-after-PlayingToPaused", 0, ALL),
-    point("bin-after-PausedToReady", 0, ALL),
-    point("bin-after-ReadyToNull", 0, ALL),
-    point("child", 0, CHUNKED),
-    point("model", 0, CHUNKED),
+    point("event from downstream", 0, ALL),
+    point("query from downstream", 0, ALL),
+    point("stats", 0, ALL),
+    point("chunk-frames", 0, CHUNKED),
+    point("a message", 0, ALL),
+    point("a message", 5, ALL),
+    point("before NullToReady", 0, ALL),
+    point("before ReadyToPaused", 0, ALL),
+    point("before PausedToPlaying", 0, ALL),
+    point("before PlayingToPaused", 0, ALL),
+    point("before PausedToReady", 0, ALL),
+    point("before ReadyToNull", 0, ALL),
+    point("after NullToReady", 0, ALL),
+    point("after ReadyToPaused", 0, ALL),
+    point("after PausedToPlaying", 0, ALL),
+    point("after PlayingToPaused", 0, ALL),
+    point("after PausedToReady", 0, ALL),
+    point("after ReadyToNull", 0, ALL),
+    point("a child", 0, CHUNKED),
+    point("setting a property of the encoder", 0, CHUNKED),
 ];
 
 /// A pipeline whose errors are heard at once, in any state.
@@ -247,7 +245,7 @@ fn at_point(point: &Point, way: Way) {
     heard.assert_panicked();
     drop(panics);
     // What was never set is missing.
-    if !["bin-set", "model"].contains(&point.name) {
+    if !["chunk-frames", "setting a property of the encoder"].contains(&point.name) {
         assert_works(&heard.pipeline);
     }
     heard.free();
@@ -257,7 +255,7 @@ fn at_point(point: &Point, way: Way) {
 fn at_watch(way: Way) {
     // A watch looks the more often, the less it waits. No packet comes, so nothing else goes on.
     let name = format!("watch {way:?}").replace(['(', ')', ' '], "-");
-    let panics = Panics::at("watch", 0);
+    let panics = Panics::at("the watch", 0);
     let encoder = way.encoder("stall-timeout=300000000", &format!("gate={name}"));
     let heard = Heard::new(&encoder);
     heard.run();
@@ -272,8 +270,8 @@ fn at_watch(way: Way) {
 /// While a panic closes an encoder, closing it panics.
 fn twice_at_once(way: Way) {
     let panics = (
-        Panics::at("session-feeds", 3),
-        Panics::at("session-closes", 0),
+        Panics::at("session-feeds-locked", 3),
+        Panics::at("closing an encoder", 0),
     );
     let heard = Heard::new(&way.encoder("", ""));
     heard.run();
@@ -304,7 +302,7 @@ fn while_leaving(name: &'static str, way: Way) {
         });
     });
     feed(&heard.pipeline, &constant(FRAMES));
-    if name != "leaving" {
+    if name != "leaving a session" {
         heard.warned.recv_timeout(HANG).expect("it is left");
         hanging(&failure).open();
     }
@@ -321,7 +319,7 @@ fn while_leaving(name: &'static str, way: Way) {
 
 /// Without pads nothing can be linked; it says why when it is started.
 fn at_its_making() {
-    let panics = Panics::at("bin-constructed", 0);
+    let panics = Panics::at("making the element", 0);
     let pipeline = gst::Pipeline::new();
     let enc = gst::ElementFactory::make("vtparallelenc")
         .name("enc")
@@ -337,7 +335,7 @@ fn at_its_making() {
 }
 
 fn at_presets() {
-    for (point, names) in [("preset-names", false), ("preset", true)] {
+    for (point, names) in [("names of presets", false), ("a preset", true)] {
         let heard = Heard::new(&Way::Sessions(1).encoder("", ""));
         let enc = heard.pipeline.element("enc");
         let preset = enc.dynamic_cast_ref::<gst::Preset>().unwrap();
@@ -360,9 +358,9 @@ fn at_presets() {
 /// A flush begins anew after a panic as after any failure.
 fn with_a_flush_after_it() {
     for name in [
-        "session-begins",
+        "a session's task",
         "session-delivers-locked",
-        "aggregator-task",
+        "the aggregator's task",
     ] {
         let panics = Panics::at(name, 1);
         let rig = Rig::new(&Way::Sessions(2).encoder("", ""));
@@ -425,7 +423,7 @@ fn a_panic_is_an_error_and_no_more() {
     for &way in CHUNKED {
         bounded(&format!("twice, {way:?}"), move || twice_at_once(way));
         bounded(&format!("watch, {way:?}"), move || at_watch(way));
-        for name in ["leaving", "session-is-buried", "session-comes-back"] {
+        for name in ["leaving a session", "disposing of a session"] {
             bounded(&format!("{name}, {way:?}"), move || {
                 while_leaving(name, way);
             });

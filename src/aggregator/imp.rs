@@ -522,7 +522,6 @@ impl Aggregator {
         id: SessionId,
         buffer: gst::Buffer,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
-        may_panic!("aggregator-chain");
         if self.passes() {
             lock(&self.state).count_passed();
             return self.src.push(buffer);
@@ -562,7 +561,6 @@ impl Aggregator {
     }
 
     fn sink_event(&self, id: SessionId, event: gst::Event) -> bool {
-        may_panic!("aggregator-event");
         if self.passes() {
             return self.src.push_event(event);
         }
@@ -579,7 +577,6 @@ impl Aggregator {
     }
 
     fn sink_query(&self, id: SessionId, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
-        may_panic!("aggregator-query");
         if self.passes() {
             return self.src.peer_query(query);
         }
@@ -608,7 +605,6 @@ impl Aggregator {
     }
 
     fn src_event(&self, event: gst::Event) -> bool {
-        may_panic!("aggregator-src-event");
         if self.passes() {
             return self.session_0().is_some_and(|sink| sink.push_event(event));
         }
@@ -622,7 +618,6 @@ impl Aggregator {
     }
 
     fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
-        may_panic!("aggregator-src-query");
         if self.passes() {
             return self.session_0().is_some_and(|sink| sink.peer_query(query));
         }
@@ -695,7 +690,6 @@ impl Aggregator {
 
     /// One turn of the task: waits until something can leave, and sends it.
     fn run(&self) {
-        may_panic!("aggregator-task");
         let mut state = lock(&self.state);
         may_panic!("aggregator-task-locked");
         let step = loop {
@@ -765,7 +759,6 @@ impl Aggregator {
     }
 
     fn send(&self, batch: Batch) -> Result<(), gst::FlowError> {
-        may_panic!("aggregator-sends");
         let mut unsent = Vec::new();
         let mut result = Ok(());
         let packet = batch.packet.map(Item::Buffer);

@@ -34,7 +34,6 @@ impl Distributor {
         &self,
         buffer: gst::Buffer,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
-        may_panic!("distributor-chain");
         match self.mode() {
             Mode::Undecided => Err(gst::FlowError::NotNegotiated),
             Mode::Sequential(_) => {
@@ -216,7 +215,6 @@ impl Distributor {
     }
 
     pub(super) fn sink_event(&self, event: gst::Event) -> bool {
-        may_panic!("distributor-event");
         gst::log!(CAT, imp = self, "{event:?}");
         match (self.mode(), event.view()) {
             (Mode::Undecided, gst::EventView::Caps(caps)) => {

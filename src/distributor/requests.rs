@@ -7,7 +7,6 @@ use super::keys::key_request;
 use super::state::{Mode, Proposal, frame_duration};
 use crate::locking::{lock, wait};
 use crate::logic::timeline::LATEST;
-use crate::panics::may_panic;
 use crate::queries::{answer_caps, convert_raw};
 use crate::session::encoder;
 use gst::prelude::*;
@@ -15,7 +14,6 @@ use gst::subclass::prelude::*;
 
 impl Distributor {
     pub(super) fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
-        may_panic!("distributor-query");
         let straight = self.straight();
         let mode = self.mode();
         if let (Mode::Sequential(_), Some(straight)) = (mode, &straight) {
@@ -208,7 +206,6 @@ impl Distributor {
     }
 
     pub(super) fn src_event(&self, event: gst::Event) -> bool {
-        may_panic!("distributor-src-event");
         match self.mode() {
             Mode::Sequential(_) => self.sink.push_event(event),
             // One session's QoS or latency is not the stream's.
@@ -217,7 +214,6 @@ impl Distributor {
     }
 
     pub(super) fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
-        may_panic!("distributor-src-query");
         match (self.mode(), query.view()) {
             (Mode::Sequential(_), _) => self.sink.peer_query(query),
             (_, gst::QueryView::Caps(_) | gst::QueryView::AcceptCaps(_)) => {

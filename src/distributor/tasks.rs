@@ -118,10 +118,8 @@ impl Distributor {
             "Session {id}: attempt {} at chunk {chunk}",
             attempt.number
         );
-        may_panic!("session-begins");
         let result = session.run(self, self.aggregator(), &work);
         if !self.has_returned(&session) {
-            may_panic!("session-comes-back");
             bury(session);
             return;
         }
@@ -237,6 +235,7 @@ impl Distributor {
     ) -> Result<Step, Failure> {
         self.wait_as(session, Waiting::Frame, |state| {
             let step = state.step(chunk, position)?;
+            may_panic!("session-feeds-locked");
             let progress = &mut state.slots[session.id.0].progress;
             progress.position = FrameNo(position.0 + 1);
             progress.drains = matches!(step, Step::Drain(_));

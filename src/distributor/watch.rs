@@ -12,7 +12,7 @@ use crate::aggregator;
 use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::frame::SessionId;
 use crate::logic::watch::{Sign, Watch};
-use crate::panics::{self, may_panic};
+use crate::panics;
 use crate::parallelenc::ParallelEnc;
 use crate::session::encoder::EncoderError;
 use crate::session::{Failure, Session};
@@ -31,6 +31,9 @@ const LONGEST_TICK: Duration = Duration::from_secs(1);
 
 /// A timeout is so many ticks at least.
 const LEAST_TICKS: u32 = 8;
+
+/// As whoever reads of a panic knows it.
+const WATCH: &str = "the watch";
 
 /// The thread that watches.
 pub(super) struct Watcher {
@@ -96,11 +99,11 @@ impl Distributor {
                     drop(guard);
                     let Some(this) = weak.upgrade() else { return };
                     // It goes on, as somebody has to, but what it panics at would come each time.
-                    let ticked = panics::contained(|| this.tick(&mut watch, patience));
+                    let ticked = panics::contained(WATCH, || this.tick(&mut watch, patience));
                     if let Err(panic) = ticked
                         && !std::mem::replace(&mut told, true)
                     {
-                        panics::tell(&*this, "the watch", &panic);
+                        panics::tell(&*this, WATCH, &panic);
                     }
                 }
             }
@@ -122,7 +125,6 @@ impl Distributor {
     }
 
     fn tick(&self, watch: &mut Watch, patience: Patience) {
-        may_panic!("watch");
         let (signs, stops) = {
             let state = lock(&self.state);
             let Some(state) = state.as_ref() else { return };
@@ -193,7 +195,6 @@ impl Distributor {
         // One doesn't keep the next from being done: somebody may be waiting for the session to come to rest.
         let or_not = |act: &dyn Fn()| panics::caught(self, "leaving a session", || (), act);
         or_not(&|| {
-            may_panic!("leaving");
             // What it still makes is nobody's.
             self.aggregator().leave(id);
             match stage {

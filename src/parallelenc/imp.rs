@@ -13,7 +13,7 @@ use crate::aggregator::Aggregator;
 use crate::distributor::decision::Decision;
 use crate::distributor::{Distributor, encoder_error};
 use crate::locking::lock;
-use crate::panics::{self, Part, may_panic};
+use crate::panics::{self, Part};
 use crate::session::encoder::{self, EncoderError};
 use crate::session::overrides::Overrides;
 use crate::session::threads;
@@ -221,7 +221,6 @@ impl ObjectImpl for ParallelEnc {
 // What GObject asks for, where it may panic.
 impl ParallelEnc {
     fn assemble(&self) {
-        may_panic!("bin-constructed");
         let bin = self.obj();
         // Sessions that are added to a running element don't begin its state change anew.
         bin.set_bin_flags(gst::BinFlags::NO_RESYNC);
@@ -242,7 +241,6 @@ impl ParallelEnc {
     }
 
     fn get(&self, id: usize, spec: &glib::ParamSpec) -> glib::Value {
-        may_panic!("bin-get");
         match spec.name() {
             STATS => self.stats().to_value(),
             ENCODER_PROPERTIES => lock(&self.settings).encoder_properties.to_value(),
@@ -251,7 +249,6 @@ impl ParallelEnc {
     }
 
     fn set(&self, id: usize, value: &glib::Value, spec: &glib::ParamSpec) {
-        may_panic!("bin-set");
         match spec.name() {
             ENCODER_PROPERTIES => {
                 // PANIC: GObject has checked the type.
@@ -297,7 +294,7 @@ impl ElementImpl for ParallelEnc {
         // Apart from what GstBin does, which goes down whatever happens here.
         let begun = panics::caught(
             self,
-            "changing the state",
+            &format!("before {transition:?}"),
             || Err(gst::StateChangeError),
             || self.before(transition),
         );
@@ -316,7 +313,8 @@ impl ElementImpl for ParallelEnc {
             return begun.map(|()| gst::StateChangeSuccess::Success);
         }
         let changed = self.parent_change_state(transition)?;
-        panics::caught(self, "changing the state", || (), || self.after(transition));
+        let what = format!("after {transition:?}");
+        panics::caught(self, &what, || (), || self.after(transition));
         if transition == gst::StateChange::NullToReady {
             // It was heard.
             *lock(&self.panicked) = None;
@@ -327,7 +325,6 @@ impl ElementImpl for ParallelEnc {
 
 impl ParallelEnc {
     fn before(&self, transition: gst::StateChange) -> Result<(), gst::StateChangeError> {
-        may_panic!(&format!("bin-before-{transition:?}"));
         if transition == gst::StateChange::NullToReady
             && let Some(error) = lock(&self.panicked).take()
         {
@@ -362,7 +359,6 @@ impl ParallelEnc {
     }
 
     fn after(&self, transition: gst::StateChange) {
-        may_panic!(&format!("bin-after-{transition:?}"));
         let distributor = self.distributor.imp();
         match transition {
             gst::StateChange::PausedToReady => distributor.stopped(),
@@ -393,7 +389,6 @@ impl Part for ParallelEnc {
 impl BinImpl for ParallelEnc {
     fn handle_message(&self, message: gst::Message) {
         let see = || {
-            may_panic!("bin-message");
             let of_session = message.src().and_then(|pad| pad.parent());
             let ours = self.distributor.upcast_ref::<gst::Object>();
             if of_session.is_some_and(|parent| parent == *ours) {
@@ -415,7 +410,6 @@ impl ChildProxyImpl for ParallelEnc {
 
     fn child_by_index(&self, index: u32) -> Option<glib::Object> {
         let child = || {
-            may_panic!("child");
             let model = lock(&self.model);
             let encoder = model.as_ref().filter(|_| index == 0);
             encoder.map(|model| model.encoder.clone().upcast())
@@ -457,7 +451,6 @@ pub(super) fn pad_templates(encoded: &gst::Caps) -> Vec<gst::PadTemplate> {
 // Getters of what is known once the encoder is.
 impl ParallelEnc {
     fn stats(&self) -> gst::Structure {
-        may_panic!("bin-stats");
         let snapshot: Option<Snapshot> = self.distributor.imp().snapshot();
         snapshot.unwrap_or_default().structure()
     }

@@ -3,7 +3,7 @@
 //! The child `encoder`: an encoder that never encodes. What is set on it is set on every session's encoder, so that
 //! applications and `gst-launch-1.0` set `encoder::bitrate` once, whatever number of encoders comes and goes.
 
-use crate::panics::{self, Part, may_panic};
+use crate::panics::{self, Part};
 use crate::session::encoder::{self, EncoderError};
 use crate::session::overrides::Overrides;
 use gst::prelude::*;
@@ -39,7 +39,6 @@ impl Model {
         let kept = overrides.clone();
         encoder.connect_notify(None, move |encoder, spec| {
             let hand_on = || {
-                may_panic!("model");
                 let is_own = ["name", "parent"].contains(&spec.name());
                 if !is_own
                     && spec.flags().contains(glib::ParamFlags::READWRITE)

@@ -9,7 +9,7 @@
 //! - It can't load what it saves of a structure, or of a text with spaces: the key file escapes what was escaped already. So these
 //!   two are saved as metadata as well, which are kept as they are, and loaded from there.
 
-use crate::panics::{self, may_panic};
+use crate::panics;
 use glib::translate::{Borrowed, IntoGlib, ToGlibPtr, from_glib_borrow};
 use gst::glib;
 use gst::prelude::*;
@@ -59,11 +59,10 @@ unsafe extern "C" fn own_property_names(preset: *mut gst::ffi::GstPreset) -> *mu
     // SAFETY: GStreamer passes a valid preset, which is a GObject.
     let object: Borrowed<glib::Object> =
         unsafe { from_glib_borrow(preset as *mut glib::gobject_ffi::GObject) };
-    caught(&*object, Vec::new, || names(&object)).to_glib_full()
+    caught(&*object, "names of presets", Vec::new, || names(&object)).to_glib_full()
 }
 
 fn names(object: &glib::Object) -> Vec<String> {
-    may_panic!("preset-names");
     let properties = object.list_properties();
     let names = properties.iter().filter_map(|property| {
         let is_text = SAVING.get() && TEXTS.contains(&property.name());
@@ -79,6 +78,7 @@ fn names(object: &glib::Object) -> Vec<String> {
 /// The interface is that of [`super::ParallelEnc`].
 fn caught<R>(
     object: &impl IsA<glib::Object>,
+    what: &str,
     fallback: impl FnOnce() -> R,
     act: impl FnOnce() -> R,
 ) -> R {
@@ -86,7 +86,7 @@ fn caught<R>(
         .upcast_ref::<glib::Object>()
         .downcast_ref::<super::ParallelEnc>()
     {
-        Some(bin) => panics::caught(bin.imp(), "a preset", fallback, act),
+        Some(bin) => panics::caught(bin.imp(), what, fallback, act),
         None => fallback(),
     }
 }
@@ -112,9 +112,9 @@ unsafe fn with_default(
         };
         let kept = caught(
             &*preset,
+            "a preset",
             || false,
             || {
-                may_panic!("preset");
                 then(&preset, &name);
                 true
             },

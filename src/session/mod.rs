@@ -33,7 +33,7 @@ use crate::distributor::{self, Distributor, SHUTDOWN_TIMEOUT};
 use crate::locking::lock;
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::reorder::Fault;
-use crate::panics::{self, may_panic};
+use crate::panics;
 use cached::Known;
 use encoder::{EncoderError, Recipe};
 use gst::prelude::*;
@@ -264,7 +264,6 @@ impl Drop for Live {
 
 impl Live {
     fn close(&self) {
-        may_panic!("session-closes");
         // First NULL, while its messages still come to us.
         let stopped = self.in_turn(|| {
             let stop = || self.element.set_state(gst::State::Null);
@@ -359,18 +358,16 @@ impl Session {
         act: impl FnOnce(&Self) -> Result<R, EncoderError> + Send + 'static,
     ) -> Result<R, EncoderError> {
         const SLICE: Duration = Duration::from_millis(100);
-        let act = |this: &Self| {
-            may_panic!("session-opens");
-            act(this)
-        };
+        const OPENING: &str = "opening an encoder";
         let time = time.unwrap_or(Duration::MAX);
         let (done, result) = std::sync::mpsc::channel();
         let this = self.clone();
         let thread = std::thread::Builder::new().name("vtparallelenc-open".to_string());
         let spawned = thread.spawn(move || {
             // What comes too late is dropped here.
-            if let Err(SendError(Err(panic))) = done.send(panics::contained(|| act(&this))) {
-                panics::tell(this.slot.imp(), "opening an encoder", &panic);
+            if let Err(SendError(Err(panic))) = done.send(panics::contained(OPENING, || act(&this)))
+            {
+                panics::tell(this.slot.imp(), OPENING, &panic);
             }
             if this.standing.is_left() {
                 this.bury_or_tell();
@@ -420,12 +417,9 @@ impl Session {
 
     /// As above, in a thread of its own.
     pub(crate) fn bury_or_tell(&self) {
-        let bury = || {
-            may_panic!("session-is-buried");
-            self.bury();
-        };
+        let bury = || self.bury();
         // Half done is not enough: what isn't at NULL can't be freed.
-        panics::caught(self.slot.imp(), "leaving a session", || self.bury(), bury);
+        panics::caught(self.slot.imp(), "disposing of a session", bury, bury);
     }
 
     /// Places an encoder ahead of its use: it answers queries until then. It may take so long to open.
@@ -684,7 +678,6 @@ impl Session {
                     if force_key {
                         self.src.push_event(force_key_unit(buffer.pts()));
                     }
-                    may_panic!("session-feeds");
                     self.src.push(buffer).map_err(refused)?;
                     position = FrameNo(position.0 + 1);
                 }
@@ -696,7 +689,6 @@ impl Session {
             return Err(refused(gst::FlowError::Error));
         }
         distributor.wait_for_eos(self)?;
-        may_panic!("session-ends");
         distributor.failure(self).map_or(Ok(chunk), Err)
     }
 

@@ -10,7 +10,7 @@ use super::opening::Standing;
 use super::threads;
 use crate::distributor::Distributor;
 use crate::logic::frame::SessionId;
-use crate::panics::{self, Part, may_panic};
+use crate::panics::{self, Part};
 use crate::parallelenc::ParallelEnc;
 use glib::translate::{IntoGlib, ToGlibPtr, try_from_glib};
 use gst::prelude::*;
@@ -115,7 +115,6 @@ mod imp {
     impl Slot {
         /// Whether the message is for nobody else, and seen to.
         fn keeps(&self, message: &gst::Message) -> bool {
-            may_panic!("slot-message");
             // Of an encoder with a thread of GStreamer's, or a queue beside it. It may hang as well as the session's own.
             threads::give_to(message);
             // Whoever has the session's number by now has nothing to do with it.

@@ -36,7 +36,7 @@ mod imp {
             run: gst::subclass::TaskPoolFunction,
         ) -> Result<Option<Thread>, glib::Error> {
             let failed = |why: &str| glib::Error::new(gst::CoreError::Thread, why);
-            let spawned = panics::contained(|| {
+            let spawned = panics::contained("starting a thread", || {
                 let thread = std::thread::Builder::new().name("vtparallelenc".to_string());
                 thread.spawn(move || run.call())
             });
