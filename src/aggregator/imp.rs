@@ -6,7 +6,7 @@ use super::state::{Batch, Feed, FrameTimes, Item, Stall, State, Step};
 use crate::cache::Recording;
 use crate::distributor::{self, Distributor};
 use crate::locking::{lock, wait, wait_timeout};
-use crate::logic::frame::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
+use crate::logic::ids::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys;
 use crate::logic::reorder::{Delivered, Fault, Kind};
 use crate::pad_task;

@@ -4,7 +4,7 @@
 
 use super::recorder::Recorder;
 use crate::cache::Recording;
-use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
+use crate::logic::ids::{ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys;
 use crate::logic::reorder::{Accepted, Fault, Kind, Pop, Reorder};
 use crate::logic::timeline::{

@@ -6,7 +6,7 @@ use super::failure::encoder_error;
 use super::imp::{CAT, Distributor};
 use super::state::{Failed, State, Waiting};
 use crate::locking::lock;
-use crate::logic::frame::{ChunkId, FrameRange, SessionId};
+use crate::logic::ids::{ChunkId, FrameRange, SessionId};
 use crate::logic::reorder::Fault;
 use crate::logic::roster::{AfterFailure, Attempt, Because};
 use crate::session::Failure;

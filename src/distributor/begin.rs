@@ -7,7 +7,7 @@ use super::failure::{Refusal, budget_error};
 use super::imp::{CAT, Distributor};
 use super::state::{Mode, Proposal, frame_bytes, frame_duration, is_alternating};
 use crate::locking::lock;
-use crate::logic::frame::SessionId;
+use crate::logic::ids::SessionId;
 use crate::parallelenc::ParallelEnc;
 use crate::parallelenc::settings::Job;
 use crate::session::Session;

@@ -4,7 +4,7 @@
 
 use super::imp::{CAT, Distributor};
 use crate::locking::lock;
-use crate::logic::frame::SessionId;
+use crate::logic::ids::SessionId;
 use crate::logic::planner::BudgetTooSmall;
 use crate::parallelenc::ParallelEnc;
 use crate::session::encoder::EncoderError;

@@ -8,7 +8,7 @@ use super::watch::Watcher;
 use crate::aggregator::{self, Aggregator};
 use crate::cache::Files;
 use crate::locking::lock;
-use crate::logic::frame::SessionId;
+use crate::logic::ids::SessionId;
 use crate::panics::{self, Part};
 use crate::parallelenc::ParallelEnc;
 use crate::parallelenc::report::Snapshot;

@@ -10,7 +10,7 @@ use crate::aggregator::FrameTimes;
 use crate::cache::Picture;
 use crate::locking::lock;
 use crate::logic::budget::Admission;
-use crate::logic::frame::{FrameNo, SessionId};
+use crate::logic::ids::{FrameNo, SessionId};
 use crate::logic::timeline::LATEST;
 use crate::panics::may_panic;
 use crate::session::encoder;

@@ -4,7 +4,7 @@
 
 use super::state::{State, UNKNOWN_DURATION, frame_duration};
 use crate::aggregator;
-use crate::logic::frame::FrameNo;
+use crate::logic::ids::FrameNo;
 use crate::logic::keys;
 use crate::session::profile::ForcedKey;
 

@@ -6,7 +6,7 @@ use super::decision::{Decision, Sequential};
 use crate::aggregator::{self, FrameTimes};
 use crate::cache::{Files, Picture};
 use crate::logic::budget::{Admission, Budget};
-use crate::logic::frame::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
+use crate::logic::ids::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys::KeyRequests;
 use crate::logic::planner::{
     BudgetTooSmall, Next, Opening, Overlap, Plan, Planner, Request, Verdict,

@@ -5,7 +5,7 @@
 use super::imp::{CAT, Distributor};
 use super::state::{Progress, Stage, State, Waiting};
 use crate::locking::{lock, wait, wait_timeout};
-use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
+use crate::logic::ids::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::reorder::Delivered;
 use crate::logic::roster::Attempt;
 use crate::pad_task;

@@ -5,7 +5,7 @@
 //! Downstream asks for a moment, which may lie ahead, or may have been passed: then frames of it may still be held. Upstream asks
 //! for a moment or for the next frame. All times are running times in nanoseconds.
 
-use super::frame::FrameNo;
+use super::ids::FrameNo;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 

@@ -6,16 +6,16 @@
 //! it so). Times are nanoseconds that the caller brings, buffers are payloads of a type that the
 //! caller chooses, and each verdict tells the caller what to do next.
 //!
-//! In the order in which a frame meets them: [`frame`] names things, [`budget`] lets a frame in,
-//! [`planner`] gives it to chunks, [`roster`] gives chunks to sessions, [`watch`] sees
+//! In the order in which a frame meets them: [`ids`] names things, [`budget`] lets a frame in,
+//! [`planner`] gives it to chunks, [`roster`] gives chunks to sessions, [`liveness`] sees
 //! whether these live, [`reorder`] puts the packets back in order, [`timeline`] restores their times, [`tally`] counts all of it.
 
 pub mod budget;
-pub mod frame;
+pub mod ids;
 pub mod keys;
+pub mod liveness;
 pub mod planner;
 pub mod reorder;
 pub mod roster;
 pub mod tally;
 pub mod timeline;
-pub mod watch;

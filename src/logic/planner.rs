@@ -17,7 +17,7 @@
 //! `min_frames` more frames have come, because only then the frames after it are sure to be a chunk
 //! of their own; otherwise they are a short tail and join it.
 
-use super::frame::{Chunk, ChunkId, FrameNo, FrameRange};
+use super::ids::{Chunk, ChunkId, FrameNo, FrameRange};
 use super::reorder::Side;
 use std::collections::VecDeque;
 use std::fmt;

@@ -10,7 +10,7 @@
 //! decoding order puts a picture after those it refers to. So a lead packet after the first own one, or an
 //! own packet after the first trail one, refers across the edge (open GOP).
 
-use super::frame::{Chunk, ChunkId, FrameNo, FrameRange};
+use super::ids::{Chunk, ChunkId, FrameNo, FrameRange};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 

@@ -2,7 +2,7 @@
 
 //! Which session encodes which chunk, and what becomes of a chunk whose session failed.
 
-use super::frame::{ChunkId, SessionId};
+use super::ids::{ChunkId, SessionId};
 use std::collections::BTreeMap;
 
 /// A session that fails so often without a success between is closed.

@@ -2,7 +2,7 @@
 
 //! Counters, and the rates that follow from them.
 
-use super::frame::SessionId;
+use super::ids::SessionId;
 
 /// What one session has done.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

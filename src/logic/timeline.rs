@@ -4,7 +4,7 @@
 //!
 //! All times are nanoseconds.
 
-use super::frame::FrameNo;
+use super::ids::FrameNo;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 

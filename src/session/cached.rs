@@ -11,7 +11,7 @@ use crate::cache::{
     Entry, Files, Found, Key, KeyHasher, Picture, Recording, Unhashable, encoder_identity,
 };
 use crate::distributor;
-use crate::logic::frame::Chunk;
+use crate::logic::ids::Chunk;
 use crate::logic::reorder::{Delivered, Fault};
 use gst::prelude::*;
 

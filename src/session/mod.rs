@@ -31,7 +31,7 @@ use crate::aggregator;
 use crate::cache::Files;
 use crate::distributor::{self, Distributor, SHUTDOWN_TIMEOUT};
 use crate::locking::lock;
-use crate::logic::frame::{Chunk, ChunkId, FrameNo, SessionId};
+use crate::logic::ids::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::reorder::Fault;
 use crate::panics;
 use cached::Known;

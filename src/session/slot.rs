@@ -9,7 +9,7 @@
 use super::opening::Standing;
 use super::threads;
 use crate::distributor::Distributor;
-use crate::logic::frame::SessionId;
+use crate::logic::ids::SessionId;
 use crate::panics::{self, Part};
 use crate::parallelenc::ParallelEnc;
 use glib::translate::{IntoGlib, ToGlibPtr, try_from_glib};

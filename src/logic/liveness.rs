@@ -5,7 +5,7 @@
 //! Ticks are counted, not time: while the whole process stands still (a debugger, a machine that sleeps), nobody ticks, and nobody
 //! is given up for it.
 
-use super::frame::{ChunkId, FrameNo, SessionId};
+use super::ids::{ChunkId, FrameNo, SessionId};
 use std::collections::BTreeMap;
 
 /// How far a session at work has come. Any change is a sign of life.
