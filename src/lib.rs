@@ -24,7 +24,7 @@
 //! - `cache`: what encoders made of chunks in earlier runs, in files.
 //! - `pad_task`: starting what runs in pads.
 //! - `panics`: what becomes of a panic, wherever we are called from.
-//! - `queries`: answers to queries, apart from the pads that give them.
+//! - `media`: values of GStreamer: caps, packets, tags, answers to queries.
 //! - [`logic`]: the brains of all of them: plain Rust that knows no GStreamer, no clock and no thread.
 //!
 //! # Locks
@@ -88,10 +88,10 @@ mod cache;
 mod distributor;
 mod locking;
 pub mod logic;
+mod media;
 mod pad_task;
 mod panics;
 pub mod parallelenc;
-mod queries;
 mod session;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {

@@ -3,7 +3,7 @@
 //! Remembers what an encoder makes of a chunk, so that it can be kept.
 
 use crate::cache::{Entry, Packet, Recording};
-use gst::prelude::*;
+use crate::media::tags;
 
 #[derive(Debug)]
 pub(super) struct Recorder {
@@ -35,12 +35,12 @@ impl Recorder {
     pub(super) fn tags(&mut self, event: &gst::Event) {
         if let gst::EventView::Tag(tag) = event.view() {
             let tags = tag.tag_owned();
-            match tags.to_value().serialize() {
-                Ok(text) => self.recording.entries.push(Entry::Tags {
-                    text: text.into(),
+            match tags::to_text(&tags) {
+                Some(text) => self.recording.entries.push(Entry::Tags {
+                    text,
                     is_global: tags.scope() == gst::TagScope::Global,
                 }),
-                Err(_) => self.failed = true,
+                None => self.failed = true,
             }
         }
     }

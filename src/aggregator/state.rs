@@ -10,7 +10,7 @@ use crate::logic::reorder::{Accepted, Fault, Kind, Pop, Reorder};
 use crate::logic::timeline::{
     DEEPEST, FrameTable, LATEST, THOUSAND_HOURS, Timeline, announced_depth, reorder_depth,
 };
-use crate::session::bitstream::{self, Described, Format};
+use crate::media::bitstream::{self, Described, Format};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 use twox_hash::XxHash3_128;

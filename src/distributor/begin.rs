@@ -5,9 +5,10 @@
 use super::decision::{Decision, Sequential};
 use super::failure::{Refusal, budget_error};
 use super::imp::{CAT, Distributor};
-use super::state::{Mode, Proposal, frame_bytes, frame_duration, is_alternating};
+use super::state::{Mode, Proposal};
 use crate::locking::lock;
 use crate::logic::ids::SessionId;
+use crate::media::raw::{frame_bytes, frame_duration, is_alternating};
 use crate::parallelenc::ParallelEnc;
 use crate::parallelenc::settings::Job;
 use crate::session::Session;

@@ -125,7 +125,7 @@ impl ElementImpl for Distributor {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: Lazy<Vec<gst::PadTemplate>> = Lazy::new(|| {
-            let raw = crate::parallelenc::raw_caps();
+            let raw = crate::media::caps::raw();
             let template =
                 |name, direction, presence| gst::PadTemplate::new(name, direction, presence, &raw);
             [

@@ -5,15 +5,16 @@
 use super::failure::budget_error;
 use super::imp::{CAT, Distributor};
 use super::keys::key_request;
-use super::state::{Mode, Pool, frame_duration, is_alternating};
+use super::state::{Mode, Pool};
 use crate::aggregator::FrameTimes;
 use crate::cache::Picture;
 use crate::locking::lock;
 use crate::logic::budget::Admission;
 use crate::logic::ids::{FrameNo, SessionId};
 use crate::logic::timeline::LATEST;
+use crate::media::caps;
+use crate::media::raw::{frame_duration, is_alternating, is_same_video};
 use crate::panics::may_panic;
-use crate::session::encoder;
 use glib::translate::from_glib_none;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -386,7 +387,7 @@ impl Distributor {
         if let Some(state) = &mut *lock(&self.state) {
             // Frames that are still as it accepted them before are encoded for that.
             let raw = state.caps.as_ref();
-            if raw.is_some_and(|raw| !encoder::restricted(raw, &downstream).is_empty()) {
+            if raw.is_some_and(|raw| !caps::restricted(raw, &downstream).is_empty()) {
                 state.downstream = Some(downstream);
             }
         }
@@ -432,19 +433,6 @@ impl Distributor {
             self.start_task(&session.src, session.id);
         }
     }
-}
-
-/// The caps describe the same video, as GstVideoEncoder sees it: it ignores such a change.
-fn is_same_video(a: &gst::Caps, b: &gst::Caps) -> bool {
-    if a == b {
-        return true;
-    }
-    let info = |caps: &gst::Caps| gst_video::VideoInfo::from_caps(caps).ok();
-    let in_same_memory = a
-        .features(0)
-        .zip(b.features(0))
-        .is_some_and(|(a, b)| a.is_equal(b));
-    in_same_memory && info(a).zip(info(b)).is_some_and(|(a, b)| a == b)
 }
 
 /// The frame's times inside the segment, as GstVideoEncoder clips them; `None` if it is outside.

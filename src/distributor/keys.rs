@@ -2,10 +2,11 @@
 
 //! Key frames that are asked for: what the events say, and what becomes of those for frames that were taken in already.
 
-use super::state::{State, UNKNOWN_DURATION, frame_duration};
+use super::state::State;
 use crate::aggregator;
 use crate::logic::ids::FrameNo;
 use crate::logic::keys;
+use crate::media::raw::{UNKNOWN_DURATION, frame_duration};
 use crate::session::profile::ForcedKey;
 
 impl State {

@@ -4,10 +4,12 @@
 
 use super::imp::Distributor;
 use super::keys::key_request;
-use super::state::{Mode, Proposal, frame_duration};
+use super::state::{Mode, Proposal};
 use crate::locking::{lock, wait};
 use crate::logic::timeline::LATEST;
-use crate::queries::{answer_caps, convert_raw};
+use crate::media::caps;
+use crate::media::queries::{answer_caps, convert_raw};
+use crate::media::raw::frame_duration;
 use crate::session::encoder;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -59,14 +61,14 @@ impl Distributor {
             (Some(_), Some(recipe), _) if self.aggregator().was_reconfigured() => {
                 // The encoders at work have seen what downstream accepted before.
                 let takes = recipe.takes().unwrap_or(template);
-                encoder::restricted(&takes, &self.aggregator().src().peer_query_caps(None))
+                caps::restricted(&takes, &self.aggregator().src().peer_query_caps(None))
             }
             (Some(asked), ..) => asked,
             (None, Some(_), Some(straight)) => straight.peer_query_caps(None),
             _ => {
                 let downstream = self.aggregator().downstream_caps();
                 let chosen = encoder::choose(&downstream, &template, &self.makes());
-                chosen.map_or(template, |factory| encoder::raw_caps(&factory))
+                chosen.map_or(template, |factory| caps::taken_by(&factory))
             }
         }
     }

@@ -15,12 +15,13 @@ use crate::logic::reorder::{Delivered, Side};
 use crate::logic::roster::Roster;
 use crate::logic::tally::Tally;
 use crate::logic::timeline::{FrameTable, PrivateClock};
+use crate::media::raw::{UNKNOWN_DURATION, frame_bytes, frame_duration};
+use crate::media::tags::of_stream;
 use crate::parallelenc::settings::Job;
 use crate::session::cached::{Content, Fed};
 use crate::session::encoder::Recipe;
 use crate::session::hints::Hints;
 use crate::session::{Input, Session, Step};
-use gst::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
@@ -246,46 +247,6 @@ pub(super) struct State {
 pub(super) struct Proposal {
     pub(super) takes_video_meta: bool,
     pub(super) params: Vec<gst::AllocationParams>,
-}
-
-/// Taken for the duration of a frame of which nobody says it: 25 per second, as GStreamer's encoders assume.
-pub(super) const UNKNOWN_DURATION: gst::ClockTime = gst::ClockTime::from_mseconds(40);
-
-/// Size of one raw frame, or an error where the caps aren't raw video.
-pub(super) fn frame_bytes(caps: &gst::Caps) -> Option<u64> {
-    if let Ok(info) = gst_video::VideoInfo::from_caps(caps) {
-        return Some((info.size() as u64).max(1));
-    }
-    // Formats of a memory feature that only its driver can measure: at most 4 bytes for a pixel.
-    let structure = caps.structure(0)?;
-    let width = u64::try_from(structure.get::<i32>("width").ok()?).ok()?;
-    let height = u64::try_from(structure.get::<i32>("height").ok()?).ok()?;
-    Some((width * height * 4).max(1))
-}
-
-/// Each buffer is one field of a picture.
-pub(super) fn is_alternating(caps: &gst::CapsRef) -> bool {
-    let mode = caps.structure(0).map(|caps| caps.get("interlace-mode"));
-    mode == Some(Ok("alternate"))
-}
-
-/// Time that one frame is shown, if the caps say so.
-pub(super) fn frame_duration(caps: &gst::Caps) -> Option<gst::ClockTime> {
-    let rate = caps.structure(0)?.get::<gst::Fraction>("framerate").ok()?;
-    // 0/1 is a variable rate.
-    let numer = u64::try_from(rate.numer()).ok().filter(|&n| n > 0)?;
-    let denom = u64::try_from(rate.denom()).ok()?;
-    gst::ClockTime::SECOND.mul_div_round(denom, numer)
-}
-
-/// The tags of an event, if they are of this stream and not of all.
-fn of_stream(event: &gst::Event) -> Option<gst::TagList> {
-    match event.view() {
-        gst::EventView::Tag(tag) if tag.tag().scope() == gst::TagScope::Stream => {
-            Some(tag.tag_owned())
-        }
-        _ => None,
-    }
 }
 
 /// What the plan made less of than was asked for, if it did.

@@ -97,7 +97,7 @@ mod tests {
     fn the_generic_element_makes_what_any_installed_encoder_makes() {
         gst::init().unwrap();
         let kind = gst::ElementFactoryType::VIDEO_ENCODER;
-        let ours = super::super::encoded_caps();
+        let ours = crate::media::caps::encoded();
         let mut missing = Vec::new();
         for factory in gst::ElementFactory::factories_with_type(kind, gst::Rank::NONE) {
             for template in factory.static_pad_templates() {
@@ -125,7 +125,7 @@ mod tests {
             assert!(!format.is_any() && !format.is_empty(), "{name}");
             // The generic element makes it too.
             assert!(
-                format.is_subset(&super::super::encoded_caps()),
+                format.is_subset(&crate::media::caps::encoded()),
                 "{name}: {format}"
             );
             let factory = element.factory().unwrap();

@@ -283,7 +283,7 @@ impl ElementImpl for ParallelEnc {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: Lazy<Vec<gst::PadTemplate>> =
-            Lazy::new(|| pad_templates(&super::encoded_caps()));
+            Lazy::new(|| pad_templates(&crate::media::caps::encoded()));
         &TEMPLATES
     }
 
@@ -440,7 +440,12 @@ pub(super) fn metadata(long_name: &str) -> gst::subclass::ElementMetadata {
 pub(super) fn pad_templates(encoded: &gst::Caps) -> Vec<gst::PadTemplate> {
     let always = gst::PadPresence::Always;
     [
-        gst::PadTemplate::new("sink", gst::PadDirection::Sink, always, &super::raw_caps()),
+        gst::PadTemplate::new(
+            "sink",
+            gst::PadDirection::Sink,
+            always,
+            &crate::media::caps::raw(),
+        ),
         gst::PadTemplate::new("src", gst::PadDirection::Src, always, encoded),
     ]
     .into_iter()

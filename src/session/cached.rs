@@ -13,7 +13,7 @@ use crate::cache::{
 use crate::distributor;
 use crate::logic::ids::Chunk;
 use crate::logic::reorder::{Delivered, Fault};
-use gst::prelude::*;
+use crate::media::tags;
 
 /// A frame as the encoder is fed it.
 pub(crate) struct Fed {
@@ -174,7 +174,7 @@ impl Session {
             Entry::Caps(caps) => caps
                 .parse::<gst::Caps>()
                 .is_ok_and(|caps| aggregator.replay_event(self.id, gst::event::Caps::new(&caps))),
-            Entry::Tags { text, is_global } => tag_list(&text).is_some_and(|mut tags| {
+            Entry::Tags { text, is_global } => tags::from_text(&text).is_some_and(|mut tags| {
                 let scope = match is_global {
                     true => gst::TagScope::Global,
                     false => gst::TagScope::Stream,
@@ -237,10 +237,4 @@ impl Session {
             distributor.cache_failed(&error.to_string());
         }
     }
-}
-
-/// As it was written by [`Recorder`](crate::aggregator), if it was.
-fn tag_list(text: &str) -> Option<gst::TagList> {
-    let value = glib::Value::deserialize(text, gst::TagList::static_type()).ok()?;
-    value.get().ok()
 }

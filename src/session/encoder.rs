@@ -2,10 +2,10 @@
 
 //! Makes an encoder from the `encoder` property, or picks one for what downstream accepts.
 
-use super::bitstream;
 use super::hints::Recommended;
 use super::overrides::{Overrides, as_text, set_from_text};
 use super::profile::{Beside, Profile};
+use crate::media::bitstream;
 use crate::parallelenc::ParallelEnc;
 use gst::prelude::*;
 use std::fmt;
@@ -352,7 +352,7 @@ fn check(encoder: &gst::Element) -> Result<(), &'static str> {
         return Err("has elements aside from the way from its sink pad to its src pad");
     }
     let says = |pad: &str| encoder.static_pad(pad).map(|pad| pad.query_caps(None));
-    if says("sink").is_none_or(|takes| !takes.can_intersect(&crate::parallelenc::raw_caps())) {
+    if says("sink").is_none_or(|takes| !takes.can_intersect(&crate::media::caps::raw())) {
         return Err("takes no raw video");
     }
     if says("src").is_none_or(|makes| !may_be_encoded_video(&makes)) {
@@ -378,7 +378,7 @@ fn may_be_encoded_video(caps: &gst::Caps) -> bool {
     // (In this order: the long list is made only where the name doesn't say it.)
     caps.is_any()
         || formats.any(|name| is_video(name) && name != "video/x-raw")
-        || caps.can_intersect(&crate::parallelenc::encoded_caps())
+        || caps.can_intersect(&crate::media::caps::encoded())
 }
 
 /// The elements from the src pad of what was made back to its sink pad; none if there is no one way.
@@ -433,7 +433,7 @@ pub(crate) fn choose(
         gst::Rank::MARGINAL,
     );
     // "Anything" names no format: only an element of a single one knows what is meant.
-    let is_meant = !downstream.is_any() || *makes != crate::parallelenc::encoded_caps();
+    let is_meant = !downstream.is_any() || *makes != crate::media::caps::encoded();
     let preference = |factory: &gst::ElementFactory| {
         let mut formats = accepted
             .iter()
@@ -475,43 +475,6 @@ pub(crate) fn choose(
 fn is_ours(factory: &gst::ElementFactory) -> bool {
     let plugin = factory.plugin_name();
     plugin.is_some_and(|plugin| plugin == crate::PLUGIN_NAME)
-}
-
-/// The raw video of which `downstream` accepts what is made of it: GstVideoEncoder's rule (`gst_video_encoder_proxy_getcaps`).
-pub(crate) fn restricted(raw: &gst::Caps, downstream: &gst::Caps) -> gst::Caps {
-    const KEPT: [&str; 6] = [
-        "width",
-        "height",
-        "framerate",
-        "pixel-aspect-ratio",
-        "colorimetry",
-        "chroma-site",
-    ];
-    if downstream.is_any() {
-        return raw.clone();
-    }
-    let accepted = downstream.iter().map(|encoded| {
-        let mut accepted = gst::Structure::new_empty("video/x-raw");
-        for field in KEPT {
-            if let Ok(value) = encoded.value(field) {
-                accepted.set_value(field, value.clone());
-            }
-        }
-        (accepted, gst::CapsFeatures::new_any())
-    });
-    let accepted = gst::Caps::from_iter(accepted);
-    raw.intersect_with_mode(&accepted, gst::CapsIntersectMode::First)
-}
-
-/// The raw video that encoders of a factory can take.
-pub(crate) fn raw_caps(factory: &gst::ElementFactory) -> gst::Caps {
-    let mut caps = gst::Caps::new_empty();
-    for template in factory.static_pad_templates() {
-        if template.direction() == gst::PadDirection::Sink {
-            caps.merge(template.caps());
-        }
-    }
-    caps
 }
 
 #[cfg(test)]
@@ -557,24 +520,6 @@ mod tests {
     }
 
     #[test]
-    fn raw_video_is_restricted_to_what_can_be_sent_on() {
-        gst::init().unwrap();
-        let caps = |caps: &str| caps.parse::<gst::Caps>().unwrap();
-        let raw =
-            caps("video/x-raw,format=I420,width=[1,99]; video/x-raw(memory:GLMemory),width=[1,99]");
-        assert_eq!(restricted(&raw, &gst::Caps::new_any()), raw);
-        let downstream = caps("video/x-h264,width=64,profile=high; video/x-h265,width=32");
-        let both = restricted(&raw, &downstream);
-        for width in [64, 32] {
-            for features in ["", "(memory:GLMemory)"] {
-                let one = caps(&format!("video/x-raw{features},format=I420,width={width}"));
-                assert!(both.can_intersect(&one), "{both}");
-            }
-        }
-        assert!(!both.can_intersect(&caps("video/x-raw,format=I420,width=48")));
-    }
-
-    #[test]
     fn what_the_description_sets_is_known() {
         assert!(is_mentioned("x264enc threads = 0 ! h264parse", "threads"));
         assert!(is_mentioned("openh264enc multi_thread=4", "multi-thread"));
@@ -607,7 +552,7 @@ mod tests {
             .field("format", "I420")
             .build();
         let jpeg = gst::Caps::new_empty_simple("image/jpeg");
-        let all = crate::parallelenc::encoded_caps();
+        let all = crate::media::caps::encoded();
         assert!(choose(&jpeg, &raw, &all).unwrap().name().contains("jpeg"));
         let error = choose(&gst::Caps::new_any(), &raw, &all).unwrap_err();
         assert!(error.to_string().contains("encoder=x264enc"));

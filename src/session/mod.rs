@@ -17,7 +17,6 @@
 //! frames flow. (The first encoder is placed and primed before, by the application and the upstream thread.) It doesn't choose its
 //! chunks and keeps no frames: it asks the distributor for both.
 
-pub(crate) mod bitstream;
 pub(crate) mod cached;
 pub(crate) mod encoder;
 pub(crate) mod hints;

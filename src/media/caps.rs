@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Caps: of what goes in, of what comes out, and what one says of the other.
+
+/// Raw video in any memory.
+pub(crate) fn raw() -> gst::Caps {
+    let mut caps = gst::Caps::new_empty_simple("video/x-raw");
+    let any = gst::Structure::new_empty("video/x-raw");
+    caps.make_mut()
+        .append_structure_full(any, Some(gst::CapsFeatures::new_any()));
+    caps
+}
+
+/// What video encoders make. With a template that says no more than "anything", tools that link by template would
+/// take the element for whatever a muxer offers first, sound included.
+const ENCODED: &[&str] = &[
+    "video/x-h264",
+    "video/x-h265",
+    "video/x-h266",
+    "video/x-vp8",
+    "video/x-vp9",
+    "video/x-av1",
+    "video/mpeg",
+    "video/x-theora",
+    "video/x-h261",
+    "video/x-h263",
+    "video/x-divx",
+    "video/x-xvid",
+    "video/x-msmpeg",
+    "video/x-wmv",
+    "video/x-flash-video",
+    "video/x-pn-realvideo",
+    "video/x-svq",
+    "video/x-dirac",
+    "video/x-prores",
+    "video/x-dnxhd",
+    "video/x-cineform",
+    "video/x-dv",
+    "video/x-ffv",
+    "video/x-huffyuv",
+    "video/x-gst-av-ffvhuff",
+    "video/x-speedhq",
+    "video/x-rle",
+    "video/x-zmbv",
+    "video/x-amv",
+    "video/x-cinepak",
+    "video/x-asus",
+    "video/x-cirrus-logic-accupak",
+    "video/x-flash-screen",
+    "video/x-flash-screen2",
+    "video/x-msvideocodec",
+    "video/x-apple-video",
+    "video/x-smc",
+    "video/x-gst-av-pgmyuv",
+    "video/x-gst-av-roqvideo",
+    "application/x-yuv4mpeg",
+    "image/jpeg",
+    "image/png",
+    "image/webp",
+    "image/tiff",
+    "image/jp2",
+    "image/x-j2c",
+    "image/x-jpc",
+    "image/x-jpc-striped",
+    "image/x-jxsc",
+    "image/bmp",
+    "image/pbm",
+    "image/ppm",
+    "image/x-pcx",
+    "image/x-sgi",
+    "image/x-sun-raster",
+    "image/x-tga",
+    "image/x-portable-anymap",
+    "image/x-portable-bitmap",
+    "image/x-portable-graymap",
+    "image/x-portable-pixmap",
+];
+
+pub(crate) fn encoded() -> gst::Caps {
+    let structures = ENCODED.iter().map(|name| gst::Structure::new_empty(*name));
+    gst::Caps::from_iter(structures)
+}
+
+/// The raw video of which `downstream` accepts what is made of it: GstVideoEncoder's rule (`gst_video_encoder_proxy_getcaps`).
+pub(crate) fn restricted(raw: &gst::Caps, downstream: &gst::Caps) -> gst::Caps {
+    const KEPT: [&str; 6] = [
+        "width",
+        "height",
+        "framerate",
+        "pixel-aspect-ratio",
+        "colorimetry",
+        "chroma-site",
+    ];
+    if downstream.is_any() {
+        return raw.clone();
+    }
+    let accepted = downstream.iter().map(|encoded| {
+        let mut accepted = gst::Structure::new_empty("video/x-raw");
+        for field in KEPT {
+            if let Ok(value) = encoded.value(field) {
+                accepted.set_value(field, value.clone());
+            }
+        }
+        (accepted, gst::CapsFeatures::new_any())
+    });
+    let accepted = gst::Caps::from_iter(accepted);
+    raw.intersect_with_mode(&accepted, gst::CapsIntersectMode::First)
+}
+
+/// The raw video that encoders of a factory can take.
+pub(crate) fn taken_by(factory: &gst::ElementFactory) -> gst::Caps {
+    let mut caps = gst::Caps::new_empty();
+    for template in factory.static_pad_templates() {
+        if template.direction() == gst::PadDirection::Sink {
+            caps.merge(template.caps());
+        }
+    }
+    caps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn raw_video_is_restricted_to_what_can_be_sent_on() {
+        gst::init().unwrap();
+        let caps = |caps: &str| caps.parse::<gst::Caps>().unwrap();
+        let raw =
+            caps("video/x-raw,format=I420,width=[1,99]; video/x-raw(memory:GLMemory),width=[1,99]");
+        assert_eq!(restricted(&raw, &gst::Caps::new_any()), raw);
+        let downstream = caps("video/x-h264,width=64,profile=high; video/x-h265,width=32");
+        let both = restricted(&raw, &downstream);
+        for width in [64, 32] {
+            for features in ["", "(memory:GLMemory)"] {
+                let one = caps(&format!("video/x-raw{features},format=I420,width={width}"));
+                assert!(both.can_intersect(&one), "{both}");
+            }
+        }
+        assert!(!both.can_intersect(&caps("video/x-raw,format=I420,width=48")));
+    }
+}
