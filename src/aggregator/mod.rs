@@ -17,7 +17,6 @@ use crate::distributor::Distributor;
 use gst::subclass::prelude::*;
 
 pub(crate) mod imp;
-mod recorder;
 mod state;
 
 pub(crate) use state::FrameTimes;

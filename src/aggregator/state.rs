@@ -2,8 +2,7 @@
 
 //! What the aggregator knows, and what it sends next. Decides only; `imp` acts.
 
-use super::recorder::Recorder;
-use crate::cache::Recording;
+use crate::cache::{Recorder, Recording};
 use crate::logic::ids::{ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys;
 use crate::logic::reorder::{Accepted, Fault, Kind, Pop, Reorder};

@@ -8,8 +8,9 @@
 //! The directory may hold files of others. Ours are known by name, kind, owner and first bytes; only such are read, replaced or
 //! removed. The directory itself may be a link (the user named it); what is in it may not.
 
+use super::format::{self, Damage};
 use super::key::Key;
-use super::recording::{self, Damage, Recording};
+use super::recording::Recording;
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Read, Seek};
@@ -226,10 +227,10 @@ fn open_own(path: &Path) -> Result<(File, Metadata), Unusable> {
     }
     let mut first = Vec::new();
     Read::by_ref(&mut file)
-        .take(recording::MAGIC.len() as u64)
+        .take(format::MAGIC.len() as u64)
         .read_to_end(&mut first)?;
     // One that was cut off sooner is ours too.
-    if !recording::MAGIC.starts_with(&first) {
+    if !format::MAGIC.starts_with(&first) {
         return Err(Unusable::NotOurs("it doesn't begin as one"));
     }
     file.rewind()?;
@@ -238,9 +239,9 @@ fn open_own(path: &Path) -> Result<(File, Metadata), Unusable> {
 
 fn read(file: &File, metadata: &Metadata, key: Key) -> Result<Recording, Unusable> {
     let mut bytes = Vec::new();
-    file.take(recording::HEAD as u64).read_to_end(&mut bytes)?;
+    file.take(format::HEAD as u64).read_to_end(&mut bytes)?;
     // Before memory is taken for all of it.
-    if recording::length_by_head(&bytes, key)? != metadata.len() {
+    if format::length_by_head(&bytes, key)? != metadata.len() {
         return Err(Damage::Length.into());
     }
     let rest = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
@@ -336,7 +337,7 @@ fn sync_directory(dir: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::recording::tests::{KEY, file_of, key, recording};
+    use super::super::format::tests::{KEY, file_of, key, recording};
     use super::*;
     use tempfile::{TempDir, tempdir};
 
@@ -418,7 +419,7 @@ mod tests {
             private(&files.path(KEY), &altered);
             assert!(matches!(files.get(KEY), Found::Damaged(_)), "{at}");
             // What doesn't begin as one of ours may be somebody's.
-            let is_kept = at < recording::MAGIC.len();
+            let is_kept = at < format::MAGIC.len();
             assert_eq!(files.path(KEY).exists(), is_kept, "{at}");
         }
     }

@@ -4,14 +4,14 @@
 //! is new.
 //!
 //! ```text
-//! fed frames ─► Picture ─┐
+//! fed frames ─► digest ──┐
 //!   caps, requests, tags ├─► KeyHasher ─► Key ─► Files::get ─► Hit: Recording ─► the chunk's packets
 //! encoder ─► identity ───┘                  │         └► Miss, Damaged ─► encode ─┐
 //!                                           └────────────► Files::put ◄─ Recording┘
 //! ```
 //!
-//! - `key`: what determines a chunk, as 128 bits.
-//! - `recording`: what an encoder made of it, as bytes, and what is wrong with bytes.
+//! - `key`: what determines a chunk, as 128 bits; `digest`: of a frame; `identity`: of an encoder.
+//! - `recording`: what an encoder made of it; `format`: as bytes, and what is wrong with bytes.
 //! - `files`: the directory.
 //!
 //! # What is in a key
@@ -46,12 +46,17 @@
 //!
 //! All of it blocks, on disk or on memory: nothing here is called with a lock held.
 
+mod digest;
 mod files;
+mod format;
+mod identity;
 mod key;
 mod recording;
 
 pub(crate) use self::{
+    digest::FrameDigest,
     files::{Files, Found},
-    key::{Key, KeyHasher, Picture, Unhashable, encoder_identity},
-    recording::{Entry, Packet, Recording},
+    identity::encoder_identity,
+    key::{Key, KeyHasher, Unhashable},
+    recording::{Entry, Recorder, Recording},
 };

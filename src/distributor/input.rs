@@ -7,7 +7,7 @@ use super::imp::{CAT, Distributor};
 use super::keys::key_request;
 use super::state::{Mode, Pool};
 use crate::aggregator::FrameTimes;
-use crate::cache::Picture;
+use crate::cache::FrameDigest;
 use crate::locking::lock;
 use crate::logic::budget::Admission;
 use crate::logic::ids::{FrameNo, SessionId};
@@ -75,9 +75,9 @@ impl Distributor {
         let pool = pool_of(&buffer, known);
         let (buffer, copied) = self.holdable(buffer, pool, capacity, caps.as_deref())?;
         // While its pixels are still in the processor's cache: somebody has just written them.
-        let picture = caps
+        let digest = caps
             .filter(|_| keeps)
-            .and_then(|caps| picture(&buffer, &caps));
+            .and_then(|caps| digest(&buffer, &caps));
         let bytes = buffer.size() as u64;
         let mut waited = false;
         let mut guard = lock(&self.state);
@@ -118,7 +118,7 @@ impl Distributor {
                 times,
                 bytes,
                 key_interval,
-                picture,
+                digest,
             );
             if let Some(stream) = &mut state.stream {
                 stream.pool = pool.filter(|_| !copied);
@@ -458,13 +458,13 @@ fn clip(
     })
 }
 
-/// What a frame shows, if it can be told from others.
-fn picture(buffer: &gst::BufferRef, caps: &gst::CapsRef) -> Option<Picture> {
+/// Digest of a frame's pixels, if it can be hashed.
+fn digest(buffer: &gst::BufferRef, caps: &gst::CapsRef) -> Option<FrameDigest> {
     let info = gst_video::VideoInfo::from_caps(caps).ok()?;
-    match Picture::of(buffer, &info) {
-        Ok(picture) => Some(picture),
+    match FrameDigest::of(buffer, &info) {
+        Ok(digest) => Some(digest),
         Err(why) => {
-            gst::log!(CAT, "A frame can't be told from others: {why}");
+            gst::log!(CAT, "A frame can't be hashed: {why}");
             None
         }
     }

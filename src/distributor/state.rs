@@ -4,7 +4,7 @@
 
 use super::decision::{Decision, Sequential};
 use crate::aggregator::{self, FrameTimes};
-use crate::cache::{Files, Picture};
+use crate::cache::{Files, FrameDigest};
 use crate::logic::budget::{Admission, Budget};
 use crate::logic::ids::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys::KeyRequests;
@@ -124,8 +124,8 @@ pub(super) struct Held {
     pub(super) force_key: bool,
     /// TAG events that stood before it.
     tags: Vec<gst::Event>,
-    /// What it shows, where chunks are kept and it can be told from others.
-    picture: Option<Picture>,
+    /// Digest of the pixels; `None` if the cache is off or the frame can't be hashed.
+    digest: Option<FrameDigest>,
 }
 
 /// A pool that frames come from.
@@ -593,7 +593,7 @@ impl State {
         times: FrameTimes,
         bytes: u64,
         key_interval: u64,
-        picture: Option<Picture>,
+        digest: Option<FrameDigest>,
     ) {
         let Some(caps) = self.caps.clone() else {
             return;
@@ -636,7 +636,7 @@ impl State {
                 bytes,
                 force_key: due.forces,
                 tags,
-                picture,
+                digest,
             }),
         );
         aggregator.frame(private, times);
@@ -773,7 +773,7 @@ impl State {
         for frame in chunk.fed.iter() {
             let held = stream.frames.get(frame)?.as_ref()?;
             fed.push(Fed {
-                picture: held.picture,
+                digest: held.digest,
                 time: stream.private(frame),
                 duration: held.buffer.duration(),
                 force_key: held.force_key,

@@ -8,7 +8,7 @@
 use super::{Failure, Session, Work};
 use crate::aggregator;
 use crate::cache::{
-    Entry, Files, Found, Key, KeyHasher, Picture, Recording, Unhashable, encoder_identity,
+    Entry, Files, Found, FrameDigest, Key, KeyHasher, Recording, Unhashable, encoder_identity,
 };
 use crate::distributor;
 use crate::logic::ids::Chunk;
@@ -17,8 +17,8 @@ use crate::media::tags;
 
 /// A frame as the encoder is fed it.
 pub(crate) struct Fed {
-    /// `None`: nobody can say whether it is the same as another one.
-    pub(crate) picture: Option<Picture>,
+    /// Digest of the pixels; `None` if the frame can't be hashed.
+    pub(crate) digest: Option<FrameDigest>,
     /// Private time in nanoseconds.
     pub(crate) time: u64,
     pub(crate) duration: Option<gst::ClockTime>,
@@ -65,11 +65,11 @@ impl Content {
         hasher.number("own", own.len());
         hasher.number("trail", fed.end.0 - own.end.0);
         for frame in &self.fed {
-            let picture = frame
-                .picture
+            let digest = frame
+                .digest
                 .ok_or(Unhashable::Pixels("a frame has no digest"))?;
             let time = gst::ClockTime::from_nseconds(frame.time.saturating_sub(self.base()));
-            hasher.frame(&picture, time, frame.duration);
+            hasher.frame(&digest, time, frame.duration);
             hasher.number("force key", frame.force_key.into());
             for tags in &frame.tags {
                 let structure = tags.structure().map(|tags| tags.to_string());
