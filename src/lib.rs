@@ -21,6 +21,7 @@
 //! - `distributor`: raw frames in, chunks to sessions.
 //! - `session`: one live encoder in one slot; runs a chunk through a fresh encoder.
 //! - `aggregator`: packets in, one stream out.
+//! - `encoder`: which encoder, how it is made and set, and what is known of it.
 //! - `cache`: what encoders made of chunks in earlier runs, in files.
 //! - `pad_task`: starting what runs in pads.
 //! - `panics`: what becomes of a panic, wherever we are called from.
@@ -36,7 +37,7 @@
 //! 3. the aggregator's state.
 //!
 //! Leaves, under which nothing is called: what stands for the encoder among the bin's children, the properties set on it
-//! (`session/overrides.rs`), whose turn it is to open an encoder (`session/opening.rs`), and the watch's thread.
+//! (`encoder/properties.rs`), whose turn it is to open an encoder (`encoder/turn.rs`), and the watch's thread.
 //!
 //! No pad push, event, query, message, property or state change of another object happens while any of them is held. `locking` says
 //! what a panic does to a lock, `panics` what it does otherwise. The watch also takes the bin's own state lock, of GStreamer, before all of these, and only if
@@ -86,6 +87,7 @@
 mod aggregator;
 mod cache;
 mod distributor;
+mod encoder;
 mod locking;
 pub mod logic;
 mod media;

@@ -5,12 +5,12 @@
 use super::failure::encoder_error;
 use super::imp::{CAT, Distributor};
 use super::state::{Failed, State, Waiting};
+use crate::encoder::description::EncoderError;
 use crate::locking::lock;
 use crate::logic::ids::{ChunkId, FrameRange, SessionId};
 use crate::logic::reorder::Fault;
 use crate::logic::roster::{AfterFailure, Attempt, Because};
 use crate::session::Failure;
-use crate::session::encoder::EncoderError;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 

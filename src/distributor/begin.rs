@@ -6,15 +6,16 @@ use super::decision::{Decision, Sequential};
 use super::failure::{Refusal, budget_error};
 use super::imp::{CAT, Distributor};
 use super::state::{Mode, Proposal};
+use crate::encoder::choice;
+use crate::encoder::description::{EncoderError, Recipe};
+use crate::encoder::profile::ForcedKey;
+use crate::encoder::properties::Overrides;
 use crate::locking::lock;
 use crate::logic::ids::SessionId;
 use crate::media::raw::{frame_bytes, frame_duration, is_alternating};
 use crate::parallelenc::ParallelEnc;
 use crate::parallelenc::settings::Job;
 use crate::session::Session;
-use crate::session::encoder::{self, EncoderError, Recipe};
-use crate::session::overrides::Overrides;
-use crate::session::profile::ForcedKey;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use std::sync::Arc;
@@ -111,7 +112,7 @@ impl Distributor {
         if let Some(description) = &job.encoder {
             return Ok(description.clone());
         }
-        let chosen = encoder::choose(snapshot, raw, &self.makes());
+        let chosen = choice::choose(snapshot, raw, &self.makes());
         if let (Err(EncoderError::CannotChoose { downstream }), Some(bin)) = (&chosen, self.bin()) {
             bin.imp().encoder_missing(downstream);
         }

@@ -3,10 +3,10 @@
 //! What follows from the settings and the encoder at hand: how many sessions, with how many threads and how much overlap,
 //! or one encoder for the whole stream.
 
+use crate::encoder::description::Traits;
+use crate::encoder::profile::{Concurrency, Profile};
 use crate::logic::planner::Overlap;
 use crate::parallelenc::settings::{Job, MAX_SESSIONS};
-use crate::session::encoder::Traits;
-use crate::session::profile::{Beside, Profile};
 use std::fmt;
 use std::thread::available_parallelism;
 
@@ -78,17 +78,17 @@ impl Decision {
 
     fn on(cores: usize, job: &Job, traits: &Traits) -> Self {
         let recommended = usize::try_from(traits.recommended.sessions).unwrap_or(usize::MAX);
-        let automatic = match (recommended, traits.beside) {
-            (0, Beside::Cores) => cores,
-            (0, Beside::Engines(engines)) => engines as usize,
-            (_, Beside::Alone(_)) => 1,
+        let automatic = match (recommended, traits.concurrency) {
+            (0, Concurrency::Cores) => cores,
+            (0, Concurrency::Engines(engines)) => engines as usize,
+            (_, Concurrency::Alone(_)) => 1,
             (recommended, _) => recommended,
         };
         let automatic_sessions = automatic.clamp(1, MAX_SESSIONS as usize);
         let sessions = job.sessions.unwrap_or(automatic_sessions);
-        let sequential = match traits.beside {
+        let sequential = match traits.concurrency {
             _ if !job.allow_parallel => Some(Sequential::NotAllowed),
-            Beside::Alone(reason) => Some(Sequential::Encoder(reason)),
+            Concurrency::Alone(reason) => Some(Sequential::Encoder(reason)),
             _ if sessions == 1 && job.chunk_frames.is_none() && job.cache.is_none() => {
                 Some(Sequential::OneSession)
             }

@@ -3,11 +3,11 @@
 //! Failures, and who gets to know of them.
 
 use super::imp::{CAT, Distributor};
+use crate::encoder::description::EncoderError;
 use crate::locking::lock;
 use crate::logic::ids::SessionId;
 use crate::logic::planner::BudgetTooSmall;
 use crate::parallelenc::ParallelEnc;
-use crate::session::encoder::EncoderError;
 use crate::session::{Failure, Session};
 use glib::translate::IntoGlib;
 use gst::subclass::prelude::*;

@@ -4,10 +4,10 @@
 
 use super::state::State;
 use crate::aggregator;
+use crate::encoder::profile::ForcedKey;
 use crate::logic::ids::FrameNo;
 use crate::logic::keys;
 use crate::media::raw::{UNKNOWN_DURATION, frame_duration};
-use crate::session::profile::ForcedKey;
 
 impl State {
     /// Downstream asks for a key frame. Frames are taken in long before they leave: as long as that frame's chunk hasn't left, it is

@@ -5,12 +5,12 @@
 use super::imp::Distributor;
 use super::keys::key_request;
 use super::state::{Mode, Proposal};
+use crate::encoder::choice;
 use crate::locking::{lock, wait};
 use crate::logic::timeline::LATEST;
 use crate::media::caps;
 use crate::media::queries::{answer_caps, convert_raw};
 use crate::media::raw::frame_duration;
-use crate::session::encoder;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
@@ -67,7 +67,7 @@ impl Distributor {
             (None, Some(_), Some(straight)) => straight.peer_query_caps(None),
             _ => {
                 let downstream = self.aggregator().downstream_caps();
-                let chosen = encoder::choose(&downstream, &template, &self.makes());
+                let chosen = choice::choose(&downstream, &template, &self.makes());
                 chosen.map_or(template, |factory| caps::taken_by(&factory))
             }
         }

@@ -5,6 +5,8 @@
 use super::decision::{Decision, Sequential};
 use crate::aggregator::{self, FrameTimes};
 use crate::cache::{Files, FrameDigest};
+use crate::encoder::description::Recipe;
+use crate::encoder::hints::Hints;
 use crate::logic::budget::{Admission, Budget};
 use crate::logic::ids::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys::KeyRequests;
@@ -19,8 +21,6 @@ use crate::media::raw::{UNKNOWN_DURATION, frame_bytes, frame_duration};
 use crate::media::tags::of_stream;
 use crate::parallelenc::settings::Job;
 use crate::session::cached::{Content, Fed};
-use crate::session::encoder::Recipe;
-use crate::session::hints::Hints;
 use crate::session::{Input, Session, Step};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;

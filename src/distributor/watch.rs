@@ -9,12 +9,12 @@
 use super::imp::{CAT, Distributor};
 use super::state::{Slot, Stage, State, Waiting};
 use crate::aggregator;
+use crate::encoder::description::EncoderError;
 use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::ids::SessionId;
 use crate::logic::liveness::{Sign, Watch};
 use crate::panics;
 use crate::parallelenc::ParallelEnc;
-use crate::session::encoder::EncoderError;
 use crate::session::{Failure, Session};
 use gst::prelude::*;
 use gst::subclass::prelude::*;

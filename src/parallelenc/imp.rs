@@ -12,10 +12,10 @@ use super::settings::{
 use crate::aggregator::Aggregator;
 use crate::distributor::decision::Decision;
 use crate::distributor::{Distributor, encoder_error};
+use crate::encoder::description::{self, EncoderError};
+use crate::encoder::properties::Overrides;
 use crate::locking::lock;
 use crate::panics::{self, Part};
-use crate::session::encoder::{self, EncoderError};
-use crate::session::overrides::Overrides;
 use crate::session::threads;
 use glib::Properties;
 use glib::subclass::Signal;
@@ -518,7 +518,7 @@ impl ParallelEnc {
             .as_ref()
             .map(|model| model.encoder.clone());
         let Some(encoder) = encoder else { return };
-        let set = properties.map(|properties| encoder::set_properties(&encoder, &properties));
+        let set = properties.map(|properties| description::set_properties(&encoder, &properties));
         if let Some(model) = lock(&self.model).as_mut() {
             model.refused = set.and_then(Result::err);
         }
@@ -577,7 +577,7 @@ impl ParallelEnc {
         let encoder = lock(&self.model)
             .as_ref()
             .map(|model| model.encoder.clone());
-        encoder.map_or(0, |encoder| encoder::key_interval(&encoder))
+        encoder.map_or(0, |encoder| description::key_interval(&encoder))
     }
 
     /// What was set on the encoder.

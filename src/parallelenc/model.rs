@@ -3,9 +3,9 @@
 //! The child `encoder`: an encoder that never encodes. What is set on it is set on every session's encoder, so that
 //! applications and `gst-launch-1.0` set `encoder::bitrate` once, whatever number of encoders comes and goes.
 
+use crate::encoder::description::{self, EncoderError};
+use crate::encoder::properties::Overrides;
 use crate::panics::{self, Part};
-use crate::session::encoder::{self, EncoderError};
-use crate::session::overrides::Overrides;
 use gst::prelude::*;
 use std::sync::Arc;
 
@@ -30,8 +30,8 @@ impl Model {
         part: impl Part + Send + Sync + 'static,
         set: impl Fn(&str, &str) + Send + Sync + 'static,
     ) -> Result<Self, EncoderError> {
-        let made = encoder::parse(description)?;
-        let encoder = encoder::encoder_within(&made);
+        let made = description::parse(description)?;
+        let encoder = description::encoder_within(&made);
         if made == encoder {
             encoder.set_property("name", NAME);
         }

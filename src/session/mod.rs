@@ -18,29 +18,24 @@
 //! chunks and keeps no frames: it asks the distributor for both.
 
 pub(crate) mod cached;
-pub(crate) mod encoder;
-pub(crate) mod hints;
-pub(crate) mod opening;
-pub(crate) mod overrides;
-pub(crate) mod profile;
 mod slot;
 pub(crate) mod threads;
 
 use crate::aggregator;
 use crate::cache::Files;
 use crate::distributor::{self, Distributor, SHUTDOWN_TIMEOUT};
+use crate::encoder::description::{EncoderError, Recipe, encoder_within, name_of};
+use crate::encoder::hints::{self, Hints};
+use crate::encoder::properties::{self, Overrides};
+use crate::encoder::turn::{Standing, in_turn};
 use crate::locking::lock;
 use crate::logic::ids::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::reorder::Fault;
 use crate::panics;
 use cached::Known;
-use encoder::{EncoderError, Recipe};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
-use hints::Hints;
 use once_cell::sync::Lazy;
-use opening::{Standing, in_turn};
-use overrides::Overrides;
 use slot::Slot;
 use std::fmt;
 use std::sync::mpsc::{RecvTimeoutError, SendError};
@@ -233,7 +228,7 @@ struct Live {
 
 impl Live {
     fn name(&self) -> String {
-        encoder::name_of(&self.element)
+        name_of(&self.element)
     }
 
     fn cannot_start(&self) -> EncoderError {
@@ -327,7 +322,7 @@ impl Session {
         let live = Live {
             slot: self.slot.clone(),
             standing: self.standing.clone(),
-            encoder: encoder::encoder_within(&element),
+            encoder: encoder_within(&element),
             element,
             caps: None,
             downstream: None,
@@ -450,7 +445,7 @@ impl Session {
     /// Sets a property of the placed encoder.
     pub(crate) fn set_placed(&self, property: &str, value: &str) {
         if let Some(encoder) = self.placed_encoder() {
-            let _ = overrides::set_from_text(&encoder, property, value);
+            let _ = properties::set_from_text(&encoder, property, value);
         }
     }
 

@@ -6,9 +6,9 @@
 //! that bin sorts its children for a state change. What encoders post comes by here first: an encoder's error is
 //! its session's affair as long as there may be another attempt.
 
-use super::opening::Standing;
 use super::threads;
 use crate::distributor::Distributor;
+use crate::encoder::turn::Standing;
 use crate::logic::ids::SessionId;
 use crate::panics::{self, Part};
 use crate::parallelenc::ParallelEnc;

@@ -6,8 +6,11 @@
 //! it. What was set by the user, in the description or through `encoder::property`, is never changed. Nothing here is believed where
 //! it can be seen: whether a chunk stands alone is read off its packets.
 
-use super::overrides::{as_text, set_from_text};
+mod rows;
+
+use super::properties::{as_text, set_from_text};
 use gst::prelude::*;
+use rows::{ROWS, UNKNOWN, UNKNOWN_HARDWARE};
 
 /// Frames of an automatic lead, and at most of a trail: with 24 each, x264 at an average bitrate loses 0.1 dB over 240-frame
 /// chunks where it loses 0.3 dB without; more gained nothing.
@@ -51,7 +54,7 @@ pub(crate) enum ForcedKey {
 
 /// How many may be open beside each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Beside {
+pub(crate) enum Concurrency {
     /// One for each core.
     Cores,
     /// As many as its hardware has engines: sessions beyond gain nothing.
@@ -86,337 +89,9 @@ pub(crate) struct Profile {
     pub(crate) list: Option<&'static str>,
     /// Where the rate isn't driven by a bitrate, an overlap buys nothing.
     pub(crate) constant_quality: &'static [ConstantQuality],
-    pub(crate) beside: Beside,
+    pub(crate) concurrency: Concurrency,
     pub(crate) evidence: Evidence,
 }
-
-/// What is assumed of an encoder without a row.
-const UNKNOWN: Profile = Profile {
-    factories: &[],
-    threads: Threads::Fixed,
-    look_ahead: LookAhead::Unknown,
-    forced_key: ForcedKey::Unknown,
-    settings: &[],
-    list: None,
-    constant_quality: &[],
-    beside: Beside::Cores,
-    evidence: Evidence::Run,
-};
-
-/// As [`UNKNOWN`], of the class "Hardware".
-const UNKNOWN_HARDWARE: Profile = Profile {
-    beside: Beside::Engines(1),
-    ..UNKNOWN
-};
-
-const INTRA: Profile = Profile {
-    look_ahead: LookAhead::None,
-    forced_key: ForcedKey::Always,
-    ..UNKNOWN
-};
-
-/// Encoders of libavcodec: their `threads` takes only 1 (the default) and "auto".
-const LIBAV: Profile = Profile {
-    look_ahead: LookAhead::None,
-    forced_key: ForcedKey::Open,
-    ..UNKNOWN
-};
-
-const HARDWARE: Profile = Profile {
-    forced_key: ForcedKey::Closed,
-    beside: Beside::Engines(1),
-    evidence: Evidence::Read,
-    ..UNKNOWN
-};
-
-const MARKS_NO_KEYS: &str = "its packets don't say which of them are key frames";
-
-pub(crate) const ROWS: &[Profile] = &[
-    // The encoder of the tests: it can be cut, and nothing else is known of it.
-    #[cfg(feature = "failpoints")]
-    Profile {
-        factories: &["scriptedenc"],
-        evidence: Evidence::Read,
-        ..UNKNOWN
-    },
-    Profile {
-        factories: &["x264enc"],
-        // Its bits depend on the number of threads, and with several of them and a VBV on chance.
-        threads: Threads::One("threads", "1"),
-        look_ahead: LookAhead::Property("rc-lookahead"),
-        forced_key: ForcedKey::Closed,
-        constant_quality: &[("pass", &["quant", "qual"])],
-        ..UNKNOWN
-    },
-    Profile {
-        factories: &["x265enc"],
-        // The number of threads stands in the stream, in the SEI that lists its options.
-        threads: Threads::One("option-string", "pools=1:frame-threads=1"),
-        look_ahead: LookAhead::Frames(20),
-        forced_key: ForcedKey::Closed,
-        // (Told to repeat its headers, x265enc 1.22 puts uninitialised memory into its first packet.)
-        settings: &[("option-string", "open-gop=0")],
-        list: Some("option-string"),
-        constant_quality: &[
-            ("option-string", &["*crf=*", "*qp=*"]),
-            ("qp", &["?", "1?", "2?", "3?", "4?", "5?"]),
-        ],
-        ..UNKNOWN
-    },
-    Profile {
-        factories: &["vp8enc"],
-        threads: Threads::One("threads", "1"),
-        look_ahead: LookAhead::Property("lag-in-frames"),
-        forced_key: ForcedKey::Closed,
-        // As with vp9enc.
-        constant_quality: &[("end-usage", &["cq"])],
-        ..UNKNOWN
-    },
-    Profile {
-        factories: &["vp9enc"],
-        // With row-mt its bits depend on whether there is more than one.
-        threads: Threads::One("threads", "1"),
-        look_ahead: LookAhead::Property("lag-in-frames"),
-        forced_key: ForcedKey::Closed,
-        // Measured where target-bitrate allows that quality: without an overlap the same size and PSNR.
-        constant_quality: &[("end-usage", &["cq"])],
-        ..UNKNOWN
-    },
-    Profile {
-        factories: &["av1enc"],
-        threads: Threads::One("threads", "1"),
-        look_ahead: LookAhead::Property("lag-in-frames"),
-        // Until 1.24.5; honoured from then on.
-        forced_key: ForcedKey::Ignored,
-        constant_quality: &[("end-usage", &["q"])],
-        ..UNKNOWN
-    },
-    Profile {
-        factories: &["openh264enc"],
-        threads: Threads::One("multi-thread", "1"),
-        look_ahead: LookAhead::None,
-        forced_key: ForcedKey::Closed,
-        constant_quality: &[("rate-control", &["off"])],
-        ..UNKNOWN
-    },
-    Profile {
-        factories: &["theoraenc"],
-        look_ahead: LookAhead::None,
-        forced_key: ForcedKey::Closed,
-        constant_quality: &[("bitrate", &["0"])],
-        ..UNKNOWN
-    },
-    Profile {
-        factories: &["mpeg2enc"],
-        forced_key: ForcedKey::Ignored,
-        beside: Beside::Alone(MARKS_NO_KEYS),
-        ..UNKNOWN
-    },
-    Profile {
-        factories: &["y4menc"],
-        beside: Beside::Alone("each of its streams begins with a header in its first packet"),
-        ..INTRA
-    },
-    Profile {
-        factories: &["gifenc"],
-        evidence: Evidence::Read,
-        beside: Beside::Alone("its stream has one header and one trailer"),
-        ..INTRA
-    },
-    Profile {
-        factories: &["avenc_*_omx"],
-        forced_key: ForcedKey::Unknown,
-        ..HARDWARE
-    },
-    Profile {
-        factories: &["avenc_apng"],
-        beside: Beside::Alone("its frames are numbered from the beginning of the stream"),
-        ..LIBAV
-    },
-    Profile {
-        factories: &["avenc_rpza"],
-        beside: Beside::Alone(MARKS_NO_KEYS),
-        ..LIBAV
-    },
-    Profile {
-        factories: &["openjpegenc"],
-        threads: Threads::Free("num-threads"),
-        ..INTRA
-    },
-    Profile {
-        factories: &["jpegenc", "pngenc", "webpenc", "pnmenc"],
-        ..INTRA
-    },
-    Profile {
-        factories: &[
-            "avenc_mjpeg",
-            "avenc_ljpeg",
-            "avenc_jpegls",
-            "avenc_jpeg2000",
-            "avenc_prores*",
-            "avenc_dnxhd",
-            "avenc_dvvideo",
-            "avenc_huffyuv",
-            "avenc_ffvhuff",
-            "avenc_utvideo",
-            "avenc_magicyuv",
-            "avenc_cfhd",
-            "avenc_png",
-            "avenc_tiff",
-            "avenc_targa",
-            "avenc_bmp",
-            "avenc_dpx",
-            "avenc_exr",
-            "avenc_p?m",
-            "avenc_pam",
-            "avenc_sgi",
-            "avenc_pcx",
-            "avenc_qoi",
-            "avenc_hap",
-            "avenc_speedhq",
-            "avenc_vc2",
-            "avenc_amv",
-            "avenc_sunrast",
-            "avenc_xbm",
-            "avenc_xwd",
-            "avenc_asv1",
-            "avenc_asv2",
-            "avenc_cljr",
-            "avenc_r10k",
-        ],
-        ..INTRA
-    },
-    // MPEG-1, -2 and -4, H.261, H.263, FLV, MS-MPEG4, WMV, FFV1, SVQ1, …: without B-frames, which are off by default,
-    // no frame refers across a forced key frame.
-    Profile {
-        factories: &[
-            "avenc_ffv1",
-            "avenc_wmv*",
-            "avenc_h263*",
-            "avenc_flv",
-            "avenc_msmpeg4*",
-            "avenc_mpeg*",
-        ],
-        constant_quality: &[("pass", &["quant"])],
-        ..LIBAV
-    },
-    Profile {
-        factories: &["avenc_*"],
-        ..LIBAV
-    },
-    Profile {
-        factories: &["svtav1enc"],
-        threads: Threads::One("logical-processors", "1"),
-        // Honoured only without a target bitrate.
-        forced_key: ForcedKey::Open,
-        evidence: Evidence::Read,
-        ..UNKNOWN
-    },
-    Profile {
-        factories: &["svthevcenc"],
-        threads: Threads::One("cores", "1"),
-        look_ahead: LookAhead::Property("lookahead"),
-        forced_key: ForcedKey::Closed,
-        settings: &[("enable-open-gop", "false")],
-        constant_quality: &[("rc", &["cqp"])],
-        evidence: Evidence::Read,
-        ..UNKNOWN
-    },
-    Profile {
-        factories: &["rav1enc"],
-        threads: Threads::One("threads", "1"),
-        forced_key: ForcedKey::Closed,
-        constant_quality: &[("bitrate", &["0"])],
-        evidence: Evidence::Read,
-        ..UNKNOWN
-    },
-    Profile {
-        factories: &["svtjpegxsenc"],
-        threads: Threads::Free("threads"),
-        evidence: Evidence::Read,
-        ..INTRA
-    },
-    Profile {
-        factories: &[
-            "nv*jpegenc",
-            "nvjpeg*enc",
-            "vajpeg*enc",
-            "qsvjpeg*enc",
-            "msdkmjpegenc",
-            "v4l2jpegenc",
-            "vaapijpegenc",
-        ],
-        evidence: Evidence::Read,
-        beside: Beside::Engines(1),
-        ..INTRA
-    },
-    // Consumer cards open 3 to 8 sessions in a system; one engine each on most.
-    Profile {
-        factories: &["nv*h264*enc", "nv*h265*enc", "nv*av1*enc"],
-        look_ahead: LookAhead::Property("rc-lookahead"),
-        constant_quality: &[
-            ("rc-mode", &["constqp"]),
-            ("rate-control", &["constqp", "cqp"]),
-        ],
-        ..HARDWARE
-    },
-    Profile {
-        factories: &[
-            "va*h264*enc",
-            "va*h265*enc",
-            "va*vp8*enc",
-            "va*vp9*enc",
-            "va*av1*enc",
-            "va*mpeg2*enc",
-        ],
-        constant_quality: &[("rate-control", &["cqp", "icq"])],
-        ..HARDWARE
-    },
-    Profile {
-        factories: &["vtenc_prores*"],
-        beside: Beside::Engines(1),
-        evidence: Evidence::Read,
-        ..INTRA
-    },
-    Profile {
-        factories: &["qsv*enc", "msdk*enc"],
-        look_ahead: LookAhead::Property("rc-lookahead"),
-        constant_quality: &[("rate-control", &["cqp", "icq", "la-icq", "la_icq"])],
-        ..HARDWARE
-    },
-    // Passes a wrong value where a key frame is forced.
-    Profile {
-        factories: &["amfav1*enc"],
-        forced_key: ForcedKey::Ignored,
-        ..HARDWARE
-    },
-    Profile {
-        factories: &["amf*enc"],
-        look_ahead: LookAhead::Property("pa-lookahead-buffer-depth"),
-        constant_quality: &[("rate-control", &["cqp"])],
-        ..HARDWARE
-    },
-    // A forced key frame is a control of the device, or a request for the next frame: not tied to the frame it is for.
-    Profile {
-        factories: &["v4l2*enc", "amcvidenc-*"],
-        forced_key: ForcedKey::Ignored,
-        ..HARDWARE
-    },
-    Profile {
-        factories: &["omx*enc"],
-        forced_key: ForcedKey::Open,
-        ..HARDWARE
-    },
-    Profile {
-        factories: &["mf*enc"],
-        forced_key: ForcedKey::Unknown,
-        ..HARDWARE
-    },
-    Profile {
-        factories: &["d3d12*enc", "vtenc_*", "vulkan*enc"],
-        ..HARDWARE
-    },
-];
 
 /// `*` stands for anything, `?` for one character.
 fn matches(pattern: &str, name: &str) -> bool {
@@ -493,7 +168,7 @@ impl Profile {
     }
 
     /// Prepares an encoder for encoding chunks beside others, with `threads` threads where it may have several.
-    pub(super) fn apply(
+    pub(crate) fn apply(
         &self,
         encoder: &gst::Element,
         threads: u32,
@@ -532,6 +207,7 @@ fn serialized(encoder: &gst::Element, property: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::choice::is_ours;
     use super::*;
 
     fn make(factory: &str) -> Option<gst::Element> {
@@ -547,7 +223,7 @@ mod tests {
         let made = factories
             .iter()
             .filter_map(|factory| factory.create().build().ok());
-        made.filter(|encoder| !encoder.is::<crate::parallelenc::ParallelEnc>())
+        made.filter(|encoder| !is_ours(&encoder.factory().unwrap()))
             .collect()
     }
 
@@ -677,7 +353,7 @@ mod tests {
         let Some(identity) = make("identity") else {
             return;
         };
-        assert_eq!(Profile::of(&identity).beside, Beside::Cores);
-        assert_eq!(UNKNOWN_HARDWARE.beside, Beside::Engines(1));
+        assert_eq!(Profile::of(&identity).concurrency, Concurrency::Cores);
+        assert_eq!(UNKNOWN_HARDWARE.concurrency, Concurrency::Engines(1));
     }
 }

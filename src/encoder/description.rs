@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Makes an encoder from the `encoder` property, or picks one for what downstream accepts.
+//! Makes an encoder from the property `encoder`, and says what is known of it.
 
+use super::choice::is_ours;
 use super::hints::Recommended;
-use super::overrides::{Overrides, as_text, set_from_text};
-use super::profile::{Beside, Profile};
+use super::profile::{Concurrency, Profile};
+use super::properties::{Overrides, as_text, set_from_text};
 use crate::media::bitstream;
-use crate::parallelenc::ParallelEnc;
 use gst::prelude::*;
 use std::fmt;
 use std::sync::Arc;
@@ -144,7 +144,7 @@ pub(crate) struct Recipe {
 
 impl Recipe {
     /// An encoder, its pads `sink` and `src`.
-    pub(super) fn make(&self) -> Result<gst::Element, EncoderError> {
+    pub(crate) fn make(&self) -> Result<gst::Element, EncoderError> {
         let made = parse(&self.description)?;
         let encoder = encoder_within(&made);
         self.overrides.apply(&encoder);
@@ -160,7 +160,7 @@ impl Recipe {
     }
 
     /// The user has set this property of the encoder.
-    pub(super) fn sets(&self, property: &str) -> bool {
+    pub(crate) fn sets(&self, property: &str) -> bool {
         is_mentioned(&self.description, property) || self.overrides.contains(property)
     }
 
@@ -289,7 +289,7 @@ pub(crate) struct Traits {
     /// Automatic lead and trail, in frames.
     pub(crate) overlap: (u64, u64),
     pub(crate) recommended: Recommended,
-    pub(crate) beside: Beside,
+    pub(crate) concurrency: Concurrency,
 }
 
 impl Traits {
@@ -308,10 +308,10 @@ impl Traits {
             profile,
             overlap: profile.overlap(&encoder),
             recommended,
-            beside: if is_blind {
-                Beside::Alone("it isn't known, and its packets aren't looked into")
+            concurrency: if is_blind {
+                Concurrency::Alone("it isn't known, and its packets aren't looked into")
             } else {
-                profile.beside
+                profile.concurrency
             },
         }
     }
@@ -332,7 +332,8 @@ fn check(encoder: &gst::Element) -> Result<(), &'static str> {
         return Err("doesn't have one sink pad and one src pad");
     }
     let elements = elements(encoder);
-    if elements.iter().any(|element| element.is::<ParallelEnc>()) {
+    let is_ours = |element: &gst::Element| element.factory().is_some_and(|it| is_ours(&it));
+    if elements.iter().any(is_ours) {
         return Err("contains vtparallelenc itself");
     }
     let encoders: Vec<_> = elements.iter().filter(|it| is_encoder(it)).collect();
@@ -420,63 +421,6 @@ fn beyond_bin(pad: gst::Pad) -> Option<gst::Pad> {
     }
 }
 
-/// The highest ranked installed encoder that makes some of `makes` that `downstream` accepts, from `raw`. Among equals the
-/// one whose format downstream names first.
-pub(crate) fn choose(
-    downstream: &gst::Caps,
-    raw: &gst::Caps,
-    makes: &gst::Caps,
-) -> Result<gst::ElementFactory, EncoderError> {
-    let accepted = downstream.intersect_with_mode(makes, gst::CapsIntersectMode::First);
-    let factories = gst::ElementFactory::factories_with_type(
-        gst::ElementFactoryType::VIDEO_ENCODER,
-        gst::Rank::MARGINAL,
-    );
-    // "Anything" names no format: only an element of a single one knows what is meant.
-    let is_meant = !downstream.is_any() || *makes != crate::media::caps::encoded();
-    let preference = |factory: &gst::ElementFactory| {
-        let mut formats = accepted
-            .iter()
-            .map(|format| gst::Caps::from(format.to_owned()));
-        formats.position(|format| factory.can_src_any_caps(&format))
-    };
-    let making: Vec<_> = factories
-        .iter()
-        .filter(|factory| is_meant && !is_ours(factory) && factory.can_src_any_caps(&accepted))
-        .collect();
-    let chosen = making
-        .iter()
-        .filter(|factory| factory.can_sink_any_caps(raw))
-        .max_by_key(|factory| {
-            use std::cmp::Reverse;
-            (
-                factory.rank(),
-                Reverse(preference(factory)),
-                Reverse(factory.name()),
-            )
-        });
-    match chosen {
-        Some(factory) => Ok((*factory).clone()),
-        None if making.is_empty() => Err(EncoderError::CannotChoose {
-            downstream: if is_meant {
-                accepted
-            } else {
-                downstream.clone()
-            },
-        }),
-        None => Err(EncoderError::NoneTakes {
-            downstream: accepted,
-            raw: raw.clone(),
-        }),
-    }
-}
-
-/// One of this plugin's own elements.
-fn is_ours(factory: &gst::ElementFactory) -> bool {
-    let plugin = factory.plugin_name();
-    plugin.is_some_and(|plugin| plugin == crate::PLUGIN_NAME)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -543,20 +487,5 @@ mod tests {
             let encoder = parse(description).unwrap();
             assert!(encoder.static_pad("sink").is_some());
         }
-    }
-
-    #[test]
-    fn the_encoder_is_chosen_by_what_downstream_accepts() {
-        gst::init().unwrap();
-        let raw = gst::Caps::builder("video/x-raw")
-            .field("format", "I420")
-            .build();
-        let jpeg = gst::Caps::new_empty_simple("image/jpeg");
-        let all = crate::media::caps::encoded();
-        assert!(choose(&jpeg, &raw, &all).unwrap().name().contains("jpeg"));
-        let error = choose(&gst::Caps::new_any(), &raw, &all).unwrap_err();
-        assert!(error.to_string().contains("encoder=x264enc"));
-        let chosen = choose(&gst::Caps::new_any(), &raw, &jpeg).unwrap();
-        assert!(chosen.name().contains("jpeg"));
     }
 }

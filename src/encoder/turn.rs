@@ -83,7 +83,7 @@ impl Drop for Turn<'_> {
 
 /// Opens or closes an encoder of a plugin when it is its turn. Waits only for another one to open or close, which waits for
 /// nothing of ours.
-pub(super) fn in_turn<R>(plugin: &str, whose: &Arc<Standing>, act: impl FnOnce() -> R) -> R {
+pub(crate) fn in_turn<R>(plugin: &str, whose: &Arc<Standing>, act: impl FnOnce() -> R) -> R {
     let _turn = Turn::take(plugin, whose);
     act()
 }

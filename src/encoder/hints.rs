@@ -4,7 +4,8 @@
 //! these names (VTCompressionProperties.h: MoreFramesBeforeStart, MoreFramesAfterEnd, SourceFrameCount, ExpectedFrameRate;
 //! RecommendedParallelizationLimit, RecommendedParallelizedSubdivisionMinimumFrameCount and …MinimumDuration).
 
-use super::encoder::Recipe;
+use super::description::Recipe;
+use super::properties::set_from_text;
 use crate::logic::planner::Neighbours;
 use gst::prelude::*;
 
@@ -60,12 +61,12 @@ pub(crate) fn are_wanted(encoder: &gst::Element) -> bool {
 
 impl Hints {
     /// Sets all that the user hasn't.
-    pub(super) fn apply(&self, encoder: &gst::Element, recipe: &Recipe) {
+    pub(crate) fn apply(&self, encoder: &gst::Element, recipe: &Recipe) {
         let of = &self.neighbours;
         let set = |property, value: String| {
             if encoder.has_property(property) && !recipe.sets(property) {
                 // A type that doesn't take a number or truth value isn't the property that is meant.
-                let _ = super::overrides::set_from_text(encoder, property, &value);
+                let _ = set_from_text(encoder, property, &value);
             }
         };
         set(BEFORE, of.before.to_string());

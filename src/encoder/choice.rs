@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Which encoder, where none was named: by what downstream accepts.
+
+use super::description::EncoderError;
+use crate::media::caps;
+use gst::prelude::*;
+
+/// The highest ranked installed encoder that makes some of `makes` that `downstream` accepts, from `raw`. Among equals the
+/// one whose format downstream names first.
+pub(crate) fn choose(
+    downstream: &gst::Caps,
+    raw: &gst::Caps,
+    makes: &gst::Caps,
+) -> Result<gst::ElementFactory, EncoderError> {
+    let accepted = downstream.intersect_with_mode(makes, gst::CapsIntersectMode::First);
+    let factories = gst::ElementFactory::factories_with_type(
+        gst::ElementFactoryType::VIDEO_ENCODER,
+        gst::Rank::MARGINAL,
+    );
+    // "Anything" names no format: only an element of a single one knows what is meant.
+    let is_meant = !downstream.is_any() || *makes != caps::encoded();
+    let preference = |factory: &gst::ElementFactory| {
+        let mut formats = accepted
+            .iter()
+            .map(|format| gst::Caps::from(format.to_owned()));
+        formats.position(|format| factory.can_src_any_caps(&format))
+    };
+    let making: Vec<_> = factories
+        .iter()
+        .filter(|factory| is_meant && !is_ours(factory) && factory.can_src_any_caps(&accepted))
+        .collect();
+    let chosen = making
+        .iter()
+        .filter(|factory| factory.can_sink_any_caps(raw))
+        .max_by_key(|factory| {
+            use std::cmp::Reverse;
+            (
+                factory.rank(),
+                Reverse(preference(factory)),
+                Reverse(factory.name()),
+            )
+        });
+    match chosen {
+        Some(factory) => Ok((*factory).clone()),
+        None if making.is_empty() => Err(EncoderError::CannotChoose {
+            downstream: if is_meant {
+                accepted
+            } else {
+                downstream.clone()
+            },
+        }),
+        None => Err(EncoderError::NoneTakes {
+            downstream: accepted,
+            raw: raw.clone(),
+        }),
+    }
+}
+
+/// One of this plugin's own elements.
+pub(crate) fn is_ours(factory: &gst::ElementFactory) -> bool {
+    let plugin = factory.plugin_name();
+    plugin.is_some_and(|plugin| plugin == crate::PLUGIN_NAME)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_encoder_is_chosen_by_what_downstream_accepts() {
+        gst::init().unwrap();
+        let raw = gst::Caps::builder("video/x-raw")
+            .field("format", "I420")
+            .build();
+        let jpeg = gst::Caps::new_empty_simple("image/jpeg");
+        let all = caps::encoded();
+        assert!(choose(&jpeg, &raw, &all).unwrap().name().contains("jpeg"));
+        let error = choose(&gst::Caps::new_any(), &raw, &all).unwrap_err();
+        assert!(error.to_string().contains("encoder=x264enc"));
+        let chosen = choose(&gst::Caps::new_any(), &raw, &jpeg).unwrap();
+        assert!(chosen.name().contains("jpeg"));
+    }
+}
