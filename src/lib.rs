@@ -23,7 +23,7 @@
 //! - `aggregator`: packets in, one stream out.
 //! - `encoder`: which encoder, how it is made and set, and what is known of it.
 //! - `cache`: what encoders made of chunks in earlier runs, in files.
-//! - `pad_task`: starting what runs in pads.
+//! - `tasks`: what runs in pads, and the threads for it.
 //! - `panics`: what becomes of a panic, wherever we are called from.
 //! - `media`: values of GStreamer: caps, packets, tags, answers to queries.
 //! - [`logic`]: the brains of all of them: plain Rust that knows no GStreamer, no clock and no thread.
@@ -69,7 +69,7 @@
 //! # Encoders that fail and hang
 //!
 //! A failed attempt costs its chunk's time: the roster hands the chunk out again. An encoder may also keep the thread that calls it.
-//! So session tasks have threads that nobody but us waits for (`session/threads.rs`), and a watch (`distributor/watch.rs`) leaves a
+//! So session tasks have threads that nobody but us waits for (`tasks.rs`), and a watch (`distributor/watch.rs`) leaves a
 //! session to itself that shows no sign of life: its pads and its slot are taken out of the element, another one takes its place
 //! under a new number, and what it still does finds that nobody waits (`Standing`). The slot doesn't pass state changes on to
 //! the encoder, as that would wait for it.
@@ -91,10 +91,10 @@ mod encoder;
 mod locking;
 pub mod logic;
 mod media;
-mod pad_task;
 mod panics;
 pub mod parallelenc;
 mod session;
+mod tasks;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     parallelenc::register(plugin)

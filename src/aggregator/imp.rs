@@ -10,9 +10,9 @@ use crate::logic::ids::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys;
 use crate::logic::reorder::{Delivered, Fault, Kind};
 use crate::media::queries::{answer_caps, convert_encoded};
-use crate::pad_task;
 use crate::panics::{self, Part, may_panic};
 use crate::parallelenc::ParallelEnc;
+use crate::tasks;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use once_cell::sync::{Lazy, OnceCell};
@@ -60,7 +60,7 @@ impl ObjectSubclass for Aggregator {
                 panics::pad_function(
                     parent,
                     "starting or stopping the output",
-                    || pad_task::activated_in_vain(pad, active),
+                    || tasks::activation_after_panic(pad, active),
                     |this: &Self| this.src_activatemode(pad, mode, active),
                 )
             })
@@ -671,7 +671,7 @@ impl Aggregator {
             return;
         }
         let weak = self.downgrade();
-        let started = pad_task::start(&self.src, move || {
+        let started = tasks::start(&self.src, move || {
             if let Some(this) = weak.upgrade() {
                 let rest = || this.send_no_more();
                 panics::caught(&*this, "the aggregator's task", rest, || this.run());

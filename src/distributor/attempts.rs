@@ -10,7 +10,7 @@ use crate::locking::lock;
 use crate::logic::ids::{ChunkId, FrameRange, SessionId};
 use crate::logic::reorder::Fault;
 use crate::logic::roster::{AfterFailure, Attempt, Because};
-use crate::session::Failure;
+use crate::session::failure::Failure;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 

@@ -8,7 +8,8 @@ use crate::locking::lock;
 use crate::logic::ids::SessionId;
 use crate::logic::planner::BudgetTooSmall;
 use crate::parallelenc::ParallelEnc;
-use crate::session::{Failure, Session};
+use crate::session::Session;
+use crate::session::failure::Failure;
 use glib::translate::IntoGlib;
 use gst::subclass::prelude::*;
 

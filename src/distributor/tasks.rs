@@ -8,10 +8,12 @@ use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::ids::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::reorder::Delivered;
 use crate::logic::roster::Attempt;
-use crate::pad_task;
 use crate::panics::{self, may_panic};
-use crate::session::cached::Content;
-use crate::session::{Failure, Session, Step, Work};
+use crate::session::Session;
+use crate::session::attempt::{Step, Work};
+use crate::session::failure::Failure;
+use crate::session::replay::Content;
+use crate::tasks;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use std::sync::{Arc, Condvar, MutexGuard};
@@ -34,7 +36,7 @@ impl Distributor {
                 panics::pad_function(
                     parent,
                     "starting or stopping a session",
-                    || pad_task::activated_in_vain(pad, active),
+                    || tasks::activation_after_panic(pad, active),
                     |this: &Self| this.src_activatemode(pad, id, mode, active),
                 )
             })
@@ -81,7 +83,7 @@ impl Distributor {
             return;
         }
         let weak = self.downgrade();
-        let started = pad_task::start(pad, move || {
+        let started = tasks::start(pad, move || {
             if let Some(this) = weak.upgrade() {
                 // Here, because the pad may have left its element.
                 panics::caught(

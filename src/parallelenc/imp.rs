@@ -16,7 +16,7 @@ use crate::encoder::description::{self, EncoderError};
 use crate::encoder::properties::Overrides;
 use crate::locking::lock;
 use crate::panics::{self, Part};
-use crate::session::threads;
+use crate::tasks;
 use glib::Properties;
 use glib::subclass::Signal;
 use gst::prelude::*;
@@ -392,7 +392,7 @@ impl BinImpl for ParallelEnc {
             let of_session = message.src().and_then(|pad| pad.parent());
             let ours = self.distributor.upcast_ref::<gst::Object>();
             if of_session.is_some_and(|parent| parent == *ours) {
-                threads::give_to(&message);
+                tasks::give_thread(&message);
             }
         };
         panics::caught(self, "a message", || (), see);

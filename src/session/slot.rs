@@ -6,12 +6,12 @@
 //! that bin sorts its children for a state change. What encoders post comes by here first: an encoder's error is
 //! its session's affair as long as there may be another attempt.
 
-use super::threads;
 use crate::distributor::Distributor;
 use crate::encoder::turn::Standing;
 use crate::logic::ids::SessionId;
 use crate::panics::{self, Part};
 use crate::parallelenc::ParallelEnc;
+use crate::tasks;
 use glib::translate::{IntoGlib, ToGlibPtr, try_from_glib};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -116,7 +116,7 @@ mod imp {
         /// Whether the message is for nobody else, and seen to.
         fn keeps(&self, message: &gst::Message) -> bool {
             // Of an encoder with a thread of GStreamer's, or a queue beside it. It may hang as well as the session's own.
-            threads::give_to(message);
+            tasks::give_thread(message);
             // Whoever has the session's number by now has nothing to do with it.
             if self
                 .standing

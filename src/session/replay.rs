@@ -5,7 +5,9 @@
 //! What comes out of the cache takes the way of what comes out of an encoder, so it is verified in the same way: a file is
 //! never trusted for what it says.
 
-use super::{Failure, Session, Work};
+use super::Session;
+use super::attempt::Work;
+use super::failure::Failure;
 use crate::aggregator;
 use crate::cache::{
     Entry, Files, Found, FrameDigest, Key, KeyHasher, Recording, Unhashable, encoder_identity,

@@ -1,16 +1,47 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The threads of the sessions' tasks, and of those within their encoders: of their own, not of the pool that all of GStreamer
-//! shares.
+//! Tasks: those of pads, which are started and started again, and the threads that they run in.
 //!
-//! An encoder that hangs keeps its thread for ever. GStreamer's own pool waits for all of its threads when a program ends
+//! Tasks of sessions, and of what is within their encoders, have threads of their own, not of the pool that all of GStreamer shares. An
+//! encoder that hangs keeps its thread for ever. GStreamer's own pool waits for all of its threads when a program ends
 //! (`gst_deinit`, which gst-launch-1.0 calls), and would wait for that one.
 
-use crate::panics;
+use crate::panics::{self, CAT};
+use glib::translate::from_glib_none;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use once_cell::sync::Lazy;
 use std::thread::JoinHandle;
+
+/// Starts the pad's task, or lets the one go on that was paused: that runs what it was made with, and another function given to
+/// GStreamer (1.22) would be neither run nor freed.
+pub(crate) fn start(
+    pad: &gst::Pad,
+    run: impl FnMut() + Send + 'static,
+) -> Result<(), glib::BoolError> {
+    let paused: Option<gst::Task> = {
+        let _object = pad.object_lock();
+        // SAFETY: the pad is valid, and its task is only changed with the object's lock held.
+        unsafe { from_glib_none((*pad.as_ptr()).task) }
+    };
+    match paused {
+        Some(task) => task.start(),
+        None => pad.start_task(run),
+    }
+}
+
+/// A panic kept the pad from being started or stopped. What it waits for returns, as the stream has failed, so its task can be
+/// stopped even so; and what is stopped may not fail.
+pub(crate) fn activation_after_panic(
+    pad: &gst::Pad,
+    active: bool,
+) -> Result<(), gst::LoggableError> {
+    if active {
+        return Err(gst::loggable_error!(CAT, "Panicked while starting"));
+    }
+    pad.stop_task()
+        .map_err(|error| gst::loggable_error!(CAT, "Task can't be stopped: {error}"))
+}
 
 mod imp {
     use super::*;
@@ -71,7 +102,7 @@ static THREADS: Lazy<Threads> = Lazy::new(|| {
 
 /// The message announces a task that is about to be started: it gets a thread of its own, unless the application has given it
 /// one. Messages pass here first.
-pub(crate) fn give_to(message: &gst::Message) {
+pub(crate) fn give_thread(message: &gst::Message) {
     let gst::MessageView::StreamStatus(status) = message.view() else {
         return;
     };
