@@ -71,7 +71,7 @@
 //! A failed attempt costs its chunk's time: the roster hands the chunk out again. An encoder may also keep the thread that calls it.
 //! So session tasks have threads that nobody but us waits for (`tasks.rs`), and a watch (`distributor/watch.rs`) leaves a
 //! session to itself that shows no sign of life: its pads and its slot are taken out of the element, another one takes its place
-//! under a new number, and what it still does finds that nobody waits (`Standing`). The slot doesn't pass state changes on to
+//! under a new number, and what it still does finds that nobody waits (`SessionStatus`). The slot doesn't pass state changes on to
 //! the encoder, as that would wait for it.
 //!
 //! # The first packets

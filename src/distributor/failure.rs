@@ -222,7 +222,7 @@ impl Distributor {
         let Some(state) = state.as_mut() else {
             return Some(Failure::Aborted);
         };
-        if session.standing.is_left() {
+        if session.status.is_abandoned() {
             return Some(Failure::Aborted);
         }
         if let Some(fault) = self.aggregator().take_fault(id) {

@@ -862,8 +862,8 @@ impl State {
         oldest.is_some_and(|chunk| stream.roster.is_waiting(chunk))
             && self.slots.iter().all(|slot| {
                 // (Another one takes the place of a session that was left.)
-                let is_left = slot.gone && !slot.parted;
-                let is_out = stream.roster.is_out(slot.session.id) && !is_left;
+                let is_abandoned = slot.gone && !slot.parted;
+                let is_out = stream.roster.is_out(slot.session.id) && !is_abandoned;
                 slot.waiting == Waiting::Frame || is_out
             })
     }

@@ -122,7 +122,7 @@ impl Distributor {
         );
         let result = session.run(self, self.aggregator(), &work);
         if !self.has_returned(&session) {
-            bury(session);
+            dispose_abandoned(session);
             return;
         }
         match result {
@@ -142,15 +142,16 @@ impl Distributor {
         let Some(session) = self.session(id) else {
             return;
         };
-        let or_not = |act: &dyn Fn()| panics::caught(self, "a session after a panic", || (), act);
+        let reporting_panics =
+            |act: &dyn Fn()| panics::caught(self, "a session after a panic", || (), act);
         // One that still waits for its first chunk has told its caps, which are forgotten with this attempt. While the watch sees it.
-        or_not(&|| session.clear());
+        reporting_panics(&|| session.clear());
         if !self.has_returned(&session) {
-            or_not(&|| bury(session.clone()));
+            reporting_panics(&|| dispose_abandoned(session.clone()));
             return;
         }
         let _ = session.src.pause_task();
-        or_not(&|| self.aggregator().leave(id));
+        reporting_panics(&|| self.aggregator().leave(id));
         if let Some(state) = &mut *lock(&self.state) {
             state.slots[id.0].waiting = Waiting::Nothing;
         }
@@ -160,7 +161,7 @@ impl Distributor {
     /// The session's encoder is closed, whatever it has made. `false`: nobody has waited for that.
     fn has_returned(&self, session: &Session) -> bool {
         let mut state = lock(&self.state);
-        if session.standing.is_left() {
+        if session.status.is_abandoned() {
             return false;
         }
         if let Some(state) = state.as_mut() {
@@ -257,7 +258,7 @@ impl Distributor {
     /// The session reads from the cache or writes to it, with its chunk delivered or not: a disk may hang as well as an encoder.
     pub(crate) fn on_disk(&self, session: &Session, on_disk: bool, is_delivered: bool) {
         let mut state = lock(&self.state);
-        if let Some(state) = state.as_mut().filter(|_| !session.standing.is_left()) {
+        if let Some(state) = state.as_mut().filter(|_| !session.status.is_abandoned()) {
             state.slots[session.id.0].progress.stage = match (on_disk, is_delivered) {
                 (true, _) => Stage::OnDisk,
                 (false, true) => Stage::Returned,
@@ -276,7 +277,7 @@ impl Distributor {
     /// The chunk that counts as fed is fed after all.
     pub(crate) fn feed_from(&self, session: &Session, first: FrameNo) {
         let mut state = lock(&self.state);
-        if let Some(state) = state.as_mut().filter(|_| !session.standing.is_left()) {
+        if let Some(state) = state.as_mut().filter(|_| !session.status.is_abandoned()) {
             state.slots[session.id.0].progress.position = first;
         }
     }
@@ -284,7 +285,7 @@ impl Distributor {
     /// The session's chunk, once all that it owns was delivered: what is left of its trail needn't be encoded.
     pub(crate) fn cut_short(&self, session: &Session, chunk: ChunkId) -> Option<Chunk> {
         let state = lock(&self.state);
-        let state = state.as_ref().filter(|_| !session.standing.is_left())?;
+        let state = state.as_ref().filter(|_| !session.status.is_abandoned())?;
         let position = state.slots[session.id.0].progress.position;
         if !self.aggregator().is_whole(session.id) {
             return None;
@@ -308,7 +309,7 @@ impl Distributor {
         let id = session.id;
         let mut guard = lock(&self.state);
         let result = loop {
-            if session.standing.is_left() {
+            if session.status.is_abandoned() {
                 return Err(Failure::Aborted);
             }
             let Some(state) = guard.as_mut().filter(|state| !state.is_aborting()) else {
@@ -352,7 +353,7 @@ impl Distributor {
         let slot = state
             .as_ref()
             .and_then(|state| state.slots.get(session.id.0));
-        !session.standing.is_left() && slot.is_some_and(|slot| slot.progress.ended)
+        !session.status.is_abandoned() && slot.is_some_and(|slot| slot.progress.ended)
     }
 
     /// The session's chunk is whole, whatever becomes of its encoder when that is closed.
@@ -364,7 +365,7 @@ impl Distributor {
         from_cache: bool,
     ) {
         let mut state = lock(&self.state);
-        if let Some(state) = state.as_mut().filter(|_| !session.standing.is_left()) {
+        if let Some(state) = state.as_mut().filter(|_| !session.status.is_abandoned()) {
             let progress = &mut state.slots[session.id.0].progress;
             progress.stage = Stage::Whole(chunk, delivered);
             progress.from_cache = from_cache;
@@ -458,8 +459,8 @@ impl Distributor {
 }
 
 /// A session that nobody waits for has come back after all. (Its task can't wait for itself.)
-fn bury(session: Arc<Session>) {
+fn dispose_abandoned(session: Arc<Session>) {
     let _ = session.src.pause_task();
-    let thread = std::thread::Builder::new().name("vtparallelenc-bury".to_string());
-    let _ = thread.spawn(move || session.bury_or_tell());
+    let thread = std::thread::Builder::new().name("vtparallelenc-dispose".to_string());
+    let _ = thread.spawn(move || session.dispose_abandoned());
 }

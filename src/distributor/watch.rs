@@ -173,7 +173,7 @@ impl Distributor {
             slot.gone = true;
             slot.works |= self.aggregator().has_made_packets(id);
             // Under the lock: whoever comes back late finds it so, whatever stands here by then.
-            slot.session.leave();
+            slot.session.abandon();
             let failure = Failure::Stalled {
                 encoder,
                 doing,
@@ -194,8 +194,9 @@ impl Distributor {
             self.cache_failed("it doesn't answer");
         }
         // One doesn't keep the next from being done: somebody may be waiting for the session to come to rest.
-        let or_not = |act: &dyn Fn()| panics::caught(self, "leaving a session", || (), act);
-        or_not(&|| {
+        let reporting_panics =
+            |act: &dyn Fn()| panics::caught(self, "leaving a session", || (), act);
+        reporting_panics(&|| {
             // What it still makes is nobody's.
             self.aggregator().leave(id);
             match stage {
@@ -341,7 +342,7 @@ impl State {
     fn sign(&self, slot: &Slot, aggregator: &aggregator::imp::Aggregator) -> Option<Sign> {
         let id = slot.session.id;
         let waits = matches!(slot.waiting, Waiting::Chunk | Waiting::Frame)
-            || slot.session.standing.awaits_turn();
+            || slot.session.status.awaits_turn();
         let progress = &slot.progress;
         let is_over = matches!(progress.stage, Stage::Returned);
         if !slot.at_work || slot.gone || is_over || waits {

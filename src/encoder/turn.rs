@@ -18,32 +18,32 @@ use std::sync::{Arc, Condvar, Mutex};
 
 /// How a session stands to others, seen from outside.
 #[derive(Debug, Default)]
-pub(crate) struct Standing {
+pub(crate) struct SessionStatus {
     /// It waits until another one has opened or closed its encoder.
     awaits_turn: AtomicBool,
     /// Its encoder hangs: it is left to itself, and nobody waits for it.
-    is_left: AtomicBool,
+    is_abandoned: AtomicBool,
 }
 
-impl Standing {
+impl SessionStatus {
     pub(crate) fn awaits_turn(&self) -> bool {
         self.awaits_turn.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn is_left(&self) -> bool {
-        self.is_left.load(Ordering::SeqCst)
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.is_abandoned.load(Ordering::SeqCst)
     }
 
     /// Nobody waits for the session any more.
-    pub(crate) fn leave(&self) {
+    pub(crate) fn abandon(&self) {
         let _turns = lock(&TURNS);
-        self.is_left.store(true, Ordering::SeqCst);
+        self.is_abandoned.store(true, Ordering::SeqCst);
         FREED.notify_all();
     }
 }
 
 /// Whose turn it is, for each GStreamer plugin: what shares a library is in the same one.
-static TURNS: Lazy<Mutex<BTreeMap<String, Arc<Standing>>>> = Lazy::new(Mutex::default);
+static TURNS: Lazy<Mutex<BTreeMap<String, Arc<SessionStatus>>>> = Lazy::new(Mutex::default);
 
 /// Woken when a turn ends, and when somebody is left to itself.
 static FREED: Condvar = Condvar::new();
@@ -51,14 +51,14 @@ static FREED: Condvar = Condvar::new();
 /// A turn, until it is dropped.
 struct Turn<'a> {
     plugin: &'a str,
-    whose: &'a Arc<Standing>,
+    whose: &'a Arc<SessionStatus>,
 }
 
 impl<'a> Turn<'a> {
-    fn take(plugin: &'a str, whose: &'a Arc<Standing>) -> Self {
+    fn take(plugin: &'a str, whose: &'a Arc<SessionStatus>) -> Self {
         let mut turns = lock(&TURNS);
         whose.awaits_turn.store(true, Ordering::SeqCst);
-        while turns.get(plugin).is_some_and(|other| !other.is_left()) {
+        while turns.get(plugin).is_some_and(|other| !other.is_abandoned()) {
             turns = wait(&FREED, turns);
         }
         whose.awaits_turn.store(false, Ordering::SeqCst);
@@ -83,7 +83,7 @@ impl Drop for Turn<'_> {
 
 /// Opens or closes an encoder of a plugin when it is its turn. Waits only for another one to open or close, which waits for
 /// nothing of ours.
-pub(crate) fn in_turn<R>(plugin: &str, whose: &Arc<Standing>, act: impl FnOnce() -> R) -> R {
+pub(crate) fn in_turn<R>(plugin: &str, whose: &Arc<SessionStatus>, act: impl FnOnce() -> R) -> R {
     let _turn = Turn::take(plugin, whose);
     act()
 }
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn a_turn_ends_with_who_is_left_to_itself() {
         const PLUGIN: &str = "a plugin of this test";
-        let hung = Arc::new(Standing::default());
+        let hung = Arc::new(SessionStatus::default());
         let (entered, has_entered) = channel();
         let (release, released) = channel::<()>();
         let hanging = {
@@ -109,7 +109,7 @@ mod tests {
             })
         };
         has_entered.recv().unwrap();
-        let next = Arc::new(Standing::default());
+        let next = Arc::new(SessionStatus::default());
         let waiting = {
             let next = next.clone();
             std::thread::spawn(move || in_turn(PLUGIN, &next, || 7))
@@ -117,7 +117,7 @@ mod tests {
         while !next.awaits_turn() {
             std::thread::yield_now();
         }
-        hung.leave();
+        hung.abandon();
         assert_eq!(waiting.join().unwrap(), 7);
         // What comes back late takes nothing from anybody.
         release.send(()).unwrap();
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn a_session_that_panics_in_its_turn_gives_it_back() {
         const PLUGIN: &str = "another plugin of this test";
-        let mine = Arc::new(Standing::default());
+        let mine = Arc::new(SessionStatus::default());
         let panicked = std::panic::catch_unwind(|| in_turn(PLUGIN, &mine, || panic!("on purpose")));
         assert!(panicked.is_err());
         assert_eq!(in_turn(PLUGIN, &mine, || 1), 1);

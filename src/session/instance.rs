@@ -5,7 +5,7 @@
 use super::CAT;
 use super::slot::Slot;
 use crate::encoder::description::{EncoderError, name_of};
-use crate::encoder::turn::{Standing, in_turn};
+use crate::encoder::turn::{SessionStatus, in_turn};
 use crate::panics;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// An encoder in its slot, linked on both sides. Leaves it when dropped.
 pub(super) struct Live {
     pub(super) slot: Slot,
-    pub(super) standing: Arc<Standing>,
+    pub(super) status: Arc<SessionStatus>,
     pub(super) element: gst::Element,
     /// The encoder in it, or it itself.
     pub(super) encoder: gst::Element,
@@ -38,7 +38,7 @@ impl Live {
     pub(super) fn in_turn<R>(&self, act: impl FnOnce() -> R) -> R {
         let factory = self.encoder.factory();
         let plugin = factory.and_then(|factory| factory.plugin_name());
-        in_turn(plugin.as_deref().unwrap_or_default(), &self.standing, act)
+        in_turn(plugin.as_deref().unwrap_or_default(), &self.status, act)
     }
 }
 

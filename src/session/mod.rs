@@ -24,7 +24,7 @@ use crate::distributor::{Distributor, SHUTDOWN_TIMEOUT};
 use crate::encoder::description::{EncoderError, Recipe, encoder_within};
 use crate::encoder::hints::Hints;
 use crate::encoder::properties::{self, Overrides};
-use crate::encoder::turn::Standing;
+use crate::encoder::turn::SessionStatus;
 use crate::locking::lock;
 use crate::logic::ids::SessionId;
 use crate::panics;
@@ -64,20 +64,20 @@ pub(crate) struct Session {
     pub(crate) slot: Slot,
     /// For the session's task, with the distributor's state.
     pub(crate) wake: Condvar,
-    pub(crate) standing: Arc<Standing>,
+    pub(crate) status: Arc<SessionStatus>,
     /// An encoder that was placed ahead of its first chunk, or the only one of a sequential stream.
     placed: Mutex<Option<Live>>,
 }
 
 impl Session {
     pub(crate) fn new(id: SessionId, src: gst::Pad, distributor: &Distributor) -> Self {
-        let standing = Arc::new(Standing::default());
+        let status = Arc::new(SessionStatus::default());
         Self {
             id,
             src,
-            slot: Slot::new(distributor, id, &standing),
+            slot: Slot::new(distributor, id, &status),
             wake: Condvar::new(),
-            standing,
+            status,
             placed: Mutex::default(),
         }
     }
@@ -97,7 +97,7 @@ impl Session {
         element.set_locked_state(true);
         let live = Live {
             slot: self.slot.clone(),
-            standing: self.standing.clone(),
+            status: self.status.clone(),
             encoder: encoder_within(&element),
             element,
             caps: None,
@@ -139,8 +139,8 @@ impl Session {
             {
                 panics::tell(this.slot.imp(), OPENING, &panic);
             }
-            if this.standing.is_left() {
-                this.bury_or_tell();
+            if this.status.is_abandoned() {
+                this.dispose_abandoned();
             }
         });
         spawned.map_err(|error| EncoderError::NoThread(error.to_string()))?;
@@ -152,7 +152,7 @@ impl Session {
                 Ok(Ok(result)) => return result,
                 // As if there were no other thread.
                 Ok(Err(panic)) => std::panic::resume_unwind(panic),
-                Err(RecvTimeoutError::Timeout) if self.standing.awaits_turn() => (),
+                Err(RecvTimeoutError::Timeout) if self.status.awaits_turn() => (),
                 Err(RecvTimeoutError::Timeout)
                     if waited + slice < time && stopping < SHUTDOWN_TIMEOUT =>
                 {
@@ -160,10 +160,10 @@ impl Session {
                     stopping += if stops() { slice } else { Duration::ZERO };
                 }
                 Err(_) => {
-                    self.leave();
+                    self.abandon();
                     if result.try_recv().is_ok() {
                         // At the last moment. It didn't see that nobody waits.
-                        self.bury();
+                        self.dispose();
                     }
                     return Err(EncoderError::Hangs { time });
                 }
@@ -172,24 +172,24 @@ impl Session {
     }
 
     /// Nobody waits for the session any more, and its slot doesn't follow the element's state.
-    pub(crate) fn leave(&self) {
+    pub(crate) fn abandon(&self) {
         self.slot.set_locked_state(true);
-        self.standing.leave();
+        self.status.abandon();
         self.wake.notify_all();
     }
 
     /// Nobody waits for the session, and it has come back after all: it leaves nothing behind. Not called in its task, which this
     /// waits for.
-    fn bury(&self) {
+    fn dispose(&self) {
         let _ = self.src.stop_task();
         let _ = self.slot.set_state(gst::State::Null);
     }
 
     /// As above, in a thread of its own.
-    pub(crate) fn bury_or_tell(&self) {
-        let bury = || self.bury();
+    pub(crate) fn dispose_abandoned(&self) {
+        let dispose = || self.dispose();
         // Half done is not enough: what isn't at NULL can't be freed.
-        panics::caught(self.slot.imp(), "disposing of a session", bury, bury);
+        panics::caught(self.slot.imp(), "disposing of a session", dispose, dispose);
     }
 
     /// Places an encoder ahead of its use: it answers queries until then. It may take so long to open.

@@ -120,7 +120,7 @@ impl Session {
         let found = files.get(key);
         distributor.on_disk(self, false, false);
         // Reading may have taken so long that nobody waits any more.
-        if self.standing.is_left() {
+        if self.status.is_abandoned() {
             return Err(Failure::Aborted);
         }
         let recording = match found {

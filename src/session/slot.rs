@@ -7,7 +7,7 @@
 //! its session's affair as long as there may be another attempt.
 
 use crate::distributor::Distributor;
-use crate::encoder::turn::Standing;
+use crate::encoder::turn::SessionStatus;
 use crate::logic::ids::SessionId;
 use crate::panics::{self, Part};
 use crate::parallelenc::ParallelEnc;
@@ -25,7 +25,7 @@ mod imp {
     #[derive(Default)]
     pub(crate) struct Slot {
         pub(super) owner: OnceCell<(glib::WeakRef<Distributor>, SessionId)>,
-        pub(super) standing: OnceCell<Arc<Standing>>,
+        pub(super) status: OnceCell<Arc<SessionStatus>>,
         /// Its encoder changes its state with it.
         pub(super) moves_encoder: AtomicBool,
     }
@@ -119,9 +119,9 @@ mod imp {
             tasks::give_thread(message);
             // Whoever has the session's number by now has nothing to do with it.
             if self
-                .standing
+                .status
                 .get()
-                .is_some_and(|standing| standing.is_left())
+                .is_some_and(|status| status.is_abandoned())
             {
                 return true;
             }
@@ -155,10 +155,10 @@ mod imp {
             &self,
             distributor: &Distributor,
             id: SessionId,
-            standing: &Arc<Standing>,
+            status: &Arc<SessionStatus>,
         ) {
             let _ = self.owner.set((distributor.downgrade(), id));
-            let _ = self.standing.set(standing.clone());
+            let _ = self.status.set(status.clone());
         }
     }
 }
@@ -169,11 +169,15 @@ glib::wrapper! {
 }
 
 impl Slot {
-    pub(crate) fn new(distributor: &Distributor, id: SessionId, standing: &Arc<Standing>) -> Self {
+    pub(crate) fn new(
+        distributor: &Distributor,
+        id: SessionId,
+        status: &Arc<SessionStatus>,
+    ) -> Self {
         let slot: Self = glib::Object::builder()
             .property("name", format!("session{id}"))
             .build();
-        slot.imp().own(distributor, id, standing);
+        slot.imp().own(distributor, id, status);
         slot
     }
 
