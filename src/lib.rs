@@ -15,18 +15,19 @@
 //! └───────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Modules in the order in which a frame flows through them:
+//! A module uses those of the layers below its own, and what stands beside it in a row (`tests/layering.rs` keeps it so; what the
+//! sessions still use of the layer above them stands there too):
 //!
-//! - [`parallelenc`]: the public bin. Properties, pads, states, the children's messages; wires, decides nothing.
-//! - `distributor`: raw frames in, chunks to sessions.
-//! - `session`: one live encoder in one slot; runs a chunk through a fresh encoder.
-//! - `aggregator`: packets in, one stream out.
-//! - `encoder`: which encoder, how it is made and set, and what is known of it.
-//! - `cache`: what encoders made of chunks in earlier runs, in files.
-//! - `tasks`: what runs in pads, and the threads for it.
-//! - `panics`: what becomes of a panic, wherever we are called from.
-//! - `media`: values of GStreamer: caps, packets, tags, answers to queries.
-//! - [`logic`]: the brains of all of them: plain Rust that knows no GStreamer, no clock and no thread.
+//! | layer | module | |
+//! |---|---|---|
+//! | 1 | [`logic`] | the brains of all: plain Rust that knows no GStreamer, no clock and no thread |
+//! | 2 | `media` | values of GStreamer: caps, packets, tags, answers to queries |
+//! | 2 | `host`, `job`, `panics`, `tasks`, `locking` | what the parts want of the bin; what is to be done; what becomes of a panic; tasks of pads and their threads |
+//! | 3 | `encoder` | which encoder, how it is made and set, and what is known of it |
+//! | 3 | `cache` | what encoders made of chunks in earlier runs, in files |
+//! | 4 | `session` | one live encoder in one slot; runs a chunk through a fresh encoder |
+//! | 5 | `distributor`, `aggregator` | raw frames in, chunks to sessions; packets in, one stream out |
+//! | 6 | [`parallelenc`] | the public bin. Properties, pads, states, the children's messages; wires, decides nothing |
 //!
 //! # Locks
 //!
@@ -88,6 +89,8 @@ mod aggregator;
 mod cache;
 mod distributor;
 mod encoder;
+mod host;
+mod job;
 mod locking;
 pub mod logic;
 mod media;

@@ -21,12 +21,13 @@
 //!   through GObject to reach us, and can't. So with an encoder's own functions, which its own wrapper catches.
 //! - A build with `panic = "abort"`.
 
-use crate::parallelenc::ParallelEnc;
+use crate::host::Host;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use once_cell::sync::Lazy;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 pub(crate) static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
     gst::DebugCategory::new(
@@ -41,8 +42,14 @@ pub(crate) type Payload = Box<dyn Any + Send>;
 
 /// A part of the public bin that is called from outside.
 pub(crate) trait Part {
-    /// The bin, as long as this is a part of it.
-    fn whole(&self) -> Option<ParallelEnc>;
+    /// The bin, once this is a part of it.
+    fn host(&self) -> Option<Arc<dyn Host>>;
+}
+
+impl Part for Arc<dyn Host> {
+    fn host(&self) -> Option<Arc<dyn Host>> {
+        Some(self.clone())
+    }
 }
 
 /// Does `act`, or, if that panics, tells the application and does `fallback`. `what`: what it is, for whoever reads the error, and for
@@ -101,8 +108,8 @@ pub(crate) fn tell(part: &(impl Part + ?Sized), what: &str, payload: &Payload) {
     };
     gst::error!(CAT, "{text} ({what})");
     let told = contained("telling of a panic", || {
-        if let Some(bin) = part.whole() {
-            bin.imp().panicked(&text, what);
+        if let Some(host) = part.host() {
+            host.panicked(&text, what);
         }
     });
     if told.is_err() {

@@ -5,18 +5,18 @@
 use super::state::{Batch, Feed, FrameTimes, Item, Stall, State, Step};
 use crate::cache::Recording;
 use crate::distributor::{self, Distributor};
+use crate::host::Host;
 use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::ids::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys;
 use crate::logic::reorder::{Delivered, Fault, Kind};
 use crate::media::queries::{answer_caps, convert_encoded};
 use crate::panics::{self, Part, may_panic};
-use crate::parallelenc::ParallelEnc;
 use crate::tasks;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use once_cell::sync::{Lazy, OnceCell};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
@@ -33,6 +33,7 @@ const INPUT_STALL: Duration = Duration::from_secs(1);
 pub(crate) struct Aggregator {
     src: gst::Pad,
     distributor: OnceCell<glib::WeakRef<Distributor>>,
+    host: OnceCell<Arc<dyn Host>>,
     /// One for each session, from READY to NULL.
     sinks: Mutex<Vec<gst::Pad>>,
     /// Downstream said that it may accept something else now, and wasn't asked since.
@@ -84,6 +85,7 @@ impl ObjectSubclass for Aggregator {
         Self {
             src,
             distributor: OnceCell::new(),
+            host: OnceCell::new(),
             sinks: Mutex::default(),
             reconfigures: false.into(),
             reconfigured: false.into(),
@@ -106,8 +108,8 @@ impl ObjectImpl for Aggregator {
 impl GstObjectImpl for Aggregator {}
 
 impl Part for Aggregator {
-    fn whole(&self) -> Option<ParallelEnc> {
-        self.obj().parent().and_downcast()
+    fn host(&self) -> Option<Arc<dyn Host>> {
+        self.host.get().cloned()
     }
 }
 
@@ -149,6 +151,10 @@ impl ElementImpl for Aggregator {
 impl Aggregator {
     pub(super) fn connect(&self, distributor: &Distributor) {
         let _ = self.distributor.set(distributor.downgrade());
+    }
+
+    pub(crate) fn attach(&self, host: Arc<dyn Host>) {
+        let _ = self.host.set(host);
     }
 
     pub(crate) fn src(&self) -> &gst::Pad {

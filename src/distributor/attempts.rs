@@ -2,7 +2,6 @@
 
 //! What becomes of an attempt that failed, and what the application is told of it.
 
-use super::failure::encoder_error;
 use super::imp::{CAT, Distributor};
 use super::state::{Failed, State, Waiting};
 use crate::encoder::description::EncoderError;
@@ -219,7 +218,7 @@ impl Distributor {
         failure: &Failure,
     ) {
         if let (Because::Hopeless, Failure::Encoder(error)) = (because, failure) {
-            return self.fail(encoder_error(error));
+            return self.fail(error.message());
         }
         let because = match because {
             Because::Attempts => match about.failed.len() {

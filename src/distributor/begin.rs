@@ -9,12 +9,13 @@ use super::state::{Mode, Proposal};
 use crate::encoder::choice;
 use crate::encoder::description::{EncoderError, Recipe};
 use crate::encoder::profile::ForcedKey;
-use crate::encoder::properties::Overrides;
+use crate::encoder::properties::{EncoderSettings, Overrides};
+use crate::job::Job;
 use crate::locking::lock;
 use crate::logic::ids::SessionId;
+use crate::media::caps;
 use crate::media::raw::{frame_bytes, frame_duration, is_alternating};
-use crate::parallelenc::ParallelEnc;
-use crate::parallelenc::settings::Job;
+use crate::panics::Part;
 use crate::session::Session;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -53,8 +54,8 @@ impl Distributor {
         let snapshot = self.aggregator().ask_downstream();
         if !self.is_placed(&session) {
             let description = self.choose(&job, &snapshot, caps)?;
-            if let Some(bin) = self.bin() {
-                bin.imp().encoder_chosen(&description)?;
+            if let Some(host) = self.host() {
+                host.encoder_chosen(&description)?;
             }
             let placed = self.place(&job, &description);
             placed.map_err(|error| Refusal::of(self, &session, &error))?;
@@ -113,8 +114,9 @@ impl Distributor {
             return Ok(description.clone());
         }
         let chosen = choice::choose(snapshot, raw, &self.makes());
-        if let (Err(EncoderError::CannotChoose { downstream }), Some(bin)) = (&chosen, self.bin()) {
-            bin.imp().encoder_missing(downstream);
+        if let (Err(EncoderError::CannotChoose { downstream }), Some(host)) = (&chosen, self.host())
+        {
+            host.encoder_missing(downstream);
         }
         let name = chosen?.name().to_string();
         gst::info!(CAT, imp = self, "Chose {name} for {snapshot}");
@@ -129,8 +131,8 @@ impl Distributor {
 
     /// What was set on the encoder, beside its description.
     fn overrides(&self) -> Arc<Overrides> {
-        let bin = self.bin();
-        bin.map(|bin| bin.imp().overrides()).unwrap_or_default()
+        let set = self.encoder_settings();
+        set.map(EncoderSettings::overrides).unwrap_or_default()
     }
 
     /// The first encoder is in its slot, with all properties that were set.
@@ -160,10 +162,8 @@ impl Distributor {
             threads: None,
         };
         // The generic element makes whatever its encoder makes.
-        let bound = self
-            .bin()
-            .filter(|bin| bin.type_() != ParallelEnc::static_type());
-        let traits = recipe.traits(bound.map(|_| self.makes()).as_ref())?;
+        let bound = Some(self.makes()).filter(|makes| *makes != caps::encoded());
+        let traits = recipe.traits(bound.as_ref())?;
         let decision = Decision::new(job, &traits);
         gst::info!(CAT, imp = self, "{description}: {decision:?}");
         if decision.sequential.is_none() {
@@ -181,8 +181,8 @@ impl Distributor {
         };
         first.place(&recipe, job.stall_timeout)?;
         self.add_sessions(sessions);
-        if let Some(bin) = self.bin() {
-            bin.imp().encoder_known();
+        if let Some(host) = self.host() {
+            host.encoder_known();
         }
         Ok(())
     }

@@ -5,8 +5,8 @@
 
 use crate::encoder::description::Traits;
 use crate::encoder::profile::{Concurrency, Profile};
+use crate::job::{Job, MAX_SESSIONS};
 use crate::logic::planner::Overlap;
-use crate::parallelenc::settings::{Job, MAX_SESSIONS};
 use std::fmt;
 use std::thread::available_parallelism;
 
@@ -114,43 +114,61 @@ impl Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parallelenc::settings::Settings;
 
     fn traits(factory: &str) -> Traits {
         gst::init().unwrap();
         Traits::of(&gst::ElementFactory::make(factory).build().unwrap())
     }
 
-    fn decide(settings: &Settings, traits: &Traits) -> Decision {
-        Decision::on(8, &settings.job(), traits)
+    /// With everything left to us.
+    fn automatic() -> Job {
+        Job {
+            encoder: None,
+            sessions: None,
+            chunk_frames: None,
+            min_chunk_frames: 12,
+            overlap_before: None,
+            overlap_after: None,
+            source_frames: None,
+            allow_parallel: true,
+            allow_parallel_live: false,
+            max_raw_bytes: 1 << 30,
+            max_attempts: 3,
+            stall_timeout: None,
+            cache: None,
+        }
+    }
+
+    fn decide(job: &Job, traits: &Traits) -> Decision {
+        Decision::on(8, job, traits)
     }
 
     #[test]
     fn one_session_is_sequential_unless_chunks_are_asked_for() {
         let jpeg = traits("jpegenc");
-        let mut settings = Settings {
-            sessions: 1,
-            ..Settings::default()
+        let mut job = Job {
+            sessions: Some(1),
+            ..automatic()
         };
-        let sequential = |settings: &Settings| decide(settings, &jpeg).sequential;
-        assert_eq!(sequential(&settings), Some(Sequential::OneSession));
-        settings.chunk_frames = 10;
-        assert_eq!(sequential(&settings), None);
-        settings.allow_parallel = false;
-        assert_eq!(sequential(&settings), Some(Sequential::NotAllowed));
+        let sequential = |job: &Job| decide(job, &jpeg).sequential;
+        assert_eq!(sequential(&job), Some(Sequential::OneSession));
+        job.chunk_frames = Some(10);
+        assert_eq!(sequential(&job), None);
+        job.allow_parallel = false;
+        assert_eq!(sequential(&job), Some(Sequential::NotAllowed));
     }
 
     #[test]
     fn automatic_sessions_are_those_that_the_encoder_gains_from() {
         let mut of = traits("jpegenc");
-        let auto = Settings::default();
+        let auto = automatic();
         assert_eq!(decide(&auto, &of).sessions, 8);
         assert_eq!(decide(&auto, &of).threads, 1);
         of.recommended.sessions = 20;
         assert_eq!(decide(&auto, &of).sessions, 20);
-        let three = Settings {
-            sessions: 3,
-            ..Settings::default()
+        let three = Job {
+            sessions: Some(3),
+            ..automatic()
         };
         assert_eq!(decide(&three, &of).sessions, 3);
         assert_eq!(decide(&three, &of).threads, 2);

@@ -7,7 +7,7 @@ use crate::encoder::description::EncoderError;
 use crate::locking::lock;
 use crate::logic::ids::SessionId;
 use crate::logic::planner::BudgetTooSmall;
-use crate::parallelenc::ParallelEnc;
+use crate::panics::Part;
 use crate::session::Session;
 use crate::session::failure::Failure;
 use glib::translate::IntoGlib;
@@ -16,14 +16,16 @@ use gst::subclass::prelude::*;
 impl Distributor {
     /// Ends the stream with an error. Said first: upstream, which gets an error flow, says that it got one.
     pub(crate) fn fail(&self, error: gst::ErrorMessage) {
-        self.fail_with(|bin| {
+        self.fail_with(|_| {
             gst::error!(CAT, imp = self, "{error}");
-            bin.imp().post_error_message(error);
+            if let Some(host) = self.host() {
+                host.post_error(error);
+            }
         });
     }
 
     /// Ends the stream with the error that `post` posts.
-    pub(super) fn fail_with(&self, post: impl FnOnce(&ParallelEnc)) {
+    pub(super) fn fail_with(&self, post: impl FnOnce(&gst::Bin)) {
         // Whoever fails first gives up for all, as the end of the stream follows from that, and the error comes before the end.
         if !self.begins_to_fail() {
             return;
@@ -275,14 +277,14 @@ impl Refusal {
     pub(super) fn of(distributor: &Distributor, session: &Session, error: &EncoderError) -> Self {
         match distributor.failure(session) {
             Some(Failure::Posted(message)) => Self::Encoders(message),
-            _ => Self::Ours(encoder_error(error)),
+            _ => Self::Ours(error.message()),
         }
     }
 }
 
 impl From<EncoderError> for Refusal {
     fn from(error: EncoderError) -> Self {
-        Self::Ours(encoder_error(&error))
+        Self::Ours(error.message())
     }
 }
 
@@ -292,27 +294,4 @@ pub(super) fn budget_error(error: BudgetTooSmall) -> gst::ErrorMessage {
         ("The memory for raw video is too small: {error}; raise max-raw-bytes, or lower \
              overlap-before or overlap-after if they are set")
     )
-}
-
-pub(crate) fn encoder_error(error: &EncoderError) -> gst::ErrorMessage {
-    match error {
-        EncoderError::CannotChoose { downstream }
-            if !downstream.is_any() && !downstream.is_empty() =>
-        {
-            gst::error_msg!(gst::CoreError::MissingPlugin, ("{error}"))
-        }
-        EncoderError::CannotChoose { .. }
-        | EncoderError::Description { .. }
-        | EncoderError::NotAnEncoder { .. }
-        | EncoderError::OtherFormat { .. }
-        | EncoderError::Property { .. } => {
-            gst::error_msg!(gst::LibraryError::Settings, ("{error}"))
-        }
-        EncoderError::CannotStart { .. }
-        | EncoderError::Hangs { .. }
-        | EncoderError::NoThread(_) => gst::error_msg!(gst::LibraryError::Init, ("{error}")),
-        EncoderError::CapsRefused { .. } | EncoderError::NoneTakes { .. } => {
-            gst::error_msg!(gst::StreamError::Format, ("{error}"))
-        }
-    }
 }

@@ -3,17 +3,18 @@
 //! The distributor as an element: its pads, its sessions, its states.
 
 use super::decision::Decision;
+use super::snapshot::Snapshot;
 use super::state::{Mode, State};
 use super::watch::Watcher;
 use crate::aggregator::{self, Aggregator};
 use crate::cache::Files;
 use crate::encoder::description::EncoderError;
+use crate::encoder::properties::EncoderSettings;
+use crate::host::Host;
+use crate::job::Job;
 use crate::locking::lock;
 use crate::logic::ids::SessionId;
 use crate::panics::{self, Part};
-use crate::parallelenc::ParallelEnc;
-use crate::parallelenc::report::Snapshot;
-use crate::parallelenc::settings::Job;
 use crate::session::Session;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -31,6 +32,9 @@ pub(super) static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
 pub(crate) struct Distributor {
     pub(super) sink: gst::Pad,
     aggregator: OnceCell<Aggregator>,
+    host: OnceCell<Arc<dyn Host>>,
+    /// What was set on the encoder.
+    encoder_settings: OnceCell<Arc<EncoderSettings>>,
     /// From READY to NULL.
     pub(super) state: Mutex<Option<State>>,
     /// For the chain function where the budget is spent.
@@ -79,6 +83,8 @@ impl ObjectSubclass for Distributor {
         Self {
             sink,
             aggregator: OnceCell::new(),
+            host: OnceCell::new(),
+            encoder_settings: OnceCell::new(),
             state: Mutex::default(),
             room: Condvar::new(),
             calm: Condvar::new(),
@@ -99,14 +105,8 @@ impl ObjectImpl for Distributor {
 impl GstObjectImpl for Distributor {}
 
 impl Part for Distributor {
-    fn whole(&self) -> Option<ParallelEnc> {
-        self.bin()
-    }
-}
-
-impl Part for glib::WeakRef<super::Distributor> {
-    fn whole(&self) -> Option<ParallelEnc> {
-        self.upgrade()?.imp().bin()
+    fn host(&self) -> Option<Arc<dyn Host>> {
+        self.host.get().cloned()
     }
 }
 
@@ -155,8 +155,18 @@ impl Distributor {
         self.aggregator.get().expect("connected").imp()
     }
 
-    pub(super) fn bin(&self) -> Option<ParallelEnc> {
-        self.obj().parent().and_downcast()
+    /// What the bin wants of us, and we of it. Before anything else is called.
+    pub(crate) fn attach(&self, host: Arc<dyn Host>, encoder_settings: Arc<EncoderSettings>) {
+        let _ = self.host.set(host);
+        let _ = self.encoder_settings.set(encoder_settings);
+    }
+
+    pub(super) fn bin(&self) -> Option<gst::Bin> {
+        self.host.get()?.bin()
+    }
+
+    pub(super) fn encoder_settings(&self) -> Option<&EncoderSettings> {
+        self.encoder_settings.get().map(|settings| &**settings)
     }
 
     /// NULL to READY: the first session, and where the encoder is known that and all the others.
@@ -323,13 +333,6 @@ impl Distributor {
     /// An encoder said that it leaves a frame out.
     pub(crate) fn encoder_skipped(&self, id: SessionId, private: gst::ClockTime) {
         self.aggregator().skip(id, private);
-    }
-
-    /// A fresh encoder is about to be opened: the application may set it up.
-    pub(crate) fn announce_encoder(&self, encoder: &gst::Element) {
-        if let Some(bin) = self.bin() {
-            bin.imp().announce_encoder(encoder);
-        }
     }
 
     /// The application has set a property of the encoder: chunks get it with their next encoder, a stream without chunks at

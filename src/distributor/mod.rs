@@ -27,12 +27,10 @@ pub(crate) mod imp;
 mod input;
 mod keys;
 mod requests;
+pub(crate) mod snapshot;
 mod state;
 mod tasks;
 mod watch;
-
-pub(crate) use failure::encoder_error;
-pub(crate) use watch::SHUTDOWN_TIMEOUT;
 
 glib::wrapper! {
     pub(crate) struct Distributor(ObjectSubclass<imp::Distributor>)

@@ -134,7 +134,8 @@ impl Distributor {
     }
 
     fn set_key_interval(&self) -> u64 {
-        self.bin().map_or(0, |bin| bin.imp().key_interval())
+        let set = self.encoder_settings();
+        set.map_or(0, |set| set.key_interval())
     }
 
     pub(crate) fn upstream_query(&self, query: &mut gst::QueryRef) -> bool {

@@ -10,11 +10,11 @@ use super::imp::{CAT, Distributor};
 use super::state::{Slot, Stage, State, Waiting};
 use crate::aggregator;
 use crate::encoder::description::EncoderError;
+use crate::job::SHUTDOWN_TIMEOUT;
 use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::ids::SessionId;
 use crate::logic::liveness::{Sign, Watch};
 use crate::panics;
-use crate::parallelenc::ParallelEnc;
 use crate::session::Session;
 use crate::session::failure::Failure;
 use gst::prelude::*;
@@ -22,10 +22,6 @@ use gst::subclass::prelude::*;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
-
-/// So long the shutdown waits for encoders at most. Most of what one may still do (its look-ahead) is done by then, and people
-/// press Ctrl-C again after that.
-pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// So often the watch looks at least.
 const LONGEST_TICK: Duration = Duration::from_secs(1);
@@ -317,11 +313,11 @@ impl Distributor {
 }
 
 /// That an element doesn't change its state.
-struct StateLock(ParallelEnc);
+struct StateLock(gst::Bin);
 
 impl StateLock {
     /// `None`: it is just changing it. Nobody waits here: whoever changes it may be waiting for us.
-    fn try_take(bin: ParallelEnc) -> Option<Self> {
+    fn try_take(bin: gst::Bin) -> Option<Self> {
         let element = bin.upcast_ref::<gst::Element>().as_ptr();
         // SAFETY: the element is valid, and its lock is there as long as it is.
         let taken = unsafe { glib::ffi::g_rec_mutex_trylock(&raw mut (*element).state_lock) };

@@ -5,7 +5,7 @@
 use super::choice::is_ours;
 use super::hints::Recommended;
 use super::profile::{Concurrency, Profile};
-use super::properties::{Overrides, as_text, set_from_text};
+use super::properties::{KEY_INTERVAL, Overrides, key_interval};
 use crate::media::bitstream;
 use gst::prelude::*;
 use std::fmt;
@@ -119,6 +119,30 @@ impl fmt::Display for EncoderError {
                  video before vtparallelenc, for example with videoconvert or videoscale, or put the format's parser after \
                  it"
             ),
+        }
+    }
+}
+
+impl EncoderError {
+    /// As the application gets it.
+    pub(crate) fn message(&self) -> gst::ErrorMessage {
+        match self {
+            Self::CannotChoose { downstream } if !downstream.is_any() && !downstream.is_empty() => {
+                gst::error_msg!(gst::CoreError::MissingPlugin, ("{self}"))
+            }
+            Self::CannotChoose { .. }
+            | Self::Description { .. }
+            | Self::NotAnEncoder { .. }
+            | Self::OtherFormat { .. }
+            | Self::Property { .. } => {
+                gst::error_msg!(gst::LibraryError::Settings, ("{self}"))
+            }
+            Self::CannotStart { .. } | Self::Hangs { .. } | Self::NoThread(_) => {
+                gst::error_msg!(gst::LibraryError::Init, ("{self}"))
+            }
+            Self::CapsRefused { .. } | Self::NoneTakes { .. } => {
+                gst::error_msg!(gst::StreamError::Format, ("{self}"))
+            }
         }
     }
 }
@@ -241,37 +265,6 @@ fn is_encoder(element: &gst::Element) -> bool {
 pub(crate) fn encoder_within(made: &gst::Element) -> gst::Element {
     let encoder = elements(made).into_iter().find(is_encoder);
     encoder.unwrap_or_else(|| made.clone())
-}
-
-/// Sets the fields of `properties` on an encoder.
-pub(crate) fn set_properties(
-    encoder: &gst::Element,
-    properties: &gst::StructureRef,
-) -> Result<(), EncoderError> {
-    for (field, value) in properties {
-        let text = as_text(value).ok_or("its value has no text");
-        let set = text.and_then(|text| set_from_text(encoder, field, &text));
-        set.map_err(|reason| EncoderError::Property {
-            encoder: name_of(encoder),
-            property: field.to_string(),
-            reason,
-        })?;
-    }
-    Ok(())
-}
-
-/// Of GstVideoEncoder: the least time between two key frames that are asked for, in nanoseconds.
-const KEY_INTERVAL: &str = "min-force-key-unit-interval";
-
-pub(crate) fn key_interval(encoder: &gst::Element) -> u64 {
-    let has_it = encoder.has_property_with_type(KEY_INTERVAL, u64::static_type());
-    let interval = if has_it {
-        encoder.property(KEY_INTERVAL)
-    } else {
-        0
-    };
-    // The greatest number is no time at all.
-    if interval == u64::MAX { 0 } else { interval }
 }
 
 /// The name of the element's factory.

@@ -3,10 +3,11 @@
 //! Properties that the application sets on every encoder, beside those of the description: through
 //! `encoder::property` and `encoder-properties`. Each fresh encoder gets those of its moment.
 
+use super::description::{EncoderError, name_of};
 use crate::locking::lock;
 use gst::prelude::*;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// A leaf among the locks.
 #[derive(Debug, Default)]
@@ -56,6 +57,48 @@ impl Overrides {
     }
 }
 
+/// What is set on the encoder of the element, whichever that is just now. A leaf among the locks.
+#[derive(Debug, Default)]
+pub(crate) struct EncoderSettings(Mutex<Option<(gst::Element, Arc<Overrides>)>>);
+
+impl EncoderSettings {
+    /// From now on it is this encoder, which only stands for those that encode, with what is set on it; or none.
+    pub(crate) fn replace(&self, encoder: Option<(gst::Element, Arc<Overrides>)>) {
+        let old = std::mem::replace(&mut *lock(&self.0), encoder);
+        drop(old);
+    }
+
+    pub(crate) fn encoder(&self) -> Option<gst::Element> {
+        let set = lock(&self.0);
+        set.as_ref().map(|(encoder, _)| encoder.clone())
+    }
+
+    pub(crate) fn overrides(&self) -> Arc<Overrides> {
+        let set = lock(&self.0);
+        let overrides = set.as_ref().map(|(_, overrides)| overrides.clone());
+        overrides.unwrap_or_default()
+    }
+
+    /// The shortest time between two key frames that are asked for, in nanoseconds.
+    pub(crate) fn key_interval(&self) -> u64 {
+        self.encoder().map_or(0, |encoder| key_interval(&encoder))
+    }
+}
+
+/// Of GstVideoEncoder: the least time between two key frames that are asked for, in nanoseconds.
+pub(super) const KEY_INTERVAL: &str = "min-force-key-unit-interval";
+
+pub(super) fn key_interval(encoder: &gst::Element) -> u64 {
+    let has_it = encoder.has_property_with_type(KEY_INTERVAL, u64::static_type());
+    let interval = if has_it {
+        encoder.property(KEY_INTERVAL)
+    } else {
+        0
+    };
+    // The greatest number is no time at all.
+    if interval == u64::MAX { 0 } else { interval }
+}
+
 /// A value as [`set_from_text`] takes it; `None` where it has no text (an object).
 pub(crate) fn as_text(value: &glib::Value) -> Option<String> {
     if let Ok(text) = value.get::<Option<String>>() {
@@ -88,5 +131,22 @@ pub(crate) fn set_from_text(
         return Err("the value is out of range");
     }
     encoder.set_property_from_value(property, &value);
+    Ok(())
+}
+
+/// Sets the fields of `properties` on an encoder.
+pub(crate) fn set_properties(
+    encoder: &gst::Element,
+    properties: &gst::StructureRef,
+) -> Result<(), EncoderError> {
+    for (field, value) in properties {
+        let text = as_text(value).ok_or("its value has no text");
+        let set = text.and_then(|text| set_from_text(encoder, field, &text));
+        set.map_err(|reason| EncoderError::Property {
+            encoder: name_of(encoder),
+            property: field.to_string(),
+            reason,
+        })?;
+    }
     Ok(())
 }

@@ -2,18 +2,21 @@
 
 //! The public bin: properties, pads, states, the children's messages. Wires, decides nothing.
 
+use super::host::WeakHost;
 use super::model::{self, Model};
 use super::presets;
-use super::report::Snapshot;
+use super::report;
 use super::settings::{
     AUTOMATIC_OVERLAP, DEFAULT_CACHE_MAX_BYTES, DEFAULT_MAX_ATTEMPTS, DEFAULT_MIN_CHUNK_FRAMES,
-    DEFAULT_STALL_TIMEOUT, MAX_OVERLAP, MAX_SESSIONS, Settings,
+    DEFAULT_STALL_TIMEOUT, MAX_OVERLAP, Settings,
 };
 use crate::aggregator::Aggregator;
+use crate::distributor::Distributor;
 use crate::distributor::decision::Decision;
-use crate::distributor::{Distributor, encoder_error};
-use crate::encoder::description::{self, EncoderError};
-use crate::encoder::properties::Overrides;
+use crate::encoder::description::EncoderError;
+use crate::encoder::properties::{self, EncoderSettings};
+use crate::host::Host;
+use crate::job::MAX_SESSIONS;
 use crate::locking::lock;
 use crate::panics::{self, Part};
 use crate::tasks;
@@ -37,7 +40,7 @@ const STATS: &str = "stats";
 const ENCODER_PROPERTIES: &str = "encoder-properties";
 
 /// Each fresh encoder, before it is opened.
-const ENCODER_SETUP: &str = "encoder-setup";
+pub(super) const ENCODER_SETUP: &str = "encoder-setup";
 
 #[derive(Properties)]
 #[properties(wrapper_type = super::ParallelEnc)]
@@ -131,6 +134,8 @@ pub struct ParallelEnc {
     aggregator: Aggregator,
     /// What stands for the sessions' encoders among the children, once the encoder is known.
     model: Mutex<Option<Model>>,
+    /// What is set on it, for the distributor.
+    encoder_settings: Arc<EncoderSettings>,
     /// What panicked at NULL, where the application may not have heard it: it is told again when the element is to leave that.
     panicked: Mutex<Option<gst::ErrorMessage>>,
 }
@@ -155,6 +160,7 @@ impl ObjectSubclass for ParallelEnc {
             distributor,
             aggregator,
             model: Mutex::default(),
+            encoder_settings: Arc::default(),
             panicked: Mutex::default(),
         }
     }
@@ -222,6 +228,11 @@ impl ObjectImpl for ParallelEnc {
 impl ParallelEnc {
     fn assemble(&self) {
         let bin = self.obj();
+        let host = self.known_to_parts();
+        self.aggregator.imp().attach(host.clone());
+        self.distributor
+            .imp()
+            .attach(host, self.encoder_settings.clone());
         // Sessions that are added to a running element don't begin its state change anew.
         bin.set_bin_flags(gst::BinFlags::NO_RESYNC);
         let children: [&gst::Element; 2] =
@@ -256,7 +267,7 @@ impl ParallelEnc {
                 let old =
                     std::mem::replace(&mut lock(&self.settings).encoder_properties, properties);
                 for field in old.iter().flat_map(|old| old.fields()) {
-                    self.overrides().forget(field);
+                    self.encoder_settings.overrides().forget(field);
                 }
                 self.set_encoder_properties();
             }
@@ -352,7 +363,7 @@ impl ParallelEnc {
         };
         if let Err(error) = placed {
             gst::error!(CAT, imp = self, "{error}");
-            self.post_error_message(encoder_error(&error));
+            self.post_error_message(error.message());
             return Err(gst::StateChangeError);
         }
         Ok(())
@@ -367,8 +378,13 @@ impl ParallelEnc {
         }
     }
 
+    /// What the parts have of this, and this itself where it panics.
+    fn known_to_parts(&self) -> Arc<dyn Host> {
+        Arc::new(WeakHost::new(&self.obj()))
+    }
+
     /// Our own code panicked: says so, and ends the stream. Each time: who is second may not end it before the first was heard.
-    pub(crate) fn panicked(&self, text: &str, what: &str) {
+    pub(super) fn panicked(&self, text: &str, what: &str) {
         // The derived properties take the lock without `locking`.
         self.settings.clear_poison();
         let error = gst::error_msg!(gst::LibraryError::Failed, ("{text}"), ["{what}"]);
@@ -381,8 +397,8 @@ impl ParallelEnc {
 }
 
 impl Part for ParallelEnc {
-    fn whole(&self) -> Option<super::ParallelEnc> {
-        Some(self.obj().clone())
+    fn host(&self) -> Option<Arc<dyn Host>> {
+        Some(self.known_to_parts())
     }
 }
 
@@ -456,8 +472,8 @@ pub(super) fn pad_templates(encoded: &gst::Caps) -> Vec<gst::PadTemplate> {
 // Getters of what is known once the encoder is.
 impl ParallelEnc {
     fn stats(&self) -> gst::Structure {
-        let snapshot: Option<Snapshot> = self.distributor.imp().snapshot();
-        snapshot.unwrap_or_default().structure()
+        let snapshot = self.distributor.imp().snapshot();
+        report::stats(&snapshot.unwrap_or_default())
     }
 
     fn decision(&self) -> Option<Decision> {
@@ -491,6 +507,7 @@ impl ParallelEnc {
     /// Another encoder, or none: what was set on the last one is forgotten.
     fn renew_model(&self, description: Option<&str>) -> Result<(), EncoderError> {
         let old = lock(&self.model).take();
+        self.encoder_settings.replace(None);
         if let Some(old) = old {
             self.obj().child_removed(&old.encoder, model::NAME);
         }
@@ -498,13 +515,18 @@ impl ParallelEnc {
             return Ok(());
         };
         let weak = self.distributor.downgrade();
-        let part = weak.clone();
-        let model = Model::new(description, part, move |property, value| {
-            if let Some(distributor) = weak.upgrade() {
-                distributor.imp().encoder_property_set(property, value);
-            }
-        })?;
+        let model = Model::new(
+            description,
+            self.known_to_parts(),
+            move |property, value| {
+                if let Some(distributor) = weak.upgrade() {
+                    distributor.imp().encoder_property_set(property, value);
+                }
+            },
+        )?;
         let encoder = model.encoder.clone();
+        let settings = (encoder.clone(), model.overrides.clone());
+        self.encoder_settings.replace(Some(settings));
         *lock(&self.model) = Some(model);
         self.set_encoder_properties();
         self.obj().child_added(&encoder, model::NAME);
@@ -518,7 +540,7 @@ impl ParallelEnc {
             .as_ref()
             .map(|model| model.encoder.clone());
         let Some(encoder) = encoder else { return };
-        let set = properties.map(|properties| description::set_properties(&encoder, &properties));
+        let set = properties.map(|properties| properties::set_properties(&encoder, &properties));
         if let Some(model) = lock(&self.model).as_mut() {
             model.refused = set.and_then(Result::err);
         }
@@ -539,7 +561,7 @@ impl ParallelEnc {
     }
 
     /// The encoder was chosen by what downstream accepts. If it is the one of the last stream, what was set on it holds.
-    pub(crate) fn encoder_chosen(&self, description: &str) -> Result<(), EncoderError> {
+    pub(super) fn encoder_chosen(&self, description: &str) -> Result<(), EncoderError> {
         let model = lock(&self.model);
         let is_same = model
             .as_ref()
@@ -551,12 +573,8 @@ impl ParallelEnc {
         self.refused()
     }
 
-    pub(crate) fn encoder_known(&self) {
-        self.obj().notify("active-encoder");
-    }
-
     /// No installed encoder makes what downstream accepts: tells the application which would be needed.
-    pub(crate) fn encoder_missing(&self, accepted: &gst::Caps) {
+    pub(super) fn encoder_missing(&self, accepted: &gst::Caps) {
         let Some(format) = accepted.structure(0).filter(|_| !accepted.is_any()) else {
             return;
         };
@@ -566,24 +584,5 @@ impl ParallelEnc {
         }
         let message = gst_pbutils::MissingPluginMessage::builder_for_encoder(&caps);
         let _ = self.obj().post_message(message.src(&*self.obj()).build());
-    }
-
-    pub(crate) fn announce_encoder(&self, encoder: &gst::Element) {
-        self.obj().emit_by_name::<()>(ENCODER_SETUP, &[encoder]);
-    }
-
-    /// The encoder's least time between key frames that are asked for, in nanoseconds.
-    pub(crate) fn key_interval(&self) -> u64 {
-        let encoder = lock(&self.model)
-            .as_ref()
-            .map(|model| model.encoder.clone());
-        encoder.map_or(0, |encoder| description::key_interval(&encoder))
-    }
-
-    /// What was set on the encoder.
-    pub(crate) fn overrides(&self) -> Arc<Overrides> {
-        let model = lock(&self.model);
-        let overrides = model.as_ref().map(|model| model.overrides.clone());
-        overrides.unwrap_or_default()
     }
 }

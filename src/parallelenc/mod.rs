@@ -86,6 +86,7 @@
 use gst::prelude::*;
 
 mod codecs;
+mod host;
 pub(crate) mod imp;
 mod model;
 mod presets;

@@ -5,7 +5,8 @@
 
 use crate::encoder::description::{self, EncoderError};
 use crate::encoder::properties::Overrides;
-use crate::panics::{self, Part};
+use crate::host::Host;
+use crate::panics;
 use gst::prelude::*;
 use std::sync::Arc;
 
@@ -24,10 +25,10 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// `set` is called with the name and value of each property that is set on the encoder of `part` from now on.
+    /// `set` is called with the name and value of each property that is set on it from now on.
     pub(super) fn new(
         description: &str,
-        part: impl Part + Send + Sync + 'static,
+        host: Arc<dyn Host>,
         set: impl Fn(&str, &str) + Send + Sync + 'static,
     ) -> Result<Self, EncoderError> {
         let made = description::parse(description)?;
@@ -47,7 +48,7 @@ impl Model {
                     set(spec.name(), &value);
                 }
             };
-            panics::caught(&part, "setting a property of the encoder", || (), hand_on);
+            panics::caught(&host, "setting a property of the encoder", || (), hand_on);
         });
         Ok(Self {
             description: description.to_string(),

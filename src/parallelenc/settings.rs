@@ -2,11 +2,10 @@
 
 //! The properties' data and defaults, and the job that they come to.
 
-use std::path::PathBuf;
+use crate::job::Job;
 use std::time::Duration;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
-pub(crate) const MAX_SESSIONS: u32 = 64;
 /// Half a second of film: shorter chunks cost more for their key frame than a session idle for as long.
 pub(crate) const DEFAULT_MIN_CHUNK_FRAMES: u32 = 12;
 /// More overlap than the longest look-ahead (x264: 250) buys nothing.
@@ -60,29 +59,6 @@ impl Default for Settings {
             cache_max_bytes: DEFAULT_CACHE_MAX_BYTES,
         }
     }
-}
-
-/// The settings as they are worked with, fixed from READY on. `None` is automatic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Job {
-    /// Factory name or bin description; `None` leaves it to downstream's caps.
-    pub(crate) encoder: Option<String>,
-    /// At least 1.
-    pub(crate) sessions: Option<usize>,
-    pub(crate) chunk_frames: Option<u64>,
-    pub(crate) min_chunk_frames: u64,
-    pub(crate) overlap_before: Option<u64>,
-    pub(crate) overlap_after: Option<u64>,
-    /// Frames that will come, as far as the application said so.
-    pub(crate) source_frames: Option<u64>,
-    pub(crate) allow_parallel: bool,
-    pub(crate) allow_parallel_live: bool,
-    pub(crate) max_raw_bytes: u64,
-    /// At least 1.
-    pub(crate) max_attempts: u32,
-    pub(crate) stall_timeout: Option<Duration>,
-    /// Where chunks are kept, and how many bytes of them; 0 is no bound.
-    pub(crate) cache: Option<(PathBuf, u64)>,
 }
 
 impl Settings {

@@ -20,11 +20,12 @@ mod instance;
 pub(crate) mod replay;
 mod slot;
 
-use crate::distributor::{Distributor, SHUTDOWN_TIMEOUT};
+use crate::distributor::Distributor;
 use crate::encoder::description::{EncoderError, Recipe, encoder_within};
 use crate::encoder::hints::Hints;
 use crate::encoder::properties::{self, Overrides};
 use crate::encoder::turn::SessionStatus;
+use crate::job::SHUTDOWN_TIMEOUT;
 use crate::locking::lock;
 use crate::logic::ids::SessionId;
 use crate::panics;

@@ -8,9 +8,9 @@
 
 use crate::distributor::Distributor;
 use crate::encoder::turn::SessionStatus;
+use crate::host::Host;
 use crate::logic::ids::SessionId;
 use crate::panics::{self, Part};
-use crate::parallelenc::ParallelEnc;
 use crate::tasks;
 use glib::translate::{IntoGlib, ToGlibPtr, try_from_glib};
 use gst::prelude::*;
@@ -24,6 +24,7 @@ mod imp {
 
     #[derive(Default)]
     pub(crate) struct Slot {
+        pub(super) host: OnceCell<Arc<dyn Host>>,
         pub(super) owner: OnceCell<(glib::WeakRef<Distributor>, SessionId)>,
         pub(super) status: OnceCell<Arc<SessionStatus>>,
         /// Its encoder changes its state with it.
@@ -59,8 +60,8 @@ mod imp {
     impl GstObjectImpl for Slot {}
 
     impl Part for Slot {
-        fn whole(&self) -> Option<ParallelEnc> {
-            self.owner.get()?.0.whole()
+        fn host(&self) -> Option<Arc<dyn Host>> {
+            self.host.get().cloned()
         }
     }
 
@@ -157,6 +158,9 @@ mod imp {
             id: SessionId,
             status: &Arc<SessionStatus>,
         ) {
+            if let Some(host) = distributor.imp().host() {
+                let _ = self.host.set(host);
+            }
             let _ = self.owner.set((distributor.downgrade(), id));
             let _ = self.status.set(status.clone());
         }
@@ -210,9 +214,8 @@ impl Slot {
 
     /// Shows a fresh encoder to the application.
     pub(super) fn announce(&self, encoder: &gst::Element) {
-        let owner = self.imp().owner.get();
-        if let Some(distributor) = owner.and_then(|(distributor, _)| distributor.upgrade()) {
-            distributor.imp().announce_encoder(encoder);
+        if let Some(host) = self.imp().host.get() {
+            host.encoder_made(encoder);
         }
     }
 
