@@ -22,7 +22,7 @@
 //! |---|---|---|
 //! | 1 | [`logic`] | the brains of all: plain Rust that knows no GStreamer, no clock and no thread |
 //! | 2 | `media` | values of GStreamer: caps, packets, tags, answers to queries |
-//! | 2 | `host`, `job`, `panics`, `tasks`, `locking` | what the parts want of the bin; what is to be done; what becomes of a panic; tasks of pads and their threads |
+//! | 2 | `host`, `job`, `panics`, `tasks` | what the parts want of the bin; what is to be done; what becomes of a panic; tasks of pads and their threads |
 //! | 3 | `encoder` | which encoder, how it is made and set, and what is known of it |
 //! | 3 | `cache` | what encoders made of chunks in earlier runs, in files |
 //! | 4 | `session` | one live encoder in one slot; runs a chunk through a fresh encoder |
@@ -40,9 +40,9 @@
 //! Leaves, under which nothing is called: what stands for the encoder among the bin's children, the properties set on it
 //! (`encoder/properties.rs`), whose turn it is to open an encoder (`encoder/turn.rs`), and the watch's thread.
 //!
-//! No pad push, event, query, message, property or state change of another object happens while any of them is held. `locking` says
-//! what a panic does to a lock, `panics` what it does otherwise. The watch also takes the bin's own state lock, of GStreamer, before all of these, and only if
-//! nobody has it.
+//! No pad push, event, query, message, property or state change of another object happens while any of them is held. A panic
+//! frees the locks that it comes through (`panics`). The watch also takes the bin's own state lock, of GStreamer, before all of these,
+//! and only if nobody has it.
 //!
 //! # Who waits, and who wakes
 //!
@@ -91,7 +91,6 @@ mod distributor;
 mod encoder;
 mod host;
 mod job;
-mod locking;
 pub mod logic;
 mod media;
 mod panics;

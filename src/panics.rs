@@ -4,8 +4,8 @@
 //!
 //! Whatever GStreamer, GObject or a thread of ours calls runs inside [`caught`] (pad functions inside [`pad_function`]). A panic
 //! there is logged and posted as an error of the public bin, the stream fails so that everything that waits returns, and the caller
-//! gets a fallback. It unwinds what it was in the middle of first, so no lock is held by then; `locking` says what becomes of the
-//! state behind one.
+//! gets a fallback. It unwinds what it was in the middle of first, so no lock is held by then. The state behind one is replaced
+//! at the next start.
 //!
 //! gstreamer-rs catches panics as well, in a part of these functions (not in properties, child proxies, presets, notifications, or
 //! in the task of a pad that has left its element: these abort). But from then on it doesn't call that object's functions any more,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Layers, the lowest first. A module uses those of lower layers, and those that it stands in one group with.
 const LAYERS: &[&[&[&str]]] = &[
     &[&["logic"]],
-    &[&["media"], &["host", "job", "locking", "panics", "tasks"]],
+    &[&["media"], &["host", "job", "panics", "tasks"]],
     &[&["cache"], &["encoder"]],
     &[&["session"]],
     &[&["aggregator", "distributor"]],

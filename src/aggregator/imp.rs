@@ -6,7 +6,6 @@ use super::state::{Batch, Feed, FrameTimes, Item, Stall, State, Step};
 use crate::cache::Recording;
 use crate::distributor::{self, Distributor};
 use crate::host::Host;
-use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::ids::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys;
 use crate::logic::reorder::{Delivered, Fault, Kind};
@@ -16,7 +15,8 @@ use crate::tasks;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use once_cell::sync::{Lazy, OnceCell};
-use std::sync::{Arc, Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
@@ -164,7 +164,7 @@ impl Aggregator {
     /// Makes the sink pad of another session.
     pub(crate) fn add_session(&self, id: SessionId) -> gst::Pad {
         let pad = self.sink_pad(id);
-        lock(&self.state).feeds.push(Feed::default());
+        self.state.lock().feeds.push(Feed::default());
         // An element that runs wants pads that do.
         if self.obj().current_state() >= gst::State::Paused {
             let _ = pad.set_active(true);
@@ -172,14 +172,14 @@ impl Aggregator {
         if self.obj().add_pad(&pad).is_err() {
             gst::error!(CAT, imp = self, "No place for {}", pad.name());
         }
-        lock(&self.sinks).push(pad.clone());
+        self.sinks.lock().push(pad.clone());
         pad
     }
 
     /// The session is left to itself: nobody waits for what its encoder still sends.
     pub(crate) fn remove_session(&self, id: SessionId) {
         let name = format!("sink_{id}");
-        let mut sinks = lock(&self.sinks);
+        let mut sinks = self.sinks.lock();
         let at = sinks.iter().position(|pad| pad.name() == name);
         let pad = at.map(|at| sinks.remove(at));
         drop(sinks);
@@ -189,10 +189,10 @@ impl Aggregator {
     }
 
     pub(crate) fn remove_sessions(&self) {
-        for pad in std::mem::take(&mut *lock(&self.sinks)) {
+        for pad in std::mem::take(&mut *self.sinks.lock()) {
             let _ = self.obj().remove_pad(&pad);
         }
-        *lock(&self.state) = State::new(0);
+        *self.state.lock() = State::new(0);
     }
 
     /// A new stream begins.
@@ -200,18 +200,18 @@ impl Aggregator {
         for flag in [&self.passes, &self.reconfigured] {
             flag.store(false, std::sync::atomic::Ordering::SeqCst);
         }
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         *state = State::new(state.feeds.len());
     }
 
     /// The task returns; nothing is sent any more.
     pub(crate) fn stop(&self) {
-        lock(&self.state).stopped = true;
+        self.state.lock().stopped = true;
         self.wake.notify_all();
     }
 
     pub(crate) fn flush_start(&self, event: gst::Event) {
-        lock(&self.state).flushing = true;
+        self.state.lock().flushing = true;
         self.wake.notify_all();
         self.src.push_event(event);
     }
@@ -224,7 +224,7 @@ impl Aggregator {
     /// The task rests.
     pub(crate) fn flush_stop(&self, event: gst::Event) {
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             *state = state.flushed(self.src.current_caps());
         }
         self.src.push_event(event);
@@ -245,7 +245,7 @@ impl Aggregator {
         self.reconfigures
             .store(false, std::sync::atomic::Ordering::SeqCst);
         let caps = self.src.peer_query_caps(None);
-        lock(&self.state).downstream = Some(caps.clone());
+        self.state.lock().downstream = Some(caps.clone());
         caps
     }
 
@@ -262,25 +262,25 @@ impl Aggregator {
 
     /// What downstream accepted when the stream began, or accepts now.
     pub(crate) fn downstream_caps(&self) -> gst::Caps {
-        let told = lock(&self.state).downstream.clone();
+        let told = self.state.lock().downstream.clone();
         told.unwrap_or_else(|| self.src.peer_query_caps(None))
     }
 
     /// The longest time of video that chunks hold back.
     pub(crate) fn holds_back(&self, time: Option<gst::ClockTime>) {
-        lock(&self.state).holds_back = time;
+        self.state.lock().holds_back = time;
     }
 
     /// A serialized event stood before the next frame.
     pub(crate) fn event(&self, before: FrameNo, event: gst::Event) {
-        if lock(&self.state).event(before, event) {
+        if self.state.lock().event(before, event) {
             self.wake.notify_all();
         }
     }
 
     /// The next frame has come in.
     pub(crate) fn frame(&self, private: u64, times: FrameTimes) {
-        if lock(&self.state).frame(private, times) {
+        if self.state.lock().frame(private, times) {
             self.wake.notify_all();
         }
     }
@@ -288,7 +288,7 @@ impl Aggregator {
     /// The next frame waits for room: that the input stands still is our doing.
     pub(crate) fn input_waits(&self, waits: bool) {
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             state.input_waits = waits;
             state.last_input = Instant::now();
         }
@@ -297,13 +297,13 @@ impl Aggregator {
     }
 
     pub(crate) fn open(&self, chunk: ChunkId, start: FrameNo) {
-        lock(&self.state).reorder.open(chunk, start);
+        self.state.lock().reorder.open(chunk, start);
         // The task begins to watch the input.
         self.wake.notify_all();
     }
 
     pub(crate) fn close(&self, chunk: ChunkId, own: FrameRange) {
-        lock(&self.state).reorder.close(chunk, own);
+        self.state.lock().reorder.close(chunk, own);
     }
 
     /// An attempt begins: what comes on the session's pad is of this chunk. Its encoder is fed this frame first, and sees
@@ -315,17 +315,17 @@ impl Aggregator {
         first: FrameNo,
         downstream: Option<gst::Caps>,
     ) {
-        lock(&self.state).begin(session, chunk, first, downstream);
+        self.state.lock().begin(session, chunk, first, downstream);
     }
 
     /// A key frame of this frame, or else the next one, answers this request.
     pub(crate) fn key_asked(&self, frame: FrameNo, request: keys::Request) {
-        lock(&self.state).key_asked(frame, request);
+        self.state.lock().key_asked(frame, request);
     }
 
     /// The attempt is over.
     pub(crate) fn leave(&self, session: SessionId) {
-        lock(&self.state).leave(session);
+        self.state.lock().leave(session);
     }
 
     /// Packets of the session's attempt.
@@ -345,18 +345,18 @@ impl Aggregator {
 
     /// What is known of the session's attempt; nothing, once the session was taken out.
     fn feed<R: Default>(&self, session: SessionId, of: impl FnOnce(&Feed) -> R) -> R {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         state.feeds.get(session.0).map(of).unwrap_or_default()
     }
 
     /// Some encoder has made a packet.
     pub(crate) fn is_proven(&self) -> bool {
-        lock(&self.state).proven
+        self.state.lock().proven
     }
 
     /// The encoder of the session's attempt has made a packet.
     pub(crate) fn has_made_packets(&self, session: SessionId) -> bool {
-        lock(&self.state).feeds[session.0].proven
+        self.state.lock().feeds[session.0].proven
     }
 
     /// What was kept of an attempt comes again, as its encoder sent it. `false`: it isn't taken.
@@ -370,58 +370,58 @@ impl Aggregator {
 
     /// What the session's encoder makes from now on is remembered. The first frame that it is fed has this private time.
     pub(crate) fn record(&self, session: SessionId, base: u64) {
-        lock(&self.state).record(session, base);
+        self.state.lock().record(session, base);
     }
 
     /// What was remembered, if it can be kept.
     pub(crate) fn take_recording(&self, session: SessionId) -> Option<Recording> {
-        lock(&self.state).take_recording(session)
+        self.state.lock().take_recording(session)
     }
 
     /// The session's encoder said that it leaves out the frame with this private time.
     pub(crate) fn skip(&self, session: SessionId, private: gst::ClockTime) {
-        lock(&self.state).skip(session, private.nseconds());
+        self.state.lock().skip(session, private.nseconds());
     }
 
     /// The first packet may leave before its chunk is whole. `announces`: an encoder whose first DTS is its PTS doesn't reorder.
     pub(crate) fn herald(&self, announces: bool) {
-        lock(&self.state).herald(announces);
+        self.state.lock().herald(announces);
     }
 
     /// Downstream may ask for key frames when it has the first packet, and doesn't have it yet.
     pub(crate) fn is_heralded(&self) -> bool {
-        lock(&self.state).is_heralded()
+        self.state.lock().is_heralded()
     }
 
     /// The first packet is on its way downstream.
     pub(crate) fn herald_leaves(&self) -> bool {
-        lock(&self.state).herald_leaves()
+        self.state.lock().herald_leaves()
     }
 
     /// Downstream has the first packet, or nobody waits for that any more.
     pub(crate) fn end_herald(&self) {
-        lock(&self.state).end_herald();
+        self.state.lock().end_herald();
         self.with_distributor(|distributor| distributor.heralded());
     }
 
     /// No packet leaves before its chunk is whole.
     pub(crate) fn forgo_herald(&self) {
-        lock(&self.state).end_herald();
+        self.state.lock().end_herald();
     }
 
     /// Running time in nanoseconds of the first key frame that left.
     pub(crate) fn first_key(&self) -> Option<u64> {
-        lock(&self.state).first_key()
+        self.state.lock().first_key()
     }
 
     /// What an attempt at the chunk made is thrown away, and what it still makes. `false`: some of it has left for good.
     pub(crate) fn begin_anew(&self, chunk: ChunkId) -> bool {
-        lock(&self.state).begin_anew(chunk)
+        self.state.lock().begin_anew(chunk)
     }
 
     /// The chunk begins after what has left of it. Returns where.
     pub(crate) fn begin_after_ahead(&self, chunk: ChunkId) -> Option<FrameNo> {
-        lock(&self.state).begin_after_ahead(chunk)
+        self.state.lock().begin_after_ahead(chunk)
     }
 
     /// When the first of these frames begins and the last one ends, as upstream said it.
@@ -429,52 +429,52 @@ impl Aggregator {
         &self,
         frames: FrameRange,
     ) -> (Option<gst::ClockTime>, Option<gst::ClockTime>) {
-        lock(&self.state).times_of(frames)
+        self.state.lock().times_of(frames)
     }
 
     /// The session has delivered all it has: is that all of the chunk?
     pub(crate) fn verify(&self, chunk: Chunk) -> Result<Delivered, Fault> {
-        lock(&self.state).reorder.verify(chunk)
+        self.state.lock().reorder.verify(chunk)
     }
 
     /// The chunk was verified: its packets may leave.
     pub(crate) fn finish(&self, chunk: ChunkId) {
-        lock(&self.state).reorder.finish(chunk);
+        self.state.lock().reorder.finish(chunk);
         self.wake.notify_all();
     }
 
     /// What was wrong with a packet of the session's attempt.
     pub(crate) fn take_fault(&self, session: SessionId) -> Option<Fault> {
-        lock(&self.state).take_fault(session)
+        self.state.lock().take_fault(session)
     }
 
     /// Forgets what an attempt delivered, so that another can. `false` if some of it has left already.
     pub(crate) fn retract(&self, chunk: ChunkId) -> bool {
-        lock(&self.state).reorder.retract(chunk)
+        self.state.lock().reorder.retract(chunk)
     }
 
     /// No session delivers frames before this one any more.
     pub(crate) fn forget_before(&self, frame: FrameNo) {
-        lock(&self.state).forget_before(frame);
+        self.state.lock().forget_before(frame);
     }
 
     /// The stream has failed: after what is finished comes no more but the end.
     pub(crate) fn fail(&self) {
-        lock(&self.state).failed = true;
+        self.state.lock().failed = true;
         self.wake.notify_all();
     }
 
     /// What downstream returned, where that was an error.
     pub(crate) fn flow(&self) -> Result<(), gst::FlowError> {
-        lock(&self.state).flow
+        self.state.lock().flow
     }
 
     pub(crate) fn frames_out(&self) -> u64 {
-        lock(&self.state).frames_sent()
+        self.state.lock().frames_sent()
     }
 
     pub(crate) fn leaves_early(&self) -> bool {
-        lock(&self.state).reorder.leaves_early()
+        self.state.lock().reorder.leaves_early()
     }
 }
 
@@ -529,7 +529,7 @@ impl Aggregator {
         buffer: gst::Buffer,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         if self.passes() {
-            lock(&self.state).count_passed();
+            self.state.lock().count_passed();
             return self.src.push(buffer);
         }
         if self.take_packet(id, buffer)? {
@@ -542,7 +542,7 @@ impl Aggregator {
 
     /// A packet of a session's attempt. `true`: its chunk is whole, so that no other one is wanted.
     fn take_packet(&self, id: SessionId, buffer: gst::Buffer) -> Result<bool, gst::FlowError> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.flushing || state.stopped {
             return Err(gst::FlowError::Flushing);
         }
@@ -571,8 +571,8 @@ impl Aggregator {
             return self.src.push_event(event);
         }
         match event.view() {
-            gst::EventView::Caps(caps) => lock(&self.state).caps(id, caps.caps_owned()),
-            gst::EventView::Tag(_) => lock(&self.state).tags(id, event),
+            gst::EventView::Caps(caps) => self.state.lock().caps(id, caps.caps_owned()),
+            gst::EventView::Tag(_) => self.state.lock().tags(id, event),
             gst::EventView::Eos(_) => {
                 self.with_distributor(|distributor| distributor.encoder_ended(id));
             }
@@ -588,7 +588,7 @@ impl Aggregator {
         }
         match query.view_mut() {
             gst::QueryViewMut::Caps(query) => {
-                let told = lock(&self.state).downstream_of(id);
+                let told = self.state.lock().downstream_of(id);
                 let caps = told.unwrap_or_else(|| self.src.peer_query_caps(None));
                 answer_caps(query, caps);
                 true
@@ -607,7 +607,7 @@ impl Aggregator {
 // Downstream's side.
 impl Aggregator {
     fn session_0(&self) -> Option<gst::Pad> {
-        lock(&self.sinks).first().cloned()
+        self.sinks.lock().first().cloned()
     }
 
     fn src_event(&self, event: gst::Event) -> bool {
@@ -629,7 +629,7 @@ impl Aggregator {
         }
         match query.view_mut() {
             gst::QueryViewMut::Caps(query) => {
-                let sent = lock(&self.state).sent_caps();
+                let sent = self.state.lock().sent_caps();
                 let caps = sent.unwrap_or_else(|| {
                     let encoder = self.session_0().and_then(|sink| sink.peer());
                     encoder.map_or_else(gst::Caps::new_any, |encoder| encoder.query_caps(None))
@@ -641,7 +641,7 @@ impl Aggregator {
                 gst::Pad::query_default(pad, Some(&*self.obj()), query)
             }
             gst::QueryViewMut::Convert(query) => {
-                let (bytes, time) = lock(&self.state).sent_amount();
+                let (bytes, time) = self.state.lock().sent_amount();
                 convert_encoded(bytes, time, query)
             }
             // Packets come out of many pools, and nobody can pull them.
@@ -690,13 +690,13 @@ impl Aggregator {
 
     /// The task panicked: nothing leaves any more.
     fn send_no_more(&self) {
-        lock(&self.state).flow = Err(gst::FlowError::Error);
+        self.state.lock().flow = Err(gst::FlowError::Error);
         let _ = self.src.pause_task();
     }
 
     /// One turn of the task: waits until something can leave, and sends it.
     fn run(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         may_panic!("aggregator-task-locked");
         let step = loop {
             if state.is_idle() {
@@ -742,16 +742,15 @@ impl Aggregator {
 
     /// Waits on `wake`. Where frames are under way and the input stands still, only until it has stood still for
     /// too long: the input may be waiting for what is held back here.
-    fn wait_for_output<'a>(
-        &'a self,
-        mut state: std::sync::MutexGuard<'a, State>,
-    ) -> std::sync::MutexGuard<'a, State> {
+    fn wait_for_output<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         if !state.watches_input() || self.passes() {
-            return wait(&self.wake, state);
+            self.wake.wait(&mut state);
+            return state;
         }
         let rest = INPUT_STALL.saturating_sub(state.last_input.elapsed());
         if !rest.is_zero() {
-            return wait_timeout(&self.wake, state, rest);
+            self.wake.wait_for(&mut state, rest);
+            return state;
         }
         let stall = state.stalled();
         let holds_back = state.holds_back;
@@ -761,7 +760,7 @@ impl Aggregator {
             Stall::First => distributor.warn_of_stall(holds_back),
             Stall::Again => distributor.release_withheld(),
         });
-        lock(&self.state)
+        self.state.lock()
     }
 
     fn send(&self, batch: Batch) -> Result<(), gst::FlowError> {
@@ -785,7 +784,7 @@ impl Aggregator {
             }
         }
         if !unsent.is_empty() {
-            lock(&self.state).put_back(unsent);
+            self.state.lock().put_back(unsent);
         }
         result
     }
@@ -798,7 +797,7 @@ impl Aggregator {
     fn refused(&self, flow: gst::FlowError) {
         gst::debug!(CAT, imp = self, "Downstream returned {flow:?}");
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             if state.flushing || state.stopped {
                 return;
             }

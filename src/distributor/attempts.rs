@@ -5,7 +5,6 @@
 use super::imp::{CAT, Distributor};
 use super::state::{Failed, State, Waiting};
 use crate::encoder::description::EncoderError;
-use crate::locking::lock;
 use crate::logic::ids::{ChunkId, FrameRange, SessionId};
 use crate::logic::reorder::Fault;
 use crate::logic::roster::{AfterFailure, Attempt, Because};
@@ -51,7 +50,7 @@ impl Distributor {
             return;
         };
         if let Outcome::Anew { says: true } = outcome {
-            let encoder = lock(&self.state).as_ref().map(State::encoder_name);
+            let encoder = self.state.lock().as_ref().map(State::encoder_name);
             // Said before the chunk goes on, because with it the stream may end.
             self.warn_of_dropped_overlap(&encoder.unwrap_or_default(), failure);
         }
@@ -60,7 +59,7 @@ impl Distributor {
 
     /// What a failure comes to. The session keeps its chunk until that is carried out.
     fn judge(&self, id: SessionId, failure: &Failure) -> Option<Outcome> {
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         let state = guard.as_mut()?;
         state.count_attempt(id, 0);
         let aggregator = self.aggregator();
@@ -101,7 +100,7 @@ impl Distributor {
     }
 
     fn conclude(&self, id: SessionId, failure: &Failure, outcome: Outcome) {
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         let Some(state) = guard.as_mut() else { return };
         let works = state.slots[id.0].works;
         let Some(stream) = &mut state.stream else {
@@ -159,7 +158,7 @@ impl Distributor {
                 Some(about),
             ) => {
                 self.warn_of_attempt(&about, id, attempt, closes, failure);
-                if let Some(stream) = lock(&self.state).as_mut().and_then(|it| it.stream.as_mut()) {
+                if let Some(stream) = self.state.lock().as_mut().and_then(|it| it.stream.as_mut()) {
                     stream.roster.offer_again(next);
                 }
             }
@@ -172,7 +171,7 @@ impl Distributor {
                 "Session {id}: its chunk begins anew: {failure}"
             ),
         }
-        if let Some(state) = &*lock(&self.state) {
+        if let Some(state) = &*self.state.lock() {
             state.wake(Waiting::Chunk);
         }
         // A session less may be what the budget was waiting for.

@@ -11,7 +11,6 @@ use crate::encoder::description::{EncoderError, Recipe};
 use crate::encoder::profile::ForcedKey;
 use crate::encoder::properties::{EncoderSettings, Overrides};
 use crate::job::Job;
-use crate::locking::lock;
 use crate::logic::ids::SessionId;
 use crate::media::caps;
 use crate::media::raw::{frame_bytes, frame_duration, is_alternating};
@@ -26,7 +25,9 @@ impl Distributor {
     /// The first caps: decides how the stream is encoded.
     pub(super) fn sink_caps(&self, caps: &gst::Caps, event: gst::Event) -> bool {
         // Upstream sends caps again that were refused, with its first frame.
-        let failed = lock(&self.state)
+        let failed = self
+            .state
+            .lock()
             .as_ref()
             .is_none_or(|state| state.flow.is_err());
         if failed {
@@ -72,7 +73,7 @@ impl Distributor {
             None => Some(Sequential::LiveWithoutRate),
             Some(_) => (!self.holds_its_latency(caps)).then_some(Sequential::LiveBeyondMemory),
         });
-        if let Some(state) = &mut *lock(&self.state) {
+        if let Some(state) = &mut *self.state.lock() {
             state.caps = Some(caps.clone());
             state.downstream = Some(snapshot.clone());
             if is_live {
@@ -88,7 +89,7 @@ impl Distributor {
 
     /// A live source doesn't wait: what chunks delay it by has to fit into the memory.
     fn holds_its_latency(&self, caps: &gst::Caps) -> bool {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let Some(state) = state.as_ref() else {
             return true;
         };
@@ -98,7 +99,7 @@ impl Distributor {
     }
 
     pub(super) fn job(&self) -> Option<(Job, Arc<Session>)> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let state = state.as_ref()?;
         Some((state.job.clone(), state.slots.first()?.session.clone()))
     }
@@ -138,7 +139,7 @@ impl Distributor {
     /// The first encoder is in its slot, with all properties that were set.
     pub(super) fn is_placed(&self, first: &Session) -> bool {
         let set = self.overrides();
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let placed = state
             .as_ref()
             .and_then(|state| Some((state.recipe.as_ref()?, state.placed_with)));
@@ -150,7 +151,7 @@ impl Distributor {
     }
 
     fn sequential(&self) -> Option<Sequential> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         state.as_ref()?.decision.as_ref()?.sequential
     }
 
@@ -171,7 +172,7 @@ impl Distributor {
         }
         let sessions = decision.sessions;
         let revision = recipe.overrides.revision();
-        if let Some(state) = lock(&self.state).as_mut() {
+        if let Some(state) = self.state.lock().as_mut() {
             state.decision = Some(decision);
             state.placed_with = revision;
             state.recipe = Some(recipe.clone());
@@ -200,7 +201,7 @@ impl Distributor {
         );
         self.aggregator().pass_through();
         let plain = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             let recipe = state.as_mut().and_then(|state| state.recipe.as_mut());
             recipe.and_then(|recipe| {
                 recipe.threads.take()?;
@@ -215,7 +216,7 @@ impl Distributor {
         }
         session.start_placed()?;
         let early = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             let Some(state) = state.as_mut() else {
                 return Ok(());
             };
@@ -233,12 +234,12 @@ impl Distributor {
     }
 
     fn is_stopped(&self) -> bool {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         state.as_ref().is_none_or(|state| state.stopped)
     }
 
     fn stall_timeout(&self) -> Option<Duration> {
-        lock(&self.state).as_ref()?.job.stall_timeout
+        self.state.lock().as_ref()?.job.stall_timeout
     }
 
     /// Chunks are shorter than they were to be.
@@ -254,7 +255,7 @@ impl Distributor {
     /// can say so while there is time for them. Not if the encoder might turn out to need that chunk without its overlap.
     pub(super) fn herald(&self) {
         let announces = {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             let decision = state.as_ref().and_then(|state| state.decision.as_ref());
             let Some(decision) = decision else { return };
             let overlaps = decision.before.most() > 0 || decision.after.most() > 0;
@@ -276,7 +277,7 @@ impl Distributor {
     ) -> Result<(), Refusal> {
         let sink_caps = session.src.peer_query_caps(None);
         let (early, shrinks) = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             let Some(state) = state.as_mut() else {
                 return Ok(());
             };
@@ -314,7 +315,7 @@ impl Distributor {
             }
             Err(error) => return Err(Refusal::of(self, session, &error)),
         };
-        if let Some(state) = &mut *lock(&self.state) {
+        if let Some(state) = &mut *self.state.lock() {
             state.proposal = proposal;
         }
         Ok(())
@@ -326,7 +327,7 @@ struct Priming<'a>(&'a Distributor);
 
 impl<'a> Priming<'a> {
     fn begin(distributor: &'a Distributor) -> Self {
-        if let Some(state) = &mut *lock(&distributor.state) {
+        if let Some(state) = &mut *distributor.state.lock() {
             state.primes = true;
         }
         Self(distributor)
@@ -335,7 +336,7 @@ impl<'a> Priming<'a> {
 
 impl Drop for Priming<'_> {
     fn drop(&mut self) {
-        if let Some(state) = &mut *lock(&self.0.state) {
+        if let Some(state) = &mut *self.0.state.lock() {
             state.primes = false;
         }
         self.0.calm.notify_all();

@@ -4,7 +4,6 @@
 
 use super::imp::{CAT, Distributor};
 use crate::encoder::description::EncoderError;
-use crate::locking::lock;
 use crate::logic::ids::SessionId;
 use crate::logic::planner::BudgetTooSmall;
 use crate::panics::Part;
@@ -54,7 +53,7 @@ impl Distributor {
 
     /// The first failure of a stream is reported; those that follow from it, or from a stop or a flush, are not.
     fn begins_to_fail(&self) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let Some(state) = state
             .as_mut()
             .filter(|state| !state.stopped && !state.flushing)
@@ -66,7 +65,7 @@ impl Distributor {
 
     /// The flow of all sessions is an error from now on: whatever waits returns.
     pub(super) fn give_up(&self, flow: gst::FlowError) {
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         let Some(state) = guard.as_mut().filter(|state| state.flow.is_ok()) else {
             return;
         };
@@ -88,7 +87,7 @@ impl Distributor {
     pub(crate) fn downstream_refused(&self, flow: gst::FlowError) {
         self.give_up(flow);
         let unheard = {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             state.as_ref().is_some_and(|state| {
                 let stream = state.stream.as_ref();
                 !state.flow_returned && stream.is_none_or(|stream| stream.ended)
@@ -160,7 +159,7 @@ impl Distributor {
     /// Chunks can't be kept, which is said once.
     pub(crate) fn cache_failed(&self, reason: &str) {
         let directory = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             let Some(state) = state.as_mut() else { return };
             if std::mem::replace(&mut state.cache_warned, true) {
                 return;
@@ -183,7 +182,7 @@ impl Distributor {
     /// stream fails for another reason.
     pub(super) fn warn_of_closed_sessions(&self) {
         let (closings, open) = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             let Some(state) = state.as_mut() else { return };
             if !state.slots.iter().any(|slot| slot.works) {
                 return;
@@ -206,7 +205,7 @@ impl Distributor {
     /// No input comes although all that could leave has left. Frames of which it isn't known yet to which chunk they
     /// belong, or that wait for a trail, are given up to the chunk they are in: shorter chunks, but no deadlock.
     pub(crate) fn release_withheld(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if let Some(state) = state.as_mut().filter(|state| state.withholds()) {
             gst::warning!(
                 CAT,
@@ -220,7 +219,7 @@ impl Distributor {
     /// What is known of why the session's attempt cannot go on; `None` if nothing is.
     pub(crate) fn failure(&self, session: &Session) -> Option<Failure> {
         let id = session.id;
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let Some(state) = state.as_mut() else {
             return Some(Failure::Aborted);
         };

@@ -12,14 +12,14 @@ use crate::encoder::description::EncoderError;
 use crate::encoder::properties::EncoderSettings;
 use crate::host::Host;
 use crate::job::Job;
-use crate::locking::lock;
 use crate::logic::ids::SessionId;
 use crate::panics::{self, Part};
 use crate::session::Session;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use once_cell::sync::{Lazy, OnceCell};
-use std::sync::{Arc, Condvar, Mutex};
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
 
 pub(super) static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
     gst::DebugCategory::new(
@@ -173,7 +173,7 @@ impl Distributor {
     pub(crate) fn prepare(&self, job: Job) -> Result<(), EncoderError> {
         // Of an earlier run, or of one that a panic kept from being cleared away.
         self.unprepare();
-        *lock(&self.state) = Some(State::new(job));
+        *self.state.lock() = Some(State::new(job));
         self.add_sessions(1);
         self.place_first()
     }
@@ -181,7 +181,7 @@ impl Distributor {
     /// A session with its slot in the bin, linked on both sides.
     fn make_session(&self, id: SessionId) {
         let session = self.new_session(id);
-        if let Some(state) = lock(&self.state).as_mut() {
+        if let Some(state) = self.state.lock().as_mut() {
             state.add(session.clone());
         }
         self.put_in(&session);
@@ -219,13 +219,15 @@ impl Distributor {
 
     /// READY to PAUSED: a new stream, with sessions for what was set meanwhile.
     pub(crate) fn start(&self, job: &Job) -> Result<(), EncoderError> {
-        let is_prepared = lock(&self.state)
+        let is_prepared = self
+            .state
+            .lock()
             .as_ref()
             .is_some_and(|state| state.job == *job && !state.started && state.flow.is_ok());
         if !is_prepared {
             self.prepare(job.clone())?;
         }
-        if let Some(state) = lock(&self.state).as_mut() {
+        if let Some(state) = self.state.lock().as_mut() {
             state.started = true;
         }
         self.open_cache(job);
@@ -242,7 +244,7 @@ impl Distributor {
         };
         match Files::open(directory, *max_bytes) {
             Ok(files) => {
-                if let Some(state) = lock(&self.state).as_mut() {
+                if let Some(state) = self.state.lock().as_mut() {
                     state.cache = Some(Arc::new(files));
                 }
             }
@@ -270,7 +272,7 @@ impl Distributor {
 
     /// Whatever waits returns.
     pub(super) fn stop(&self) {
-        if let Some(state) = &mut *lock(&self.state) {
+        if let Some(state) = &mut *self.state.lock() {
             state.stopped = true;
             state.wake_all();
         }
@@ -284,7 +286,9 @@ impl Distributor {
         for session in self.sessions() {
             session.clear();
         }
-        let old = lock(&self.state)
+        let old = self
+            .state
+            .lock()
             .as_mut()
             .and_then(|state| state.stream.take());
         drop(old);
@@ -302,13 +306,13 @@ impl Distributor {
             }
             let _ = self.obj().remove_pad(&session.src);
         }
-        let old = lock(&self.state).take();
+        let old = self.state.lock().take();
         drop(old);
         self.aggregator().remove_sessions();
     }
 
     pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let slots = state.iter().flat_map(|state| &state.slots);
         let slots = slots.filter(|slot| !slot.gone);
         slots.map(|slot| slot.session.clone()).collect()
@@ -317,7 +321,7 @@ impl Distributor {
     /// An encoder posted an error. Remembered for its session's task, which acts on it; `false` where
     /// nobody would, and the message is the application's.
     pub(crate) fn encoder_failed(&self, id: SessionId, message: &gst::Message) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let Some(state) = state.as_mut().filter(|state| state.is_chunked()) else {
             return false;
         };
@@ -345,16 +349,16 @@ impl Distributor {
 
     /// The encoders' messages are ours: chunks are encoded.
     pub(crate) fn is_chunked(&self) -> bool {
-        lock(&self.state).as_ref().is_some_and(State::is_chunked)
+        self.state.lock().as_ref().is_some_and(State::is_chunked)
     }
 
     /// Once the encoder is known.
     pub(crate) fn decision(&self) -> Option<Decision> {
-        lock(&self.state).as_ref()?.decision.clone()
+        self.state.lock().as_ref()?.decision.clone()
     }
 
     pub(crate) fn snapshot(&self) -> Option<Snapshot> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let state = state.as_ref()?;
         let aggregator = self.aggregator();
         let mut tally = state.tally.clone();

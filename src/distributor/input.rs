@@ -8,7 +8,6 @@ use super::keys::key_request;
 use super::state::{Mode, Pool};
 use crate::aggregator::FrameTimes;
 use crate::cache::FrameDigest;
-use crate::locking::lock;
 use crate::logic::budget::Admission;
 use crate::logic::ids::{FrameNo, SessionId};
 use crate::logic::timeline::LATEST;
@@ -21,7 +20,8 @@ use gst::subclass::prelude::*;
 
 impl Distributor {
     pub(super) fn mode(&self) -> Mode {
-        lock(&self.state)
+        self.state
+            .lock()
             .as_ref()
             .map_or(Mode::Undecided, |state| state.mode)
     }
@@ -38,7 +38,7 @@ impl Distributor {
         match self.mode() {
             Mode::Undecided => Err(gst::FlowError::NotNegotiated),
             Mode::Sequential(_) => {
-                if let Some(state) = &mut *lock(&self.state) {
+                if let Some(state) = &mut *self.state.lock() {
                     // Nothing but a panic.
                     state.flow?;
                     state.tally.frames_in += 1;
@@ -54,7 +54,7 @@ impl Distributor {
         self.refresh_downstream();
         self.plan_with_length();
         let key_interval = self.key_interval();
-        let guard = lock(&self.state);
+        let guard = self.state.lock();
         let Some(stream) = guard.as_ref().and_then(|state| state.stream.as_ref()) else {
             return Err(gst::FlowError::Flushing);
         };
@@ -80,7 +80,7 @@ impl Distributor {
             .and_then(|caps| digest(&buffer, &caps));
         let bytes = buffer.size() as u64;
         let mut waited = false;
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         let result = loop {
             let Some(state) = guard.as_mut() else {
                 break Err(gst::FlowError::Flushing);
@@ -156,7 +156,7 @@ impl Distributor {
     pub(super) fn plan_with_length(&self) {
         const ASK_AT: [FrameNo; 4] = [FrameNo(0), FrameNo(16), FrameNo(32), FrameNo(64)];
         let (caps, segment, told) = {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             let Some(state) = state.as_ref() else { return };
             let (Some(stream), Some(caps)) = (&state.stream, &state.caps) else {
                 return;
@@ -172,7 +172,7 @@ impl Distributor {
         };
         let frames = told.or_else(|| self.frames_to_come(&caps, &segment));
         gst::info!(CAT, imp = self, "Frames to come: {frames:?}");
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         let Some(state) = guard.as_mut() else { return };
         // The length can't make a plan impossible that was possible without it.
         if let (Some(_), Ok(plan)) = (frames, state.plan(&caps, frames)) {
@@ -236,7 +236,7 @@ impl Distributor {
             (Mode::Parallel, _) => self.serialized(event),
             (Mode::Undecided, gst::EventView::Eos(_)) => self.end_without_frames(event),
             (Mode::Undecided, _) => {
-                if let Some(state) = &mut *lock(&self.state) {
+                if let Some(state) = &mut *self.state.lock() {
                     state.early.push(event);
                 }
                 true
@@ -260,20 +260,20 @@ impl Distributor {
                 self.before_next_frame(event);
             }
             gst::EventView::SegmentDone(_) => {
-                if let Some(state) = &mut *lock(&self.state) {
+                if let Some(state) = &mut *self.state.lock() {
                     // All that came before it leaves before it, as nothing may come after it.
                     state.cut(self.aggregator());
                 }
                 self.before_next_frame(event);
             }
             gst::EventView::Tag(_) => {
-                if let Some(state) = &mut *lock(&self.state) {
+                if let Some(state) = &mut *self.state.lock() {
                     state.add_tags(event);
                 }
             }
             gst::EventView::Eos(_) => {
                 let unheard = {
-                    let mut state = lock(&self.state);
+                    let mut state = self.state.lock();
                     let Some(state) = state.as_mut() else {
                         return false;
                     };
@@ -288,7 +288,7 @@ impl Distributor {
             }
             _ if gst_video::ForceKeyUnitEvent::is(&event) => {
                 if let Some((request, _)) = key_request(&event)
-                    && let Some(state) = &mut *lock(&self.state)
+                    && let Some(state) = &mut *self.state.lock()
                 {
                     state.keys.ask(request);
                 }
@@ -299,7 +299,7 @@ impl Distributor {
     }
 
     pub(super) fn before_next_frame(&self, event: gst::Event) {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let stream = state.as_ref().and_then(|state| state.stream.as_ref());
         let before = stream.map_or(FrameNo(0), |stream| stream.planner.next_frame());
         self.aggregator().event(before, event);
@@ -311,7 +311,7 @@ impl Distributor {
         event: gst::Event,
     ) {
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             let Some(state) = state.as_mut() else { return };
             // Frames on both sides of a new segment have no common timeline.
             state.cut(self.aggregator());
@@ -324,7 +324,7 @@ impl Distributor {
 
     pub(super) fn new_caps(&self, caps: gst::Caps, event: gst::Event) -> bool {
         {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             let old = state.as_ref().and_then(|state| state.caps.as_ref());
             if old.is_some_and(|old| is_same_video(old, &caps)) {
                 return true;
@@ -340,7 +340,7 @@ impl Distributor {
         // A plain encoder asks it with new caps as well.
         let downstream = self.aggregator().ask_downstream();
         let shrinks = {
-            let mut guard = lock(&self.state);
+            let mut guard = self.state.lock();
             let Some(state) = guard.as_mut() else {
                 return false;
             };
@@ -368,7 +368,7 @@ impl Distributor {
 
     /// Another stream begins, perhaps after the end of the last one: nothing of that one holds any more.
     fn new_stream(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let Some(state) = state.as_mut() else { return };
         state.cut(self.aggregator());
         state.tags_leave(self.aggregator());
@@ -384,7 +384,7 @@ impl Distributor {
             return;
         };
         gst::debug!(CAT, imp = self, "Downstream accepts {downstream}");
-        if let Some(state) = &mut *lock(&self.state) {
+        if let Some(state) = &mut *self.state.lock() {
             // Frames that are still as it accepted them before are encoded for that.
             let raw = state.caps.as_ref();
             if raw.is_some_and(|raw| !caps::restricted(raw, &downstream).is_empty()) {
@@ -395,7 +395,9 @@ impl Distributor {
 
     /// No caps, so no frames either: what came goes on as it is.
     pub(super) fn end_without_frames(&self, eos: gst::Event) -> bool {
-        let early = lock(&self.state)
+        let early = self
+            .state
+            .lock()
             .as_mut()
             .map(|state| std::mem::take(&mut state.early));
         for event in early.into_iter().flatten() {
@@ -406,7 +408,7 @@ impl Distributor {
     }
 
     pub(super) fn flush_start(&self, event: gst::Event) {
-        if let Some(state) = &mut *lock(&self.state) {
+        if let Some(state) = &mut *self.state.lock() {
             state.flushing = true;
             state.wake_all();
         }
@@ -424,7 +426,7 @@ impl Distributor {
         }
         // What the aggregator's task still has to say is of the old stream.
         self.aggregator().rest();
-        let old = lock(&self.state).as_mut().and_then(|state| state.flush());
+        let old = self.state.lock().as_mut().and_then(|state| state.flush());
         drop(old);
         self.aggregator().flush_stop(event);
         self.herald();

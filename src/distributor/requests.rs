@@ -6,7 +6,6 @@ use super::imp::Distributor;
 use super::keys::key_request;
 use super::state::{Mode, Proposal};
 use crate::encoder::choice;
-use crate::locking::{lock, wait};
 use crate::logic::timeline::LATEST;
 use crate::media::caps;
 use crate::media::queries::{answer_caps, convert_raw};
@@ -34,7 +33,7 @@ impl Distributor {
             }
             gst::QueryViewMut::Drain(_) => self.drain(),
             gst::QueryViewMut::Convert(query) => {
-                let state = lock(&self.state);
+                let state = self.state.lock();
                 let caps = state.as_ref().and_then(|state| state.caps.clone());
                 drop(state);
                 caps.is_some_and(|caps| convert_raw(&caps, query))
@@ -49,7 +48,7 @@ impl Distributor {
     /// encoder it will be.
     fn sink_caps_answer(&self, pad: &gst::Pad, straight: Option<gst::Pad>) -> gst::Caps {
         let (asked, recipe) = {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             let state = state.as_ref();
             (
                 state.and_then(|state| state.sink_caps.clone()),
@@ -78,7 +77,7 @@ impl Distributor {
     /// for every frame (avdec_h264 of GStreamer 1.22, where the width isn't a multiple of 32), which each frame that is held keeps alive.
     /// A pool without limits grows by itself, and what comes out of one that is too small is copied.
     fn allocation(&self, query: &mut gst::query::Allocation) -> bool {
-        let proposal = match &*lock(&self.state) {
+        let proposal = match &*self.state.lock() {
             Some(state) if state.stream.is_some() => state.proposal.clone(),
             _ => return false,
         };
@@ -113,7 +112,7 @@ impl Distributor {
             return self.sink.push_event(event);
         };
         let key_interval = self.set_key_interval();
-        if let Some(state) = &mut *lock(&self.state) {
+        if let Some(state) = &mut *self.state.lock() {
             match state.mode {
                 // Whoever encodes gets it with what came before the first frame.
                 Mode::Undecided => state.early.push(as_of_upstream),
@@ -127,7 +126,7 @@ impl Distributor {
     /// would keep the sessions' encoders from making the key frames that part chunks.
     pub(super) fn key_interval(&self) -> u64 {
         let waits = {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             state.as_ref().is_some_and(|state| !state.keys.is_empty())
         };
         if waits { self.set_key_interval() } else { 0 }
@@ -153,7 +152,7 @@ impl Distributor {
 
     /// What chunks add to the latency, where the frame rate is known. The budget holds as much.
     fn latency(&self) -> Option<gst::ClockTime> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let state = state
             .as_ref()
             .filter(|state| state.mode == Mode::Parallel)?;
@@ -167,7 +166,7 @@ impl Distributor {
     /// Has the application ask for the latency again, if it is another.
     pub(super) fn tell_latency(&self) {
         let latency = self.latency();
-        let is_new = lock(&self.state).as_mut().is_some_and(|state| {
+        let is_new = self.state.lock().as_mut().is_some_and(|state| {
             let old = std::mem::replace(&mut state.latency, latency);
             old != latency
         });
@@ -179,14 +178,14 @@ impl Distributor {
     /// Upstream wants its frames back: the open chunk ends here, and all are let go as their chunks are done. `false` if the
     /// stream is aborted before that.
     fn drain(&self) -> bool {
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         if let Some(state) = guard.as_mut() {
             state.cut(self.aggregator());
         }
         // Chunks are done whether downstream takes them or not.
         drop(guard);
         self.aggregator().end_herald();
-        guard = lock(&self.state);
+        guard = self.state.lock();
         // That no frame comes meanwhile is no wonder.
         self.aggregator().input_waits(true);
         let drained = loop {
@@ -201,7 +200,7 @@ impl Distributor {
             if state.is_aborting() {
                 break false;
             }
-            guard = wait(&self.room, guard);
+            self.room.wait(&mut guard);
         };
         drop(guard);
         self.aggregator().input_waits(false);

@@ -404,7 +404,9 @@ impl State {
                     self.slots[id.0].session.wake.notify_all();
                 }
             }
-            _ => waiters.for_each(|slot| slot.session.wake.notify_all()),
+            _ => waiters.for_each(|slot| {
+                slot.session.wake.notify_all();
+            }),
         }
     }
 

@@ -4,7 +4,6 @@
 
 use super::imp::{CAT, Distributor};
 use super::state::{Progress, Stage, State, Waiting};
-use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::ids::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::reorder::Delivered;
 use crate::logic::roster::Attempt;
@@ -16,8 +15,9 @@ use crate::session::replay::Content;
 use crate::tasks;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
-use std::sync::{Arc, Condvar, MutexGuard};
-use std::time::{Duration, Instant};
+use parking_lot::{Condvar, MutexGuard};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// So long downstream may take to accept the first packets before whole chunks stop waiting for it.
 const HERALD_TIMEOUT: Duration = Duration::from_secs(1);
@@ -100,7 +100,7 @@ impl Distributor {
     }
 
     pub(super) fn session(&self, id: SessionId) -> Option<Arc<Session>> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         Some(state.as_ref()?.slots.get(id.0)?.session.clone())
     }
 
@@ -152,7 +152,7 @@ impl Distributor {
         }
         let _ = session.src.pause_task();
         reporting_panics(&|| self.aggregator().leave(id));
-        if let Some(state) = &mut *lock(&self.state) {
+        if let Some(state) = &mut *self.state.lock() {
             state.slots[id.0].waiting = Waiting::Nothing;
         }
         self.comes_to_rest(id);
@@ -160,7 +160,7 @@ impl Distributor {
 
     /// The session's encoder is closed, whatever it has made. `false`: nobody has waited for that.
     fn has_returned(&self, session: &Session) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if session.status.is_abandoned() {
             return false;
         }
@@ -172,7 +172,7 @@ impl Distributor {
 
     /// Waits for a chunk. `None`: the stream is aborted.
     pub(super) fn take_chunk(&self, id: SessionId) -> Option<(Attempt, Work)> {
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         loop {
             // Downstream's refusal is known there first.
             if self.aggregator().flow().is_err() {
@@ -214,19 +214,18 @@ impl Distributor {
     pub(super) fn wait<'a>(
         &'a self,
         condvar: &Condvar,
-        guard: MutexGuard<'a, Option<State>>,
+        mut guard: MutexGuard<'a, Option<State>>,
     ) -> MutexGuard<'a, Option<State>> {
         if !self.aggregator().herald_leaves() {
-            return wait(condvar, guard);
+            condvar.wait(&mut guard);
+            return guard;
         }
-        let since = Instant::now();
-        let guard = wait_timeout(condvar, guard, HERALD_TIMEOUT);
-        if since.elapsed() < HERALD_TIMEOUT {
+        if !condvar.wait_for(&mut guard, HERALD_TIMEOUT).timed_out() {
             return guard;
         }
         drop(guard);
         self.aggregator().end_herald();
-        lock(&self.state)
+        self.state.lock()
     }
 
     /// Waits until it is known what the session does next with its chunk.
@@ -257,7 +256,7 @@ impl Distributor {
 
     /// The session reads from the cache or writes to it, with its chunk delivered or not: a disk may hang as well as an encoder.
     pub(crate) fn on_disk(&self, session: &Session, on_disk: bool, is_delivered: bool) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if let Some(state) = state.as_mut().filter(|_| !session.status.is_abandoned()) {
             state.slots[session.id.0].progress.stage = match (on_disk, is_delivered) {
                 (true, _) => Stage::OnDisk,
@@ -269,14 +268,14 @@ impl Distributor {
 
     /// The chunk is still what it was when it was looked up.
     pub(crate) fn is_still(&self, chunk: ChunkId, content: &Content) -> bool {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let now = state.as_ref().and_then(|state| state.content(chunk));
         now.is_some_and(|now| now.is_same(content))
     }
 
     /// The chunk that counts as fed is fed after all.
     pub(crate) fn feed_from(&self, session: &Session, first: FrameNo) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if let Some(state) = state.as_mut().filter(|_| !session.status.is_abandoned()) {
             state.slots[session.id.0].progress.position = first;
         }
@@ -284,7 +283,7 @@ impl Distributor {
 
     /// The session's chunk, once all that it owns was delivered: what is left of its trail needn't be encoded.
     pub(crate) fn cut_short(&self, session: &Session, chunk: ChunkId) -> Option<Chunk> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let state = state.as_ref().filter(|_| !session.status.is_abandoned())?;
         let position = state.slots[session.id.0].progress.position;
         if !self.aggregator().is_whole(session.id) {
@@ -307,7 +306,7 @@ impl Distributor {
         mut ready: impl FnMut(&mut State) -> Option<R>,
     ) -> Result<R, Failure> {
         let id = session.id;
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         let result = loop {
             if session.status.is_abandoned() {
                 return Err(Failure::Aborted);
@@ -341,7 +340,7 @@ impl Distributor {
 
     /// The session's encoder has sent EOS.
     pub(crate) fn encoder_ended(&self, id: SessionId) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if let Some(slot) = state.as_mut().and_then(|state| state.slots.get_mut(id.0)) {
             slot.progress.ended = true;
             slot.session.wake.notify_all();
@@ -349,7 +348,7 @@ impl Distributor {
     }
 
     pub(crate) fn has_ended(&self, session: &Session) -> bool {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let slot = state
             .as_ref()
             .and_then(|state| state.slots.get(session.id.0));
@@ -364,7 +363,7 @@ impl Distributor {
         delivered: Delivered,
         from_cache: bool,
     ) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if let Some(state) = state.as_mut().filter(|_| !session.status.is_abandoned()) {
             let progress = &mut state.slots[session.id.0].progress;
             progress.stage = Stage::Whole(chunk, delivered);
@@ -393,7 +392,7 @@ impl Distributor {
         delivered: Delivered,
     ) -> Result<(), Failure> {
         gst::debug!(CAT, imp = self, "Session {id}: {chunk}, {delivered:?}");
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         let Some(state) = guard.as_mut().filter(|state| !state.is_aborting()) else {
             return Err(Failure::Aborted);
         };
@@ -423,7 +422,7 @@ impl Distributor {
             drop(frames);
             self.aggregator().finish(chunk);
         }
-        if let Some(state) = &mut *lock(&self.state) {
+        if let Some(state) = &mut *self.state.lock() {
             state.releasing = state.releasing.saturating_sub(1);
         }
         self.room.notify_all();
@@ -432,7 +431,7 @@ impl Distributor {
     /// Downstream has the first packet, or nobody waits for that any more: what is whole may leave.
     pub(crate) fn heralded(&self) {
         let free = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             let Some(state) = state.as_mut() else { return };
             let free = state.free(self.aggregator());
             state.releasing += 1;
@@ -448,7 +447,7 @@ impl Distributor {
 
     /// All packets of the chunks before `next` have left, which are those of the frames before `end`.
     pub(crate) fn chunks_left(&self, next: ChunkId, end: FrameNo) {
-        if let Some(state) = &mut *lock(&self.state) {
+        if let Some(state) = &mut *self.state.lock() {
             state.keys.left(end);
             if let Some(stream) = &mut state.stream {
                 stream.roster.left(next);

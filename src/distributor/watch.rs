@@ -11,7 +11,6 @@ use super::state::{Slot, Stage, State, Waiting};
 use crate::aggregator;
 use crate::encoder::description::EncoderError;
 use crate::job::SHUTDOWN_TIMEOUT;
-use crate::locking::{lock, wait, wait_timeout};
 use crate::logic::ids::SessionId;
 use crate::logic::liveness::{Sign, Watch};
 use crate::panics;
@@ -19,7 +18,8 @@ use crate::session::Session;
 use crate::session::failure::Failure;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
-use std::sync::{Arc, Condvar, Mutex};
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -72,7 +72,9 @@ impl Patience {
 impl Distributor {
     /// Watches from now on.
     pub(super) fn start_watch(&self) {
-        let timeout = lock(&self.state)
+        let timeout = self
+            .state
+            .lock()
             .as_ref()
             .and_then(|state| state.job.stall_timeout);
         let patience = Patience::new(timeout);
@@ -86,9 +88,9 @@ impl Distributor {
                 let mut told = false;
                 let (ended, woken) = &*ends;
                 loop {
-                    let mut guard = lock(ended);
+                    let mut guard = ended.lock();
                     if !*guard {
-                        guard = wait_timeout(woken, guard, patience.tick);
+                        woken.wait_for(&mut guard, patience.tick);
                     }
                     if *guard {
                         return;
@@ -106,24 +108,24 @@ impl Distributor {
             }
         });
         match spawned {
-            Ok(thread) => *lock(&self.watcher) = Some(Watcher { ends, thread }),
+            Ok(thread) => *self.watcher.lock() = Some(Watcher { ends, thread }),
             Err(error) => gst::error!(CAT, imp = self, "Nobody watches the sessions: {error}"),
         }
     }
 
     /// No session is at work any more.
     pub(super) fn end_watch(&self) {
-        let Some(watcher) = lock(&self.watcher).take() else {
+        let Some(watcher) = self.watcher.lock().take() else {
             return;
         };
-        *lock(&watcher.ends.0) = true;
+        *watcher.ends.0.lock() = true;
         watcher.ends.1.notify_all();
         let _ = watcher.thread.join();
     }
 
     fn tick(&self, watch: &mut Watch, patience: Patience) {
         let (signs, stops) = {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             let Some(state) = state.as_ref() else { return };
             let aggregator = self.aggregator();
             let signs: Vec<_> = state
@@ -156,7 +158,7 @@ impl Distributor {
     /// next tick.
     fn set_aside(&self, id: SessionId, time: Duration) {
         let (failure, stage, aborts) = {
-            let mut guard = lock(&self.state);
+            let mut guard = self.state.lock();
             let Some(state) = guard.as_mut() else { return };
             let encoder = state.encoder_name();
             let aborts = state.is_aborting();
@@ -232,7 +234,7 @@ impl Distributor {
 
     /// Sessions that were left to themselves and are still part of the element.
     fn left(&self) -> Vec<Arc<Session>> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let slots = state.iter().flat_map(|state| &state.slots);
         let left = slots.filter(|slot| slot.gone && !slot.parted);
         left.map(|slot| slot.session.clone()).collect()
@@ -241,7 +243,7 @@ impl Distributor {
     /// The first encoder hangs before there is a chunk: another session takes the place of its own.
     pub(super) fn leave_placed(&self, session: &Session, error: &EncoderError) {
         let id = session.id;
-        if let Some(state) = &mut *lock(&self.state) {
+        if let Some(state) = &mut *self.state.lock() {
             state.slots[id.0].gone = true;
             session.wake.notify_all();
         }
@@ -258,7 +260,7 @@ impl Distributor {
         if let Some(bin) = self.bin() {
             let _ = bin.remove(&session.slot);
         }
-        if let Some(state) = &mut *lock(&self.state) {
+        if let Some(state) = &mut *self.state.lock() {
             state.slots[session.id.0].parted = true;
             state.combiner.remove_pad(&session.src);
         }
@@ -269,12 +271,12 @@ impl Distributor {
     /// Another session takes the place of one that was left to itself.
     /// `false`: not now.
     fn replace(&self, id: SessionId) -> bool {
-        let Some(slots) = lock(&self.state).as_ref().map(|state| state.slots.len()) else {
+        let Some(slots) = self.state.lock().as_ref().map(|state| state.slots.len()) else {
             return false;
         };
         let session = self.new_session(SessionId(slots));
         {
-            let mut guard = lock(&self.state);
+            let mut guard = self.state.lock();
             // Who flushes makes a new roster for those that there are.
             let state = guard.as_mut();
             let state = state.filter(|state| !state.stopped && !state.flushing);
@@ -294,7 +296,7 @@ impl Distributor {
 
     /// The session's task has no attempt any more.
     pub(super) fn comes_to_rest(&self, id: SessionId) {
-        if let Some(state) = &mut *lock(&self.state) {
+        if let Some(state) = &mut *self.state.lock() {
             state.slots[id.0].at_work = false;
         }
         self.calm.notify_all();
@@ -302,12 +304,12 @@ impl Distributor {
 
     /// Waits until no session is at work, after all were told to stop. Woken by each that comes to rest, or is left to itself.
     pub(super) fn settle(&self) {
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         while guard
             .as_ref()
             .is_some_and(|state| state.primes || state.slots.iter().any(|slot| slot.at_work))
         {
-            guard = wait(&self.calm, guard);
+            self.calm.wait(&mut guard);
         }
     }
 }

@@ -4,10 +4,10 @@
 //! `encoder::property` and `encoder-properties`. Each fresh encoder gets those of its moment.
 
 use super::description::{EncoderError, name_of};
-use crate::locking::lock;
 use gst::prelude::*;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// A leaf among the locks.
 #[derive(Debug, Default)]
@@ -25,19 +25,19 @@ impl Overrides {
     /// Remembers the property's value on `encoder` for all others.
     pub(crate) fn take_over(&self, encoder: &gst::Element, property: &str) -> Option<String> {
         let value = as_text(&encoder.property_value(property))?;
-        let mut set = lock(&self.0);
+        let mut set = self.0.lock();
         set.values.insert(property.to_string(), value.clone());
         set.revision += 1;
         Some(value)
     }
 
     pub(crate) fn contains(&self, property: &str) -> bool {
-        lock(&self.0).values.contains_key(property)
+        self.0.lock().values.contains_key(property)
     }
 
     /// The property isn't set on all others any more.
     pub(crate) fn forget(&self, property: &str) {
-        let mut set = lock(&self.0);
+        let mut set = self.0.lock();
         // GObject takes either for the other.
         set.values.remove(&property.replace('_', "-"));
         set.revision += 1;
@@ -45,11 +45,11 @@ impl Overrides {
 
     /// Another one than before: something was set since.
     pub(crate) fn revision(&self) -> u64 {
-        lock(&self.0).revision
+        self.0.lock().revision
     }
 
     pub(crate) fn apply(&self, encoder: &gst::Element) {
-        let set = lock(&self.0).values.clone();
+        let set = self.0.lock().values.clone();
         for (property, value) in set {
             // What was read off an encoder of this description fits another one.
             let _ = set_from_text(encoder, &property, &value);
@@ -64,17 +64,17 @@ pub(crate) struct EncoderSettings(Mutex<Option<(gst::Element, Arc<Overrides>)>>)
 impl EncoderSettings {
     /// From now on it is this encoder, which only stands for those that encode, with what is set on it; or none.
     pub(crate) fn replace(&self, encoder: Option<(gst::Element, Arc<Overrides>)>) {
-        let old = std::mem::replace(&mut *lock(&self.0), encoder);
+        let old = std::mem::replace(&mut *self.0.lock(), encoder);
         drop(old);
     }
 
     pub(crate) fn encoder(&self) -> Option<gst::Element> {
-        let set = lock(&self.0);
+        let set = self.0.lock();
         set.as_ref().map(|(encoder, _)| encoder.clone())
     }
 
     pub(crate) fn overrides(&self) -> Arc<Overrides> {
-        let set = lock(&self.0);
+        let set = self.0.lock();
         let overrides = set.as_ref().map(|(_, overrides)| overrides.clone());
         overrides.unwrap_or_default()
     }

@@ -10,11 +10,10 @@
 //! Not in turn is what opens or closes where nothing may be held: the one encoder of a stream without chunks takes its caps, which go
 //! on downstream, and stops with its bin; an encoder behind a queue in a chain opens in that queue's thread.
 
-use crate::locking::{lock, wait};
-use once_cell::sync::Lazy;
+use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 
 /// How a session stands to others, seen from outside.
 #[derive(Debug, Default)]
@@ -36,14 +35,14 @@ impl SessionStatus {
 
     /// Nobody waits for the session any more.
     pub(crate) fn abandon(&self) {
-        let _turns = lock(&TURNS);
+        let _turns = TURNS.lock();
         self.is_abandoned.store(true, Ordering::SeqCst);
         FREED.notify_all();
     }
 }
 
 /// Whose turn it is, for each GStreamer plugin: what shares a library is in the same one.
-static TURNS: Lazy<Mutex<BTreeMap<String, Arc<SessionStatus>>>> = Lazy::new(Mutex::default);
+static TURNS: Mutex<BTreeMap<String, Arc<SessionStatus>>> = Mutex::new(BTreeMap::new());
 
 /// Woken when a turn ends, and when somebody is left to itself.
 static FREED: Condvar = Condvar::new();
@@ -56,10 +55,10 @@ struct Turn<'a> {
 
 impl<'a> Turn<'a> {
     fn take(plugin: &'a str, whose: &'a Arc<SessionStatus>) -> Self {
-        let mut turns = lock(&TURNS);
+        let mut turns = TURNS.lock();
         whose.awaits_turn.store(true, Ordering::SeqCst);
         while turns.get(plugin).is_some_and(|other| !other.is_abandoned()) {
-            turns = wait(&FREED, turns);
+            FREED.wait(&mut turns);
         }
         whose.awaits_turn.store(false, Ordering::SeqCst);
         turns.insert(plugin.to_string(), whose.clone());
@@ -69,7 +68,7 @@ impl<'a> Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let mut turns = lock(&TURNS);
+        let mut turns = TURNS.lock();
         // Somebody else may have it already.
         if turns
             .get(self.plugin)

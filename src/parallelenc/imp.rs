@@ -17,7 +17,6 @@ use crate::encoder::description::EncoderError;
 use crate::encoder::properties::{self, EncoderSettings};
 use crate::host::Host;
 use crate::job::MAX_SESSIONS;
-use crate::locking::lock;
 use crate::panics::{self, Part};
 use crate::tasks;
 use glib::Properties;
@@ -25,7 +24,8 @@ use glib::subclass::Signal;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use once_cell::sync::Lazy;
-use std::sync::{Arc, Mutex};
+use parking_lot::Mutex;
+use std::sync::{Arc, PoisonError};
 
 static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
     gst::DebugCategory::new(
@@ -114,7 +114,7 @@ pub struct ParallelEnc {
     #[property(name = "cache-max-bytes", get, set, type = u64, member = cache_max_bytes, default = DEFAULT_CACHE_MAX_BYTES,
         mutable_ready, nick = "Maximum of the cache in bytes",
         blurb = "The most bytes that chunks take in cache-location. Those that were not used for the longest time are removed first.                  0 means no bound.")]
-    settings: Mutex<Settings>,
+    settings: std::sync::Mutex<Settings>,
     #[property(name = "active-encoder", get = Self::active_encoder, type = Option<String>, nick = "Active encoder",
         blurb = "The factory name of the encoder that is used, whether it was set or chosen. It is unset until that is known: \
                  from the state READY on if the encoder is set, otherwise from the first caps on.")]
@@ -156,7 +156,7 @@ impl ObjectSubclass for ParallelEnc {
         let aggregator = Aggregator::new(&distributor);
         distributor.imp().connect(&aggregator);
         Self {
-            settings: Mutex::default(),
+            settings: std::sync::Mutex::default(),
             distributor,
             aggregator,
             model: Mutex::default(),
@@ -254,7 +254,7 @@ impl ParallelEnc {
     fn get(&self, id: usize, spec: &glib::ParamSpec) -> glib::Value {
         match spec.name() {
             STATS => self.stats().to_value(),
-            ENCODER_PROPERTIES => lock(&self.settings).encoder_properties.to_value(),
+            ENCODER_PROPERTIES => self.settings().encoder_properties.to_value(),
             _ => self.derived_property(id, spec),
         }
     }
@@ -264,8 +264,7 @@ impl ParallelEnc {
             ENCODER_PROPERTIES => {
                 // PANIC: GObject has checked the type.
                 let properties: Option<gst::Structure> = value.get().expect("a structure");
-                let old =
-                    std::mem::replace(&mut lock(&self.settings).encoder_properties, properties);
+                let old = std::mem::replace(&mut self.settings().encoder_properties, properties);
                 for field in old.iter().flat_map(|old| old.fields()) {
                     self.encoder_settings.overrides().forget(field);
                 }
@@ -274,7 +273,7 @@ impl ParallelEnc {
             name => {
                 self.derived_set_property(id, value, spec);
                 if name == "encoder" {
-                    let description = lock(&self.settings).encoder.clone();
+                    let description = self.settings().encoder.clone();
                     // A description that makes nothing is reported when it is used.
                     let _ = self.renew_model(description.as_deref());
                 }
@@ -319,7 +318,7 @@ impl ElementImpl for ParallelEnc {
                 let undo = || self.distributor.imp().unprepare();
                 panics::caught(self, "going back to NULL", || (), undo);
                 // It was heard.
-                *lock(&self.panicked) = None;
+                *self.panicked.lock() = None;
             }
             return begun.map(|()| gst::StateChangeSuccess::Success);
         }
@@ -328,7 +327,7 @@ impl ElementImpl for ParallelEnc {
         panics::caught(self, &what, || (), || self.after(transition));
         if transition == gst::StateChange::NullToReady {
             // It was heard.
-            *lock(&self.panicked) = None;
+            *self.panicked.lock() = None;
         }
         Ok(changed)
     }
@@ -337,13 +336,13 @@ impl ElementImpl for ParallelEnc {
 impl ParallelEnc {
     fn before(&self, transition: gst::StateChange) -> Result<(), gst::StateChangeError> {
         if transition == gst::StateChange::NullToReady
-            && let Some(error) = lock(&self.panicked).take()
+            && let Some(error) = self.panicked.lock().take()
         {
             self.post_error_message(error);
             return Err(gst::StateChangeError);
         }
         let distributor = self.distributor.imp();
-        let job = lock(&self.settings).job();
+        let job = self.settings().job();
         let placed = match transition {
             gst::StateChange::NullToReady => {
                 gst::info!(CAT, imp = self, "{job:?}");
@@ -378,6 +377,12 @@ impl ParallelEnc {
         }
     }
 
+    /// What was half set when something panicked was set all the same. (The derived properties know the standard library's lock
+    /// only.)
+    fn settings(&self) -> std::sync::MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the parts have of this, and this itself where it panics.
     fn known_to_parts(&self) -> Arc<dyn Host> {
         Arc::new(WeakHost::new(&self.obj()))
@@ -385,11 +390,10 @@ impl ParallelEnc {
 
     /// Our own code panicked: says so, and ends the stream. Each time: who is second may not end it before the first was heard.
     pub(super) fn panicked(&self, text: &str, what: &str) {
-        // The derived properties take the lock without `locking`.
         self.settings.clear_poison();
         let error = gst::error_msg!(gst::LibraryError::Failed, ("{text}"), ["{what}"]);
         if self.obj().current_state() == gst::State::Null {
-            *lock(&self.panicked) = Some(error.clone());
+            *self.panicked.lock() = Some(error.clone());
         }
         self.post_error_message(error);
         self.distributor.imp().panicked();
@@ -426,7 +430,7 @@ impl ChildProxyImpl for ParallelEnc {
 
     fn child_by_index(&self, index: u32) -> Option<glib::Object> {
         let child = || {
-            let model = lock(&self.model);
+            let model = self.model.lock();
             let encoder = model.as_ref().filter(|_| index == 0);
             encoder.map(|model| model.encoder.clone().upcast())
         };
@@ -506,7 +510,7 @@ impl ParallelEnc {
 impl ParallelEnc {
     /// Another encoder, or none: what was set on the last one is forgotten.
     fn renew_model(&self, description: Option<&str>) -> Result<(), EncoderError> {
-        let old = lock(&self.model).take();
+        let old = self.model.lock().take();
         self.encoder_settings.replace(None);
         if let Some(old) = old {
             self.obj().child_removed(&old.encoder, model::NAME);
@@ -527,7 +531,7 @@ impl ParallelEnc {
         let encoder = model.encoder.clone();
         let settings = (encoder.clone(), model.overrides.clone());
         self.encoder_settings.replace(Some(settings));
-        *lock(&self.model) = Some(model);
+        *self.model.lock() = Some(model);
         self.set_encoder_properties();
         self.obj().child_added(&encoder, model::NAME);
         Ok(())
@@ -535,34 +539,36 @@ impl ParallelEnc {
 
     /// Sets `encoder-properties` on the model, and through it on every encoder.
     fn set_encoder_properties(&self) {
-        let properties = lock(&self.settings).encoder_properties.clone();
-        let encoder = lock(&self.model)
+        let properties = self.settings().encoder_properties.clone();
+        let encoder = self
+            .model
+            .lock()
             .as_ref()
             .map(|model| model.encoder.clone());
         let Some(encoder) = encoder else { return };
         let set = properties.map(|properties| properties::set_properties(&encoder, &properties));
-        if let Some(model) = lock(&self.model).as_mut() {
+        if let Some(model) = self.model.lock().as_mut() {
             model.refused = set.and_then(Result::err);
         }
     }
 
     /// What `encoder-properties` asked in vain of the encoder that is set. One that was chosen may be another next time.
     fn refused_property(&self) -> Result<(), EncoderError> {
-        if lock(&self.settings).encoder.is_none() {
+        if self.settings().encoder.is_none() {
             return Ok(());
         }
         self.refused()
     }
 
     fn refused(&self) -> Result<(), EncoderError> {
-        let model = lock(&self.model);
+        let model = self.model.lock();
         let refused = model.as_ref().and_then(|model| model.refused.clone());
         refused.map_or(Ok(()), Err)
     }
 
     /// The encoder was chosen by what downstream accepts. If it is the one of the last stream, what was set on it holds.
     pub(super) fn encoder_chosen(&self, description: &str) -> Result<(), EncoderError> {
-        let model = lock(&self.model);
+        let model = self.model.lock();
         let is_same = model
             .as_ref()
             .is_some_and(|model| model.description == description);

@@ -14,7 +14,6 @@ use crate::cache::Files;
 use crate::distributor;
 use crate::encoder::description::{EncoderError, Recipe};
 use crate::encoder::hints;
-use crate::locking::lock;
 use crate::logic::ids::{Chunk, ChunkId, FrameNo};
 use gst::prelude::*;
 use std::sync::Arc;
@@ -45,7 +44,7 @@ pub(crate) enum Step {
 impl Session {
     /// The one that was made for this chunk, or else the placed encoder if it is primed for this input, or a fresh one.
     fn primed(&self, work: &Work, made: Option<Live>) -> Result<Live, EncoderError> {
-        let placed = lock(&self.placed).take();
+        let placed = self.placed.lock().take();
         // What wants to know of its chunk had to be made for it.
         let fits = |live: &Live| {
             live.caps.as_ref() == Some(&work.input.caps)

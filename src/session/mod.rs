@@ -26,16 +26,16 @@ use crate::encoder::hints::Hints;
 use crate::encoder::properties::{self, Overrides};
 use crate::encoder::turn::SessionStatus;
 use crate::job::SHUTDOWN_TIMEOUT;
-use crate::locking::lock;
 use crate::logic::ids::SessionId;
 use crate::panics;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use instance::Live;
 use once_cell::sync::Lazy;
+use parking_lot::{Condvar, Mutex};
 use slot::Slot;
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SendError};
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
@@ -208,7 +208,7 @@ impl Session {
             Ok(live)
         })?;
         self.connect(&live)?;
-        *lock(&self.placed) = Some(live);
+        *self.placed.lock() = Some(live);
         Ok(())
     }
 
@@ -227,7 +227,7 @@ impl Session {
     }
 
     fn placed_encoder(&self) -> Option<gst::Element> {
-        let placed = lock(&self.placed);
+        let placed = self.placed.lock();
         placed.as_ref().map(|live| live.encoder.clone())
     }
 
@@ -238,12 +238,12 @@ impl Session {
     }
 
     pub(crate) fn is_placed(&self) -> bool {
-        lock(&self.placed).is_some()
+        self.placed.lock().is_some()
     }
 
     /// Takes the placed encoder out.
     pub(crate) fn clear(&self) {
-        let placed = lock(&self.placed).take();
+        let placed = self.placed.lock().take();
         drop(placed);
     }
 
@@ -255,7 +255,7 @@ impl Session {
         time: Option<Duration>,
         stops: &dyn Fn() -> bool,
     ) -> Result<(), EncoderError> {
-        let Some(mut live) = lock(&self.placed).take() else {
+        let Some(mut live) = self.placed.lock().take() else {
             return Ok(());
         };
         let caps = caps.clone();
@@ -265,7 +265,7 @@ impl Session {
         });
         let mut live = primed?;
         live.downstream = Some(downstream);
-        *lock(&self.placed) = Some(live);
+        *self.placed.lock() = Some(live);
         Ok(())
     }
 
@@ -273,7 +273,7 @@ impl Session {
     /// would.
     pub(crate) fn start_placed(&self) -> Result<(), EncoderError> {
         // Out of its place while it starts: no lock is held then, and nobody else takes it in this time.
-        let Some(live) = lock(&self.placed).take() else {
+        let Some(live) = self.placed.lock().take() else {
             return Ok(());
         };
         let started = live.in_turn(|| live.element.set_state(gst::State::Paused));
@@ -282,7 +282,7 @@ impl Session {
         self.slot.moves_encoder();
         let synced = live.element.sync_state_with_parent();
         synced.map_err(|_| live.cannot_start())?;
-        *lock(&self.placed) = Some(live);
+        *self.placed.lock() = Some(live);
         Ok(())
     }
 
