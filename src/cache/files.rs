@@ -11,11 +11,11 @@
 use super::format::{self, Damage};
 use super::key::Key;
 use super::recording::Recording;
-use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+use thiserror::Error;
 
 const SUFFIX: &str = ".vtchunk";
 const TEMPORARY_PREFIX: &str = ".vtchunk-";
@@ -45,33 +45,14 @@ pub(crate) enum Found {
 }
 
 /// Why a file isn't used.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub(crate) enum Unusable {
-    Damage(Damage),
+    #[error("{0}")]
+    Damage(#[from] Damage),
+    #[error("it isn't a file of this cache: {0}")]
     NotOurs(&'static str),
-    Unreadable(io::Error),
-}
-
-impl fmt::Display for Unusable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Unusable::Damage(damage) => damage.fmt(f),
-            Unusable::NotOurs(why) => write!(f, "it isn't a file of this cache: {why}"),
-            Unusable::Unreadable(error) => write!(f, "it can't be read: {error}"),
-        }
-    }
-}
-
-impl From<io::Error> for Unusable {
-    fn from(error: io::Error) -> Self {
-        Self::Unreadable(error)
-    }
-}
-
-impl From<Damage> for Unusable {
-    fn from(damage: Damage) -> Self {
-        Self::Damage(damage)
-    }
+    #[error("it can't be read: {0}")]
+    Unreadable(#[from] io::Error),
 }
 
 impl Files {

@@ -12,8 +12,8 @@
 
 use super::key::Key;
 use super::recording::Recording;
-use std::fmt;
 use std::io::{self, Write};
+use thiserror::Error;
 use twox_hash::xxhash3_128::Hasher;
 
 /// What a file begins with. As PNG does it: not text, and another one where line ends were "corrected".
@@ -27,32 +27,21 @@ const KEY: usize = size_of::<Key>();
 const CHECKSUM: usize = 16;
 
 /// Why a file isn't used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum Damage {
-    /// It isn't a chunk at all.
+    #[error("it isn't a chunk")]
     Magic,
+    #[error("it is in format {0}, {VERSION} is expected")]
     Version(u32),
+    #[error("it is the chunk with the key {0}")]
     OtherKey(Key),
-    /// It is shorter or longer than it says.
+    #[error("it was truncated or something was added to it")]
     Length,
+    #[error("it was altered")]
     Checksum,
-    /// The sum is right, and yet these aren't entries.
+    /// The sum is right.
+    #[error("its entries can't be read: {0}")]
     Entries(postcard::Error),
-}
-
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Damage::Magic => write!(f, "it isn't a chunk"),
-            Damage::Version(version) => {
-                write!(f, "it is in format {version}, {VERSION} is expected")
-            }
-            Damage::OtherKey(key) => write!(f, "it is the chunk with the key {key}"),
-            Damage::Length => write!(f, "it was truncated or something was added to it"),
-            Damage::Checksum => write!(f, "it was altered"),
-            Damage::Entries(error) => write!(f, "its entries can't be read: {error}"),
-        }
-    }
 }
 
 /// The length that the file should have, by its first [`HEAD`] bytes.

@@ -10,6 +10,7 @@
 use super::digest::FrameDigest;
 use super::format;
 use std::fmt;
+use thiserror::Error;
 use twox_hash::xxhash3_128::Hasher;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,30 +39,23 @@ impl fmt::Debug for Key {
 }
 
 /// Why there is no key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum Unhashable {
     /// The frame's pixels can't be read as the caps say.
+    #[error("frames can't be compared: {0}")]
     Pixels(&'static str),
     /// The frame carries something that encoders may look at.
+    #[error("frames carry a {0}")]
     Meta(String),
     /// The element has no factory, so nothing says what it is.
+    #[error("{0} has no factory")]
     Factory(String),
+    #[error("property {name} of {of} {why}")]
     Property {
         of: String,
         name: String,
         why: &'static str,
     },
-}
-
-impl fmt::Display for Unhashable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Unhashable::Pixels(why) => write!(f, "frames can't be compared: {why}"),
-            Unhashable::Meta(api) => write!(f, "frames carry a {api}"),
-            Unhashable::Factory(element) => write!(f, "{element} has no factory"),
-            Unhashable::Property { of, name, why } => write!(f, "property {name} of {of} {why}"),
-        }
-    }
 }
 
 /// Takes the parts of a key. Each has a kind and a label, and its length stands before it, so that no two sequences of parts are

@@ -8,119 +8,77 @@ use super::profile::{Concurrency, Profile};
 use super::properties::{KEY_INTERVAL, Overrides, key_interval};
 use crate::media::bitstream;
 use gst::prelude::*;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use thiserror::Error;
 
 /// Why there is no encoder.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Error)]
 pub(crate) enum EncoderError {
     /// `encoder` isn't set, and downstream's caps don't say which one is meant, or ask for what nothing here makes.
-    CannotChoose {
-        downstream: gst::Caps,
-    },
+    #[error(
+        "No encoder can be chosen for what downstream accepts ({}); set the property 'encoder', for example encoder=x264enc",
+        abridged(downstream)
+    )]
+    CannotChoose { downstream: gst::Caps },
     /// `encoder` isn't set, and none that makes what downstream accepts takes these raw caps.
+    #[error(
+        "No installed encoder that makes what downstream accepts ({}) takes the video {raw}; convert it before vtparallelenc, for \
+         example with videoconvert or videoscale",
+        abridged(downstream)
+    )]
     NoneTakes {
         downstream: gst::Caps,
         raw: gst::Caps,
     },
     /// The description isn't one of GStreamer's, or names what isn't installed.
-    Description {
-        description: String,
-        error: String,
-    },
+    #[error(
+        "The encoder '{description}' can't be made: {error}; set the property 'encoder' to the name of an installed encoder, with its \
+         properties, as gst-launch-1.0 would take it"
+    )]
+    Description { description: String, error: String },
     /// It is something, but not a video encoder.
+    #[error(
+        "The property 'encoder' is '{description}', which {reason}; it takes a video encoder or a chain of elements with one sink pad \
+         and one src pad that ends in one, after which parsers and the like may come"
+    )]
     NotAnEncoder {
         description: String,
         reason: &'static str,
     },
     /// It makes something else than this element does.
-    OtherFormat {
-        encoder: String,
-        makes: gst::Caps,
-    },
+    #[error(
+        "The encoder '{encoder}' does not make {}; set the property 'encoder' to one that does, or use vtparallelenc, which takes any \
+         encoder",
+        abridged(makes)
+    )]
+    OtherFormat { encoder: String, makes: gst::Caps },
     /// `encoder-properties` names what the encoder can't be given.
+    #[error(
+        "The property 'encoder-properties' has the field '{property}', which can't be set on the encoder '{encoder}': {reason}; \
+         gst-inspect-1.0 lists the encoder's properties"
+    )]
     Property {
         encoder: String,
         property: String,
         reason: &'static str,
     },
     /// It exists but could not be linked or started.
-    CannotStart {
-        encoder: String,
-    },
+    #[error("The encoder {encoder} could not be started; try it alone with gst-launch-1.0")]
+    CannotStart { encoder: String },
     /// It doesn't come back from being opened, or stood still for so long.
-    Hangs {
-        time: Duration,
-    },
+    #[error(
+        "The encoder did not open within {time:?} (stall-timeout); try it alone with gst-launch-1.0"
+    )]
+    Hangs { time: Duration },
+    #[error("No thread can be started: {0}")]
     NoThread(String),
     /// It doesn't take these raw caps.
-    CapsRefused {
-        encoder: String,
-        caps: gst::Caps,
-    },
-}
-
-impl fmt::Display for EncoderError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CannotChoose { downstream } => write!(
-                f,
-                "No encoder can be chosen for what downstream accepts ({}); set the property \
-                 'encoder', for example encoder=x264enc",
-                abridged(downstream)
-            ),
-            Self::NoneTakes { downstream, raw } => write!(
-                f,
-                "No installed encoder that makes what downstream accepts ({}) takes the video {raw}; convert it before \
-                 vtparallelenc, for example with videoconvert or videoscale",
-                abridged(downstream)
-            ),
-            Self::Description { description, error } => write!(
-                f,
-                "The encoder '{description}' can't be made: {error}; set the property 'encoder' to the name of an \
-                 installed encoder, with its properties, as gst-launch-1.0 would take it"
-            ),
-            Self::NotAnEncoder {
-                description,
-                reason,
-            } => write!(
-                f,
-                "The property 'encoder' is '{description}', which {reason}; it takes a video encoder or a chain \
-                 of elements with one sink pad and one src pad that ends in one, after which parsers and the like may come"
-            ),
-            Self::OtherFormat { encoder, makes } => write!(
-                f,
-                "The encoder '{encoder}' does not make {}; set the property 'encoder' to one that does, or use \
-                 vtparallelenc, which takes any encoder",
-                abridged(makes)
-            ),
-            Self::Property {
-                encoder,
-                property,
-                reason,
-            } => write!(
-                f,
-                "The property 'encoder-properties' has the field '{property}', which can't be set on the encoder \
-                 '{encoder}': {reason}; gst-inspect-1.0 lists the encoder's properties"
-            ),
-            Self::Hangs { time } => write!(
-                f,
-                "The encoder did not open within {time:?} (stall-timeout); try it alone with gst-launch-1.0"
-            ),
-            Self::NoThread(reason) => write!(f, "No thread can be started: {reason}"),
-            Self::CannotStart { encoder } => write!(
-                f,
-                "The encoder {encoder} could not be started; try it alone with gst-launch-1.0"
-            ),
-            Self::CapsRefused { encoder, caps } => write!(
-                f,
-                "The encoder {encoder} refused the video {caps}, or what follows refused what it would make of it; convert the \
-                 video before vtparallelenc, for example with videoconvert or videoscale, or put the format's parser after \
-                 it"
-            ),
-        }
-    }
+    #[error(
+        "The encoder {encoder} refused the video {caps}, or what follows refused what it would make of it; convert the video before \
+         vtparallelenc, for example with videoconvert or videoscale, or put the format's parser after it"
+    )]
+    CapsRefused { encoder: String, caps: gst::Caps },
 }
 
 impl EncoderError {

@@ -20,7 +20,7 @@
 use super::ids::{Chunk, ChunkId, FrameNo, FrameRange};
 use super::reorder::Side;
 use std::collections::VecDeque;
-use std::fmt;
+use thiserror::Error;
 
 /// Longest automatic chunk, in frames: the key frame distance that encoders choose themselves (x264 and
 /// x265: 250). Measured on x264: 240-frame chunks cost 2 % of the bits, 96-frame chunks 14 %.
@@ -317,23 +317,16 @@ pub struct Shrunk {
 }
 
 /// One chunk with its overlap is larger than all the memory that may be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "one chunk needs {needed_frames} raw frames ({needed_bytes} bytes), but max-raw-bytes is {max_raw_bytes}"
+)]
 pub struct BudgetTooSmall {
     /// Frames that must be held for one chunk: lead, own, and trail or undecided tail.
     pub needed_frames: u64,
     /// The same in bytes.
     pub needed_bytes: u64,
     pub max_raw_bytes: u64,
-}
-
-impl fmt::Display for BudgetTooSmall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "one chunk needs {} raw frames ({} bytes), but max-raw-bytes is {}",
-            self.needed_frames, self.needed_bytes, self.max_raw_bytes
-        )
-    }
 }
 
 impl Plan {

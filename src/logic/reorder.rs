@@ -12,7 +12,7 @@
 
 use super::ids::{Chunk, ChunkId, FrameNo, FrameRange};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt;
+use thiserror::Error;
 
 /// What an encoder says of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,53 +40,34 @@ pub enum Accepted<P> {
 }
 
 /// The encoder did not deliver what the chunk needs; the attempt has failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Fault {
+    #[error("a packet has a timestamp that no input frame had")]
     UnknownTime,
+    #[error("a packet of chunk {0} came unasked")]
     UnknownChunk(ChunkId),
+    #[error("frame {0} was delivered twice")]
     Twice(FrameNo),
+    #[error(
+        "{count} frames were not delivered, the first is {first}; if the encoder loses frames at its end, set overlap-after to more \
+         than that"
+    )]
     Missing { first: FrameNo, count: u64 },
+    #[error(
+        "the chunk begins with frame {0}, which is not marked as a key frame; the encoder can't be used in chunks, set \
+         allow-parallel=false"
+    )]
     StartNotKey(FrameNo),
+    #[error("the chunk begins with frame {0}, which is not its first frame")]
     StartMissing(FrameNo),
+    #[error("frame {0} refers across a forced key frame; set the encoder to closed GOPs")]
     LeadAfterOwn(FrameNo),
+    #[error("frame {0} refers across a forced key frame; set the encoder to closed GOPs")]
     OwnAfterTrail(FrameNo),
+    #[error(
+        "frame {0}, which has left, came out otherwise at another attempt: the encoder isn't deterministic"
+    )]
     Differs(FrameNo),
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::UnknownTime => {
-                write!(f, "a packet has a timestamp that no input frame had")
-            }
-            Fault::UnknownChunk(chunk) => write!(f, "a packet of chunk {chunk} came unasked"),
-            Fault::Twice(frame) => write!(f, "frame {frame} was delivered twice"),
-            Fault::Missing { first, count } => {
-                write!(
-                    f,
-                    "{count} frames were not delivered, the first is {first}; if the encoder loses frames at \
-                     its end, set overlap-after to more than that"
-                )
-            }
-            Fault::StartNotKey(frame) => write!(
-                f,
-                "the chunk begins with frame {frame}, which is not marked as a key frame; the encoder can't be used in chunks, set \
-                 allow-parallel=false"
-            ),
-            Fault::StartMissing(frame) => write!(
-                f,
-                "the chunk begins with frame {frame}, which is not its first frame"
-            ),
-            Fault::LeadAfterOwn(frame) | Fault::OwnAfterTrail(frame) => write!(
-                f,
-                "frame {frame} refers across a forced key frame; set the encoder to closed GOPs"
-            ),
-            Fault::Differs(frame) => write!(
-                f,
-                "frame {frame}, which has left, came out otherwise at another attempt: the encoder isn't deterministic"
-            ),
-        }
-    }
 }
 
 /// A side of a chunk.

@@ -4,35 +4,56 @@
 
 use crate::encoder::description::EncoderError;
 use crate::logic::reorder::Fault;
-use std::fmt;
 use std::time::Duration;
+use thiserror::Error;
 
 /// Why an attempt ended without its chunk.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub(crate) enum Failure {
     /// A flush, a stop or another session's failure: nobody's fault, nothing to report.
+    #[error("it was aborted")]
     Aborted,
     /// The chunk's overlap was dropped meanwhile, or a key frame is wanted where it has none: it begins anew.
+    #[error("it was planned anew")]
     Replanned,
     /// Downstream takes no more, which upstream learns from the aggregator.
+    #[error("downstream takes no more")]
     Downstream,
+    #[error("{0}")]
     Encoder(EncoderError),
     /// No encoder could be opened, for this reason.
+    #[error("{0}")]
     Unopened(Box<Failure>),
     /// The encoder's own error message.
+    #[error("{}", with_debug(.0))]
     Posted(gst::Message),
+    #[error("the encoder {encoder} returned {flow:?} without saying why")]
     Flow {
         encoder: String,
         flow: gst::FlowError,
     },
+    #[error("{0}")]
     Fault(Fault),
     /// The encoder stood still and was left to itself.
+    #[error("the encoder {encoder} stood still for {time:?} while {doing} (stall-timeout)")]
     Stalled {
         encoder: String,
         /// What it was doing.
         doing: &'static str,
         time: Duration,
     },
+}
+
+/// What an error message says, with its debug text.
+fn with_debug(message: &gst::Message) -> String {
+    let gst::MessageView::Error(error) = message.view() else {
+        return format!("{message:?}");
+    };
+    let text = error.error();
+    match error.debug() {
+        Some(debug) => format!("{} ({debug})", text.message()),
+        None => text.message().to_string(),
+    }
 }
 
 impl Failure {
@@ -96,43 +117,6 @@ impl Failure {
             ),
             Self::Encoder(EncoderError::CapsRefused { .. }) => true,
             _ => false,
-        }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Aborted => f.write_str("it was aborted"),
-            Self::Replanned => f.write_str("it was planned anew"),
-            Self::Downstream => f.write_str("downstream takes no more"),
-            Self::Encoder(error) => error.fmt(f),
-            Self::Unopened(why) => why.fmt(f),
-            Self::Posted(message) => match message.view() {
-                gst::MessageView::Error(error) => {
-                    write!(f, "{}", error.error().message())?;
-                    match error.debug() {
-                        Some(debug) => write!(f, " ({debug})"),
-                        None => Ok(()),
-                    }
-                }
-                _ => write!(f, "{message:?}"),
-            },
-            Self::Flow { encoder, flow } => {
-                write!(
-                    f,
-                    "the encoder {encoder} returned {flow:?} without saying why"
-                )
-            }
-            Self::Fault(fault) => fault.fmt(f),
-            Self::Stalled {
-                encoder,
-                doing,
-                time,
-            } => write!(
-                f,
-                "the encoder {encoder} stood still for {time:?} while {doing} (stall-timeout)"
-            ),
         }
     }
 }
