@@ -177,9 +177,10 @@ impl Session {
                 .parse::<gst::Caps>()
                 .is_ok_and(|caps| aggregator.replay_event(self.id, gst::event::Caps::new(&caps))),
             Entry::Tags { text, is_global } => tags::from_text(&text).is_some_and(|mut tags| {
-                let scope = match is_global {
-                    true => gst::TagScope::Global,
-                    false => gst::TagScope::Stream,
+                let scope = if is_global {
+                    gst::TagScope::Global
+                } else {
+                    gst::TagScope::Stream
                 };
                 tags.make_mut().set_scope(scope);
                 aggregator.replay_event(self.id, gst::event::Tag::new(tags))
