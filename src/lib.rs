@@ -5,89 +5,91 @@
 //! ```text
 //!  vtparallelenc (GstBin)
 //! ┌───────────────────────────────────────────────────────────────────────────────────┐
-//! │        distributor            session 0..N                aggregator              │
+//! │      distributor (input)      session 0..N           aggregator (output)          │
 //! │      ┌─────────────┐ src_0  ┌──────────────┐  sink_0  ┌────────────────────┐      │
-//! │ sink │ clip, count,├───────►│ fresh encoder├─────────►│ find frame, hold,  │ src  │
-//! ├─────►│ cut, hold   │   ⋮    │ for each     │    ⋮     │ verify, reorder,   ├─────►│
+//! │ sink │ clip, copy, ├───────►│ fresh encoder├─────────►│ look into, hold,   │ src  │
+//! ├─────►│ hold        │   ⋮    │ for each     │    ⋮     │ verify, reorder,   ├─────►│
 //! │      │             ├───────►│ chunk        ├─────────►│ restore times      │      │
-//! │      └──────┬──────┘ src_N  └──────────────┘  sink_N  └─────────┬──────────┘      │
-//! │   brains: budget, planner, roster             brains: reorder, timeline           │
+//! │      └──────┬──────┘ src_N  └──────┬───────┘  sink_N  └─────────┬──────────┘      │
+//! │             └──────────────► engine, one lock ◄─────────────────┘                 │
 //! └───────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! A module uses those of the layers below its own, and what stands beside it in a row (`tests/layering.rs` keeps it so; what the
-//! sessions still use of the layer above them stands there too):
+//! # Layers
 //!
-//! | layer | module | |
-//! |---|---|---|
-//! | 1 | [`logic`] | the brains of all: plain Rust that knows no GStreamer, no clock and no thread |
-//! | 2 | `media` | values of GStreamer: caps, packets, tags, answers to queries |
-//! | 2 | `host`, `job`, `panics`, `tasks` | what the parts want of the bin; what is to be done; what becomes of a panic; tasks of pads and their threads |
-//! | 3 | `encoder` | which encoder, how it is made and set, and what is known of it |
-//! | 3 | `cache` | what encoders made of chunks in earlier runs, in files |
-//! | 4 | `session` | one live encoder in one slot; runs a chunk through a fresh encoder |
-//! | 5 | `distributor`, `aggregator` | raw frames in, chunks to sessions; packets in, one stream out |
-//! | 6 | [`parallelenc`] | the public bin. Properties, pads, states, the children's messages; wires, decides nothing |
+//! A layer uses lower ones and its own modules; `tests/layering.rs` holds the source to it.
 //!
-//! # Locks
+//! | layer | modules |
+//! |---|---|
+//! | 6 | [`parallelenc`]: the public bin. Properties, pads, states, the children's messages; wires, decides nothing |
+//! | 5 | `stream`: the two private elements and what runs between them |
+//! | 4 | `session`: one live encoder in one slot; makes an attempt at a chunk with a fresh encoder |
+//! | 3 | `encoder`: encoders before they encode anything, and what is known of them; `cache`: what encoders made in earlier runs, in files |
+//! | 2 | `media`: GStreamer's values; `host`, `job`, `panics`, `tasks`, `clock`: what all parts want of the bin, the settings, the system |
+//! | 1 | [`logic`]: the brains: plain Rust that knows no GStreamer, no clock and no thread. [`logic::engine`] is all of them as one machine |
 //!
-//! There is one order, and nothing is called while a lock is held except what is after it in this list:
+//! Where to look first: a frame is cut in `logic/chunker.rs`, an attempt is judged in `logic/engine/verdict.rs`, a packet gets its DTS in
+//! `logic/timeline.rs`, by `stream/output/writer.rs`.
 //!
-//! 1. the settings of the bin (copied at READY, then let go),
-//! 2. the distributor's state,
-//! 3. the aggregator's state.
+//! # One lock and its leaves
 //!
-//! Leaves, under which nothing is called: what stands for the encoder among the bin's children, the properties set on it
-//! (`encoder/properties.rs`), whose turn it is to open an encoder (`encoder/turn.rs`), and the watch's thread.
+//! The engine is behind one lock (`stream/shared.rs`). What a call returns is carried out when the lock is let go: no pad push, event,
+//! query, message, property or state change of another object happens while it is held, and what was freed is dropped afterwards. Whoever
+//! a call has given something to do is woken when the lock is let go.
 //!
-//! No pad push, event, query, message, property or state change of another object happens while any of them is held. A panic
-//! frees the locks that it comes through (`panics`). The watch also takes the bin's own state lock, of GStreamer, before all of these,
-//! and only if nobody has it.
+//! Leaves, under which nothing of ours is called, and which are taken by themselves: how the stream is encoded, what is known of
+//! its input, what was said and what was sent; the sessions and what comes on their pads; the watch's thread; what stands for the
+//! encoder among the bin's children and the properties set on it (`encoder/`); the bytes that the cache has. Two are also taken under the
+//! engine's lock: the list of the sessions, to wake them, and whose turn it is to open an encoder (`encoder/turn.rs`), when a
+//! session is abandoned. The watch takes the bin's own state lock, of GStreamer, before all of these, and only if
+//! nobody has it. A panic poisons none of them (`panics` says what becomes of it).
 //!
 //! # Who waits, and who wakes
 //!
 //! | waiter | waits for | woken by |
 //! |---|---|---|
-//! | `distributor` chain | room in the budget | a chunk done, flush, stop, failure, downstream's refusal |
+//! | the input's chain function | room in the budget | a chunk done, another plan, a session less, flush, stop, failure, downstream's refusal |
 //! | who asks DRAIN | no frame held | a chunk done, flush, stop, failure, downstream's refusal |
-//! | session task | a chunk | a chunk opened, failed or left, flush, stop |
-//! | session task | the chunk's next frame | a frame, a chunk closed, EOS, the encoder's error, flush, stop, failure |
-//! | session task | the encoder's EOS | that EOS, the encoder's error, flush, stop, failure |
-//! | session task, and who starts or stops the bin | its turn to open or close an encoder | whoever has it, when that encoder is open or closed, or its session is left to itself |
-//! | who starts the bin, and the upstream thread at the first caps | the first encoder to open | that encoder; `stall-timeout` |
+//! | session task | a chunk | a chunk opened, failed or sent, flush, stop, failure; being abandoned |
+//! | session task | the chunk's next frame, or all of them | a frame, a chunk closed, EOS, another plan, the encoder's error, flush, stop, failure; being abandoned |
+//! | session task | the encoder's EOS | that EOS, the last own frame's packet, the encoder's error, another plan, flush, stop, failure; being abandoned |
+//! | session task, and threads that open and close the first encoder | its turn to open or close an encoder | whoever has it, when that encoder is open or closed, or its session is abandoned; `stall-timeout`, after which it has the turn; to open one, a stop |
+//! | who starts the bin, and the upstream thread at the first caps | a thread that opens the first encoder | that encoder; `stall-timeout`; as long as a shutdown waits after a stop |
+//! | who stops the bin | a thread that closes the first encoder | that encoder; `stall-timeout`, 10 seconds at most |
 //! | session task | what an encoder does when it is called | that encoder; nobody waits for the session after `stall-timeout` |
-//! | who stops the bin, and who flushes | no session at work | a session that comes to rest, or is left to itself |
+//! | who stops the bin, and who flushes | no session at work, and the first encoder not being opened | a session that comes to rest, or is abandoned; whoever opens it |
 //! | the watch | its next tick | time, a stop |
-//! | aggregator task | a chunk verified, EOS | a packet or chunk, EOS, flush, stop; a timeout where input has stopped |
+//! | the output's task | a chunk verified, EOS | a packet, a chunk, EOS, flush, stop, failure; a timeout where input has stopped |
 //!
-//! While whole chunks keep their frames until downstream has the first packets (see below), whoever waits in the distributor lets
+//! While finished chunks keep their frames until downstream has the first packets (see below), whoever waits in the input lets
 //! those frames go after a second.
 //!
-//! Input that stops while output is held may be waiting for that output, on the far side of a muxer. After a second, packets
-//! leave as they come; after another, the open chunk ends where it is. The second is the one thing that makes chunks depend on
-//! timing, and it happens only where the pipeline would stand still for ever.
+//! Input that stands still while output is held may be waiting for that output, on the far side of a muxer. What counts as standing
+//! still goes by the input's own pace (`logic/pace.rs`). Then the packets of one chunk leave as they come, of twice as many chunks
+//! each time that it happens again. If it goes on, what waits for more frames is given up: a chunk gets a shorter trail, frames that
+//! might have been a chunk of their own go to the one before, and a chunk that was to be looked up in the cache is encoded. That is the
+//! one thing that makes chunks depend on timing.
 //!
 //! # Encoders that fail and hang
 //!
-//! A failed attempt costs its chunk's time: the roster hands the chunk out again. An encoder may also keep the thread that calls it.
-//! So session tasks have threads that nobody but us waits for (`tasks.rs`), and a watch (`distributor/watch.rs`) leaves a
-//! session to itself that shows no sign of life: its pads and its slot are taken out of the element, another one takes its place
-//! under a new number, and what it still does finds that nobody waits (`SessionStatus`). The slot doesn't pass state changes on to
-//! the encoder, as that would wait for it.
+//! A failed attempt costs its chunk's time: the chunk is handed out again. An encoder may also keep the thread that calls it.
+//! So session tasks have threads that nobody but us waits for (`tasks`), and a watch (`stream/watchdog.rs`) abandons a
+//! session that shows no sign of life: its pads and its slot are taken out of the element, another one takes its place
+//! under a new number, and what it still does is for an attempt that is over (`AttemptId`), so nothing comes of it. The slot doesn't
+//! pass state changes on to the encoder, as that would wait for it.
 //!
 //! # The first packets
 //!
 //! Frames are taken in long before they leave, and what comes after us may want key frames at moments that it says only when it
 //! gets packets (splitmuxsink asks for the next one when time passes the last one). So the first packets of a stream leave before
-//! their chunk is whole, where the encoder says how far it reorders, and until downstream has them no frames are let go, for a second
+//! their chunk is finished, where the encoder says how far it reorders, and until downstream has them no frames are let go, for a second
 //! at most. A moment that is asked for too late is forced in another attempt at its chunk, as long as that
-//! hasn't left, and the next ones are expected at the same distance. Requests depend on timing, and so does what they make; without
-//! them nothing does. Another attempt at the first chunk has to make those packets again; if an encoder can't, the chunk
-//! begins after them.
+//! isn't finished, and the next ones are expected at the same distance. Requests depend on timing, and so does what they make; without
+//! them nothing does, and `key-frame-interval` makes regular key frames that don't. Another attempt at the first chunk has to make those
+//! packets again; if an encoder can't, the chunk begins after them.
 
-mod aggregator;
 mod cache;
-mod distributor;
+mod clock;
 mod encoder;
 mod host;
 mod job;
@@ -96,7 +98,12 @@ mod media;
 mod panics;
 pub mod parallelenc;
 mod session;
+mod stream;
 mod tasks;
+
+/// For tests.
+#[cfg(feature = "failpoints")]
+pub use clock::by_hand as clock_by_hand;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     parallelenc::register(plugin)

@@ -2,7 +2,7 @@
 
 //! What becomes of a panic in our own code: an error of the element, and the end of its stream.
 //!
-//! Whatever GStreamer, GObject or a thread of ours calls runs inside [`caught`] (pad functions inside [`pad_function`]). A panic
+//! Whatever GStreamer, GObject or a thread of ours calls runs inside [`caught`]. A panic
 //! there is logged and posted as an error of the public bin, the stream fails so that everything that waits returns, and the caller
 //! gets a fallback. It unwinds what it was in the middle of first, so no lock is held by then. The state behind one is replaced
 //! at the next start.
@@ -22,8 +22,6 @@
 //! - A build with `panic = "abort"`.
 
 use crate::host::Host;
-use gst::prelude::*;
-use gst::subclass::prelude::*;
 use once_cell::sync::Lazy;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -69,24 +67,9 @@ pub(crate) fn caught<R>(
     })
 }
 
-/// As [`caught`], for a function of a pad.
-pub(crate) fn pad_function<T, R>(
-    parent: Option<&gst::Object>,
-    what: &str,
-    fallback: impl FnOnce() -> R,
-    act: impl FnOnce(&T) -> R,
-) -> R
-where
-    T: ObjectSubclass<Type: IsA<gst::Object>> + Part,
-{
-    // None where the pad was taken out of its element meanwhile.
-    match parent.and_then(|parent| parent.downcast_ref::<T::Type>()) {
-        Some(element) => {
-            let part = T::from_obj(element);
-            caught(part, what, fallback, || act(part))
-        }
-        None => fallback(),
-    }
+/// As [`caught`], for one of several things where the next is done whatever becomes of this.
+pub(crate) fn reporting(part: &(impl Part + ?Sized), what: &str, act: impl FnOnce()) {
+    caught(part, what, || (), act);
 }
 
 /// Does `act`; a panic is the caller's to tell, or to let go on in a thread where it is told.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Tasks: those of pads, which are started and started again, and the threads that they run in.
+//! Tasks of pads: starting them, starting them again, and the threads that they run in.
 //!
-//! Tasks of sessions, and of what is within their encoders, have threads of their own, not of the pool that all of GStreamer shares. An
-//! encoder that hangs keeps its thread for ever. GStreamer's own pool waits for all of its threads when a program ends
-//! (`gst_deinit`, which gst-launch-1.0 calls), and would wait for that one.
+//! The tasks of sessions, and those within their encoders, have threads of their own, not of the pool that all of GStreamer shares: an
+//! encoder that hangs keeps its thread for ever, and GStreamer's own pool waits for all of its threads when a program ends
+//! (`gst_deinit`, which gst-launch-1.0 calls).
 
 use crate::panics::{self, CAT};
 use glib::translate::from_glib_none;

@@ -13,6 +13,7 @@ use common::{
 use gst::glib;
 use gst::prelude::*;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -434,6 +435,97 @@ fn if_all_attempts_hang_the_error_says_so() {
             assert_eq!(start, first, "{what}");
         }
         pipeline.set_state(gst::State::Null).unwrap();
+    }
+}
+
+/// The encoder of the first chunk says that it failed, in a thread of its own, while its session waits for the next frame; and then
+/// it hangs as it is closed.
+fn fails_while_its_session_waits(name: &str) -> Pipeline {
+    let pipeline = scripted_pipeline(&format!(
+        "vtparallelenc name=enc {} {}",
+        properties(2),
+        hangs(name, "close", "", 1)
+    ));
+    let encoders = encoders_of(&pipeline.element("enc"));
+    pipeline.set_state(gst::State::Ready).unwrap();
+    let encoder = encoders.lock().unwrap()[0].upgrade().unwrap();
+    let (sender, fed) = mpsc::channel();
+    let sink = encoder.static_pad("sink").unwrap();
+    sink.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        let _ = sender.send(std::fs::read_link("/proc/thread-self").unwrap());
+        gst::PadProbeReturn::Ok
+    });
+    pipeline.set_state(gst::State::Playing).unwrap();
+    push(&pipeline, 0..5);
+    let threads: Vec<_> = (0..5).map(|_| fed.recv_timeout(HANG).unwrap()).collect();
+    until("its session waits", || sleeps(&threads[4]));
+    gst::element_error!(encoder, gst::StreamError::Encode, ["scripted failure"]);
+    hanging(name).wait_for(1);
+    pipeline
+}
+
+#[test]
+fn an_application_that_stops_when_it_hears_of_one_that_hangs() {
+    // In the thread that tells it, which is the one that gives up encoders that hang; and another one hangs as well.
+    let name = "stopped-by-handler";
+    let pipeline = scripted_pipeline(&format!(
+        "vtparallelenc name=enc {} {}",
+        properties(2),
+        hangs(name, "frame", "fault-frame=5 fault-every=10", 2)
+    ));
+    let _release = Release(name.to_string());
+    let encoders = encoders_of(&pipeline.element("enc"));
+    let (sender, stopped) = mpsc::channel();
+    let weak = pipeline.downgrade();
+    let heard = std::sync::atomic::AtomicBool::new(false);
+    let bus = pipeline.bus().unwrap();
+    bus.set_sync_handler(move |_, message| {
+        let is_first = message.type_() == gst::MessageType::Warning
+            && !heard.swap(true, std::sync::atomic::Ordering::SeqCst);
+        if let Some(pipeline) = weak.upgrade().filter(|_| is_first) {
+            let _ = sender.send(pipeline.set_state(gst::State::Null));
+        }
+        gst::BusSyncReply::Pass
+    });
+    push(&pipeline, 0..FRAMES);
+    pipeline.set_state(gst::State::Playing).unwrap();
+    stopped.recv_timeout(HANG).unwrap().unwrap();
+    bus.unset_sync_handler();
+
+    let output = record(&sink_pad(&pipeline));
+    start_again(&pipeline);
+    pipeline.end().expect_eos();
+    assert_eq!(output.lock().unwrap().packets.len() as u64, FRAMES);
+    pipeline.set_state(gst::State::Null).unwrap();
+    hanging(name).open();
+    until("all are gone", || are_gone(&encoders));
+}
+
+/// Whether a thread of this process waits, each time in a row that it is looked at.
+fn sleeps(thread: &Path) -> bool {
+    let stat = Path::new("/proc").join(thread).join("stat");
+    (0..100).all(|_| std::fs::read_to_string(&stat).unwrap().contains(") S "))
+}
+
+#[test]
+fn one_that_fails_while_its_session_waits_and_hangs_then() {
+    // The application stops, or the stream goes on without that encoder.
+    for stops in [true, false] {
+        let name = format!("fails-waiting-{stops}");
+        let pipeline = fails_while_its_session_waits(&name);
+        let _release = Release(name);
+        if stops {
+            let (sender, stopped) = mpsc::channel();
+            let element = pipeline.0.clone();
+            std::thread::spawn(move || sender.send(element.set_state(gst::State::Null)));
+            stopped.recv_timeout(HANG).unwrap().unwrap();
+            continue;
+        }
+        let output = record(&sink_pad(&pipeline));
+        push(&pipeline, 5..FRAMES);
+        app_src(&pipeline).end_of_stream().unwrap();
+        pipeline.end().expect_eos();
+        assert_eq!(output.lock().unwrap().frames().len() as u64, FRAMES);
     }
 }
 

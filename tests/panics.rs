@@ -58,8 +58,8 @@ const fn point(name: &'static str, after: u32, ways: &'static [Way]) -> Point {
 const POINTS: &[Point] = &[
     point("taking a frame", 0, ALL),
     point("taking a frame", 15, ALL),
-    point("distributor-chain-locked", 0, CHUNKED),
-    point("distributor-chain-locked", 15, CHUNKED),
+    point("taking a frame, locked", 0, CHUNKED),
+    point("taking a frame, locked", 15, CHUNKED),
     point("event from upstream", 0, ALL),
     // The caps, and the end.
     point("event from upstream", 1, ALL),
@@ -71,28 +71,28 @@ const POINTS: &[Point] = &[
     point("query from an encoder", 0, SEQUENTIAL),
     point("opening an encoder", 0, ALL),
     point("opening an encoder", 1, CHUNKED),
-    point("session-takes-chunk-locked", 0, CHUNKED),
-    point("session-takes-chunk-locked", 2, CHUNKED),
+    point("taking a chunk, locked", 0, CHUNKED),
+    point("taking a chunk, locked", 2, CHUNKED),
     point("a session's task", 0, CHUNKED),
     point("a session's task", 2, CHUNKED),
-    point("session-feeds-locked", 0, CHUNKED),
-    point("session-feeds-locked", 17, CHUNKED),
+    point("feeding a frame, locked", 0, CHUNKED),
+    point("feeding a frame, locked", 17, CHUNKED),
     point("closing an encoder", 0, ALL),
     point("closing an encoder", 1, CHUNKED),
-    point("session-delivers-locked", 1, CHUNKED),
+    point("delivering a chunk, locked", 1, CHUNKED),
     point("an encoder's message", 0, ALL),
     point("an encoder's message", 4, ALL),
     point("taking a packet", 0, ALL),
     point("taking a packet", 15, ALL),
-    point("aggregator-chain-locked", 0, CHUNKED),
-    point("aggregator-chain-locked", 15, CHUNKED),
+    point("taking a packet, locked", 0, CHUNKED),
+    point("taking a packet, locked", 15, CHUNKED),
     point("event of an encoder", 0, ALL),
     point("event of an encoder", 3, ALL),
     point("query of an encoder", 0, ALL),
-    point("the aggregator's task", 0, ALL),
-    point("the aggregator's task", 3, CHUNKED),
-    point("aggregator-task-locked", 0, ALL),
-    point("aggregator-task-locked", 3, CHUNKED),
+    point("the output's task", 0, ALL),
+    point("the output's task", 3, CHUNKED),
+    point("the output's task, locked", 0, ALL),
+    point("the output's task, locked", 3, CHUNKED),
     point("event from downstream", 0, ALL),
     point("query from downstream", 0, ALL),
     point("stats", 0, ALL),
@@ -270,7 +270,7 @@ fn at_watch(way: Way) {
 /// While a panic closes an encoder, closing it panics.
 fn twice_at_once(way: Way) {
     let panics = (
-        Panics::at("session-feeds-locked", 3),
+        Panics::at("feeding a frame, locked", 3),
         Panics::at("closing an encoder", 0),
     );
     let heard = Heard::new(&way.encoder("", ""));
@@ -302,7 +302,7 @@ fn while_leaving(name: &'static str, way: Way) {
         });
     });
     feed(&heard.pipeline, &constant(FRAMES));
-    if name != "leaving a session" {
+    if name != "abandoning a session" {
         heard.warned.recv_timeout(HANG).expect("it is left");
         hanging(&failure).open();
     }
@@ -359,8 +359,8 @@ fn at_presets() {
 fn with_a_flush_after_it() {
     for name in [
         "a session's task",
-        "session-delivers-locked",
-        "the aggregator's task",
+        "delivering a chunk, locked",
+        "the output's task",
     ] {
         let panics = Panics::at(name, 1);
         let rig = Rig::new(&Way::Sessions(2).encoder("", ""));
@@ -423,7 +423,7 @@ fn a_panic_is_an_error_and_no_more() {
     for &way in CHUNKED {
         bounded(&format!("twice, {way:?}"), move || twice_at_once(way));
         bounded(&format!("watch, {way:?}"), move || at_watch(way));
-        for name in ["leaving a session", "disposing of a session"] {
+        for name in ["abandoning a session", "disposing of a session"] {
             bounded(&format!("{name}, {way:?}"), move || {
                 while_leaving(name, way);
             });

@@ -71,6 +71,9 @@ pub(crate) enum EncoderError {
         "The encoder did not open within {time:?} (stall-timeout); try it alone with gst-launch-1.0"
     )]
     Hangs { time: Duration },
+    /// Its element was stopped before it was its turn to open.
+    #[error("The element was stopped before its encoder was opened")]
+    Stopped,
     #[error("No thread can be started: {0}")]
     NoThread(String),
     /// It doesn't take these raw caps.
@@ -95,7 +98,7 @@ impl EncoderError {
             | Self::Property { .. } => {
                 gst::error_msg!(gst::LibraryError::Settings, ("{self}"))
             }
-            Self::CannotStart { .. } | Self::Hangs { .. } | Self::NoThread(_) => {
+            Self::CannotStart { .. } | Self::Hangs { .. } | Self::Stopped | Self::NoThread(_) => {
                 gst::error_msg!(gst::LibraryError::Init, ("{self}"))
             }
             Self::CapsRefused { .. } | Self::NoneTakes { .. } => {

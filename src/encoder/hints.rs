@@ -6,7 +6,7 @@
 
 use super::description::Recipe;
 use super::properties::set_from_text;
-use crate::logic::planner::Neighbours;
+use crate::logic::chunker::Neighbours;
 use gst::prelude::*;
 
 const LIMIT: &str = "recommended-parallelization-limit";

@@ -5,6 +5,7 @@
 pub(crate) mod choice;
 pub(crate) mod description;
 pub(crate) mod hints;
+pub(crate) mod model;
 pub(crate) mod profile;
 pub(crate) mod properties;
 pub(crate) mod turn;

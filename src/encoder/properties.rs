@@ -7,7 +7,6 @@ use super::description::{EncoderError, name_of};
 use gst::prelude::*;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// A leaf among the locks.
 #[derive(Debug, Default)]
@@ -54,34 +53,6 @@ impl Overrides {
             // What was read off an encoder of this description fits another one.
             let _ = set_from_text(encoder, &property, &value);
         }
-    }
-}
-
-/// What is set on the encoder of the element, whichever that is just now. A leaf among the locks.
-#[derive(Debug, Default)]
-pub(crate) struct EncoderSettings(Mutex<Option<(gst::Element, Arc<Overrides>)>>);
-
-impl EncoderSettings {
-    /// From now on it is this encoder, which only stands for those that encode, with what is set on it; or none.
-    pub(crate) fn replace(&self, encoder: Option<(gst::Element, Arc<Overrides>)>) {
-        let old = std::mem::replace(&mut *self.0.lock(), encoder);
-        drop(old);
-    }
-
-    pub(crate) fn encoder(&self) -> Option<gst::Element> {
-        let set = self.0.lock();
-        set.as_ref().map(|(encoder, _)| encoder.clone())
-    }
-
-    pub(crate) fn overrides(&self) -> Arc<Overrides> {
-        let set = self.0.lock();
-        let overrides = set.as_ref().map(|(_, overrides)| overrides.clone());
-        overrides.unwrap_or_default()
-    }
-
-    /// The shortest time between two key frames that are asked for, in nanoseconds.
-    pub(crate) fn key_interval(&self) -> u64 {
-        self.encoder().map_or(0, |encoder| key_interval(&encoder))
     }
 }
 

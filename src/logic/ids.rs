@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Names for frames, chunks and sessions, so that raw integers do not travel.
+//! Names for frames, chunks, sessions and attempts, so that raw integers do not travel.
 
 use std::fmt;
 
@@ -15,6 +15,13 @@ pub struct ChunkId(pub u64);
 /// A slot for one live encoder; the first is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub usize);
+
+/// One try at a chunk by one session. Each gets another number, for as long as the element lives: who has an old one is told so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptId {
+    pub session: SessionId,
+    pub number: u64,
+}
 
 impl fmt::Display for FrameNo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -36,13 +36,17 @@ pub struct KeyRequests {
     waiting: BTreeMap<(Option<u64>, Reverse<u64>), Request>,
     /// How many have come.
     asked: u64,
-    /// Frames that haven't left and are going to be key frames, with their private timestamps.
+    /// Frames that weren't sent and are going to be key frames, with their private timestamps.
     known: BTreeMap<FrameNo, u64>,
     /// Running time of the last frame of which a key frame was asked.
     last_forced: Option<u64>,
     expected: Option<Expected>,
     /// Time of downstream's last request, and its distance from the one before.
     last_request: Option<(u64, Option<u64>)>,
+    /// Distance of regular key frames in nanoseconds, where one was set.
+    period: Option<u64>,
+    /// Which of these periods the last frame was of.
+    period_number: Option<u64>,
 }
 
 /// Segments are as long as frames make them: so far the distance of requests may differ from one to the next, in nanoseconds.
@@ -70,9 +74,24 @@ impl KeyRequests {
         self.asked += 1;
     }
 
+    /// From now on a key frame comes with the first frame of each multiple of this running time, in nanoseconds, too.
+    pub fn set_period(&mut self, period: Option<u64>) {
+        self.period = period.filter(|period| *period > 0);
+    }
+
     /// Nobody waits for a key frame, and none is expected to be asked for.
-    pub fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.expected.is_none()
+    }
+
+    /// The frame is the first one that is shown since a multiple of the period that was set.
+    fn begins_period(&mut self, time: Option<u64>) -> bool {
+        let (Some(period), Some(time)) = (self.period, time) else {
+            return false;
+        };
+        let number = time / period;
+        let last = self.period_number.replace(number);
+        last.is_none_or(|last| last < number)
     }
 
     /// A request for `time` came. If the last ones were as far apart, or it is the first one since the stream began with a key frame
@@ -91,7 +110,7 @@ impl KeyRequests {
             self.last_request = Some((time, None));
             return Vec::new();
         };
-        // (Two may ask for the same.)
+        // A second request for the same moment, as of another branch, says nothing of a distance.
         let Some(period) = time.checked_sub(before).filter(|&period| period > 0) else {
             return Vec::new();
         };
@@ -111,7 +130,7 @@ impl KeyRequests {
             .map(|n| time.saturating_add(period.saturating_mul(n)))
             .take_while(|&expected| expected < until)
             .collect();
-        let left = credit - passed.len() as u64;
+        let to_come = credit - passed.len() as u64;
         self.expected = Some(Expected {
             next: passed
                 .last()
@@ -119,9 +138,9 @@ impl KeyRequests {
                 .unwrap_or(time)
                 .saturating_add(period),
             period,
-            credit: left,
+            credit: to_come,
         })
-        .filter(|_| left > 0);
+        .filter(|_| to_come > 0);
         passed
     }
 
@@ -146,11 +165,15 @@ impl KeyRequests {
             .last_forced
             .zip(time)
             .is_some_and(|(last, time)| last.saturating_add(interval) > time);
-        let none_wanted = self.waiting.is_empty() && self.expected.is_none();
-        if none_wanted || interval > 0 && too_soon {
-            return Due::default();
+        let is_regular = self.begins_period(time);
+        if self.is_empty() || interval > 0 && too_soon {
+            self.last_forced = time.filter(|_| is_regular).or(self.last_forced);
+            return Due {
+                forces: is_regular,
+                ..Due::default()
+            };
         }
-        // (Without a time nobody knows whether it is time; it is, as with GstVideoEncoder.)
+        // A frame without a time answers all of them, as with GstVideoEncoder.
         let later = match time.and_then(|now| now.checked_add(1)) {
             Some(later) => self.waiting.split_off(&(Some(later), Reverse(u64::MAX))),
             None => BTreeMap::new(),
@@ -163,7 +186,7 @@ impl KeyRequests {
             had.is_none_or(|(wanted, last)| wanted > last)
         });
         let is_expected = time.is_some_and(|time| self.is_expected(time));
-        let forces = forces || is_expected;
+        let forces = forces || is_expected || is_regular;
         if forces {
             self.last_forced = time.or(self.last_forced);
         }
@@ -175,8 +198,8 @@ impl KeyRequests {
         self.known.insert(frame, private);
     }
 
-    /// All frames before this one have left.
-    pub fn left(&mut self, frame: FrameNo) {
+    /// All packets of the frames before this one were sent.
+    pub fn sent(&mut self, frame: FrameNo) {
         self.known = self.known.split_off(&frame);
     }
 
@@ -235,13 +258,32 @@ mod tests {
     }
 
     #[test]
+    fn regular_key_frames_come_with_the_first_frame_of_each_period() {
+        let mut keys = KeyRequests::default();
+        keys.set_period(Some(100));
+        let times = [0, 40, 80, 120, 160, 200, 410, 430];
+        let forced = times.map(|time| keys.due(Some(time), 0).forces);
+        assert_eq!(forced, [true, false, false, true, false, true, true, false]);
+        assert!(!keys.due(None, 0).forces);
+        // What is asked for there is answered there.
+        keys.ask(at(Some(500)));
+        let due = keys.due(Some(500), 1_000);
+        assert_eq!(
+            (due.requests.len(), due.forces),
+            (0, true),
+            "too soon for it"
+        );
+        assert_eq!(keys.due(Some(1_500), 1_000).requests.len(), 1);
+    }
+
+    #[test]
     fn key_frames_are_known_until_they_leave() {
         let mut keys = KeyRequests::default();
         for frame in [0, 10, 20] {
             keys.comes(FrameNo(frame), 40 * frame);
         }
         assert_eq!(keys.next_known(FrameNo(5)), Some(FrameNo(10)));
-        keys.left(FrameNo(10));
+        keys.sent(FrameNo(10));
         assert_eq!(keys.next_known(FrameNo(0)), Some(FrameNo(10)));
         assert_eq!(keys.next_known(FrameNo(21)), None);
         assert_eq!(keys.known_at(399), Some(FrameNo(10)));

@@ -24,13 +24,13 @@ pub struct Sign {
 
 /// Counts the ticks without a sign of life.
 #[derive(Debug, Default)]
-pub struct Watch {
+pub struct Liveness {
     silent: BTreeMap<SessionId, (Sign, u32)>,
     /// Ticks since whoever is at work was told to stop.
     stopping: u32,
 }
 
-impl Watch {
+impl Liveness {
     /// A tick passed. Gives up all sessions at work that showed no sign of life for `patience` ticks. `None` as a sign: the
     /// session isn't at work, or it is waiting for somebody else.
     pub fn tick(
@@ -85,41 +85,41 @@ mod tests {
 
     #[test]
     fn silence_for_as_long_as_patience_lasts() {
-        let mut watch = Watch::default();
+        let mut liveness = Liveness::default();
         for _ in 0..3 {
-            assert_eq!(watch.tick([(A, sign(1, 0))], 3), []);
+            assert_eq!(liveness.tick([(A, sign(1, 0))], 3), []);
         }
-        assert_eq!(watch.tick([(A, sign(1, 0))], 3), [A]);
+        assert_eq!(liveness.tick([(A, sign(1, 0))], 3), [A]);
     }
 
     #[test]
     fn a_packet_or_a_frame_is_a_sign_of_life() {
-        let mut watch = Watch::default();
+        let mut liveness = Liveness::default();
         for tick in 0..20 {
             let alive = [(A, sign(tick / 2, 0)), (B, sign(0, tick / 2))];
-            assert_eq!(watch.tick(alive, 2), []);
+            assert_eq!(liveness.tick(alive, 2), []);
         }
     }
 
     #[test]
     fn who_waits_for_others_is_not_watched() {
-        let mut watch = Watch::default();
+        let mut liveness = Liveness::default();
         for _ in 0..2 {
-            assert_eq!(watch.tick([(A, sign(1, 0))], 3), []);
+            assert_eq!(liveness.tick([(A, sign(1, 0))], 3), []);
         }
-        assert_eq!(watch.tick([(A, None)], 3), []);
+        assert_eq!(liveness.tick([(A, None)], 3), []);
         for _ in 0..3 {
-            assert_eq!(watch.tick([(A, sign(1, 0))], 3), [], "it began anew");
+            assert_eq!(liveness.tick([(A, sign(1, 0))], 3), [], "it began anew");
         }
-        assert_eq!(watch.tick([(A, sign(1, 0))], 3), [A]);
+        assert_eq!(liveness.tick([(A, sign(1, 0))], 3), [A]);
     }
 
     #[test]
     fn stopping_has_a_limit_whatever_signs_there_are() {
-        let mut watch = Watch::default();
-        assert!(!watch.stop_tick(2));
-        assert!(watch.stop_tick(2));
-        watch.go_on();
-        assert!(!watch.stop_tick(2));
+        let mut liveness = Liveness::default();
+        assert!(!liveness.stop_tick(2));
+        assert!(liveness.stop_tick(2));
+        liveness.go_on();
+        assert!(!liveness.stop_tick(2));
     }
 }

@@ -3,19 +3,24 @@
 //! The brains: state machines that decide and never act.
 //!
 //! Nothing below this module knows GStreamer, a clock, a thread or a file (`tests/layering.rs` keeps
-//! it so). Times are nanoseconds that the caller brings, buffers are payloads of a type that the
+//! it so). Times are nanoseconds that the caller brings, frames and packets are payloads of types that the
 //! caller chooses, and each verdict tells the caller what to do next.
 //!
-//! In the order in which a frame meets them: [`ids`] names things, [`budget`] lets a frame in,
-//! [`planner`] gives it to chunks, [`roster`] gives chunks to sessions, [`liveness`] sees
-//! whether these live, [`reorder`] puts the packets back in order, [`timeline`] restores their times, [`tally`] counts all of it.
+//! In the order in which a frame meets them: [`ids`] names things, [`budget`] lets a frame in, [`keys`] says whether it is to be a key
+//! frame, [`plan`] has settled how long chunks are and [`chunker`] gives the frame to one, [`roster`] gives chunks to sessions,
+//! [`liveness`] sees whether these live, [`store`] holds packets until they are in order, [`timeline`] restores their times,
+//! [`early_start`] and [`pace`] say when some leave before that, [`tally`] counts all of it. [`engine`] is all of them as one machine.
 
 pub mod budget;
+pub mod chunker;
+pub mod early_start;
+pub mod engine;
 pub mod ids;
 pub mod keys;
 pub mod liveness;
-pub mod planner;
-pub mod reorder;
+pub mod pace;
+pub mod plan;
 pub mod roster;
+pub mod store;
 pub mod tally;
 pub mod timeline;

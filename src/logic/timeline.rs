@@ -152,14 +152,6 @@ impl<T> FrameTable<T> {
         (distance <= self.reach(index)).then(|| FrameNo(self.first.0 + index as u64))
     }
 
-    /// The frame with this very private timestamp.
-    pub fn exact(&self, private: u64) -> Option<FrameNo> {
-        let found = self
-            .entries
-            .binary_search_by_key(&private, |&(time, _)| time);
-        found.ok().map(|index| FrameNo(self.first.0 + index as u64))
-    }
-
     /// Half the shorter distance from an entry to its neighbours.
     fn reach(&self, index: usize) -> u64 {
         let time = |index: usize| self.entries.get(index).map(|&(time, _)| time);
@@ -217,24 +209,50 @@ pub fn announced_depth(delay: u64, first_times: impl Iterator<Item = u64>) -> us
     0
 }
 
+/// A frame's PTS in private time, and what else is known of the frame: it comes with the DTS that is this PTS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Shown<T> {
+    pub private: u64,
+    pub of: T,
+}
+
+/// A DTS in private time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dts<T> {
+    pub private: u64,
+    /// The frame whose PTS it is, unless it was made otherwise.
+    pub of: Option<T>,
+}
+
 /// Makes the DTS, in private time: strictly increasing, and never after the PTS.
 ///
 /// With packets reordered by `depth`, the DTS of packet *i* is the *i − depth*-th PTS in presentation
 /// order. That is what encoders with B-frames do themselves at a constant frame rate, it holds at a variable one, and
 /// it goes on over a seam as if there was none. A heap of the last `depth` PTS yields it.
-#[derive(Debug, Default)]
-pub struct Timeline {
+#[derive(Debug)]
+pub struct Timeline<T> {
     depth: usize,
     /// PTS that were not yet used as a DTS.
-    heap: BinaryHeap<Reverse<u64>>,
+    heap: BinaryHeap<Reverse<Shown<T>>>,
     /// DTS for the next packets that the heap cannot give: the first ones, or where the depth grew.
     ready: VecDeque<u64>,
     last_dts: Option<u64>,
 }
 
-impl Timeline {
+impl<T: Ord> Default for Timeline<T> {
+    fn default() -> Self {
+        Self {
+            depth: 0,
+            heap: BinaryHeap::new(),
+            ready: VecDeque::new(),
+            last_dts: None,
+        }
+    }
+}
+
+impl<T: Copy + Ord> Timeline<T> {
     /// A chunk comes whose packets are reordered by `depth`. `first_pts`: the PTS of its first `depth` + 1 frames
-    /// in presentation order; `duration`: of one frame.
+    /// in presentation order, as far as it has so many; `duration`: of one frame.
     pub fn begin_chunk(&mut self, depth: usize, first_pts: &[u64], duration: u64) {
         let Some(&first) = first_pts.first() else {
             return;
@@ -258,7 +276,7 @@ impl Timeline {
             }
             // As many DTS more between the last one and the one that would be next.
             Some(last) => {
-                let next = self.heap.peek().map_or(first, |&Reverse(pts)| pts);
+                let next = self.heap.peek().map_or(first, |Reverse(next)| next.private);
                 let step = next.saturating_sub(last) / (more as u64 + 1);
                 let ready = (1..=more as u64).map(|index| last.saturating_add(step * index));
                 self.ready.extend(ready);
@@ -268,29 +286,54 @@ impl Timeline {
     }
 
     /// The DTS of the next packet in decoding order.
-    pub fn stamp(&mut self, pts: u64) -> u64 {
-        self.heap.push(Reverse(pts));
+    pub fn stamp(&mut self, shown: Shown<T>) -> Dts<T> {
+        self.heap.push(Reverse(shown));
         let dts = match self.ready.pop_front() {
-            Some(dts) => dts,
-            None => self.heap.pop().map_or(pts, |Reverse(dts)| dts),
+            Some(private) => Dts { private, of: None },
+            None => self.heap.pop().map_or(
+                Dts {
+                    private: shown.private,
+                    of: Some(shown.of),
+                },
+                |Reverse(earlier)| Dts {
+                    private: earlier.private,
+                    of: Some(earlier.of),
+                },
+            ),
         };
-        let dts = self
-            .last_dts
-            .map_or(dts, |last| dts.max(last.saturating_add(1)))
-            .min(LATEST);
-        self.last_dts = Some(dts);
-        dts
+        let least = self.last_dts.map_or(0, |last| last.saturating_add(1));
+        let private = dts.private.max(least).min(LATEST);
+        let of = dts.of.filter(|_| private == dts.private);
+        self.last_dts = Some(private);
+        Dts { private, of }
     }
 
     /// The DTS that belongs to a packet which isn't shown itself: just before the next one.
-    pub fn stamp_invisible(&mut self, pts: u64) -> u64 {
+    pub fn stamp_invisible(&mut self, pts: u64) -> Dts<T> {
         let next = self.ready.front().copied();
-        let next = next.or_else(|| self.heap.peek().map(|&Reverse(dts)| dts));
+        let next = next.or_else(|| self.heap.peek().map(|Reverse(next)| next.private));
         let last = self.last_dts.map_or(0, |last| last.saturating_add(1));
-        let dts = next.unwrap_or(pts).min(pts).saturating_sub(1).max(last);
-        self.last_dts = Some(dts);
-        dts
+        let private = next.unwrap_or(pts).min(pts).saturating_sub(1).max(last);
+        self.last_dts = Some(private);
+        Dts { private, of: None }
     }
+}
+
+/// A time that is as long before `pts`, in a stream of this `rate`, as `private_dts` is before `private_pts` in running time.
+pub fn dts_before(pts: u64, private_pts: u64, private_dts: u64, rate: f64) -> u64 {
+    let delay = private_pts.saturating_sub(private_dts);
+    let dts = if rate == 1.0 {
+        pts.saturating_sub(delay)
+    } else {
+        // (A delay of hours is exact to a nanosecond in this; conversion saturates.)
+        let delay = delay as f64 * rate;
+        if delay < 0.0 {
+            pts.saturating_add(-delay as u64)
+        } else {
+            pts.saturating_sub(delay as u64)
+        }
+    };
+    dts.min(LATEST)
 }
 
 #[cfg(test)]
@@ -378,7 +421,11 @@ mod tests {
             sorted.sort_unstable();
             let depth = reorder_depth(chunk.iter().map(|&pts| FrameNo(pts)));
             timeline.begin_chunk(depth, &sorted[..sorted.len().min(depth + 1)], 40);
-            out.extend(chunk.iter().map(|&pts| timeline.stamp(pts)));
+            out.extend(
+                chunk
+                    .iter()
+                    .map(|&private| timeline.stamp(Shown { private, of: () }).private),
+            );
         }
         out
     }
@@ -387,6 +434,27 @@ mod tests {
     fn dts_are_those_of_x264_at_a_constant_rate() {
         let dts = stamp(&[&[1000, 1160, 1080, 1040, 1120], &[1200, 1320, 1240, 1280]]);
         assert_eq!(dts, [920, 960, 1000, 1040, 1080, 1120, 1160, 1200, 1240]);
+    }
+
+    #[test]
+    fn a_dts_comes_with_the_frame_whose_pts_it_is() {
+        let mut timeline = Timeline::default();
+        timeline.begin_chunk(1, &[1000, 1040], 40);
+        let of: Vec<_> = [(1000, 0), (1080, 2), (1040, 1)]
+            .into_iter()
+            .map(|(private, of)| timeline.stamp(Shown { private, of }))
+            .map(|dts| (dts.private, dts.of))
+            .collect();
+        assert_eq!(of, [(960, None), (1000, Some(0)), (1040, Some(1))]);
+    }
+
+    #[test]
+    fn a_delay_lasts_as_long_at_any_rate() {
+        assert_eq!(dts_before(1_000, 500, 480, 1.0), 980);
+        assert_eq!(dts_before(1_000, 500, 480, 2.0), 960);
+        assert_eq!(dts_before(1_000, 500, 480, -1.0), 1_020);
+        assert_eq!(dts_before(10, 500, 480, 2.0), 0);
+        assert_eq!(dts_before(u64::MAX, 500, 0, -1.0), LATEST);
     }
 
     #[test]

@@ -337,7 +337,7 @@ fn av1_key_frame(mut packet: &[u8]) -> Option<bool> {
         let (kind, has_extension, has_size) = (header >> 3 & 15, header & 4 != 0, header & 2 != 0);
         rest = rest.get(usize::from(has_extension)..)?;
         let size = if has_size {
-            leb128(&mut rest)?
+            usize::try_from(leb128(&mut rest)?).ok()?
         } else {
             rest.len()
         };
@@ -359,17 +359,46 @@ fn av1_key_frame(mut packet: &[u8]) -> Option<bool> {
     None
 }
 
-fn leb128(rest: &mut &[u8]) -> Option<usize> {
+/// A number, if it is one: none is larger, whatever a machine can hold (4.10.5).
+fn leb128(rest: &mut &[u8]) -> Option<u32> {
     let mut value = 0;
     for at in 0..8 {
         let (&byte, after) = rest.split_first()?;
         *rest = after;
-        value |= usize::from(byte & 127) << (7 * at);
+        value |= u64::from(byte & 127) << (7 * at);
         if byte & 128 == 0 {
-            return Some(value);
+            return u32::try_from(value).ok();
         }
     }
     None
+}
+
+/// The alignment that the caps declare, where each packet is then a part of a frame (a NAL unit, an OBU, a stripe). `None`: packets may
+/// be whole frames, or the caps say nothing of it.
+pub(crate) fn alignment_of_parts(caps: &gst::CapsRef) -> Option<String> {
+    let alignments_of = |format: &gst::StructureRef| -> Vec<String> {
+        if let Ok(one) = format.get::<String>("alignment") {
+            return vec![one];
+        }
+        let some = format.get::<gst::List>("alignment");
+        let some = some.iter().flat_map(|some| some.iter());
+        some.flat_map(|it| it.get()).collect()
+    };
+    let mut parts = None;
+    for format in caps.iter() {
+        let alignments = alignments_of(format);
+        let is_whole = |alignment: &String| match alignment.as_str() {
+            "au" | "tu" | "super-frame" => true,
+            // One that isn't shown comes by itself.
+            "frame" => !matches!(format.name().as_str(), "video/x-vp9" | "video/x-av1"),
+            _ => false,
+        };
+        if alignments.is_empty() || alignments.iter().any(is_whole) {
+            return None;
+        }
+        parts = parts.or(alignments.into_iter().next());
+    }
+    parts
 }
 
 /// How the caps of one chunk stand to those that were sent before.
@@ -441,6 +470,24 @@ fn differing_fields(old: &gst::StructureRef, new: &gst::StructureRef) -> Vec<Str
     };
     let differing = fields.into_iter().filter(|field| !same(field));
     differing.map(ToString::to_string).collect()
+}
+
+/// The packet with the parameter sets, unless it has some.
+pub(crate) fn with_sets(buffer: gst::Buffer, format: Format, sets: &[Vec<u8>]) -> gst::Buffer {
+    if sets.is_empty() {
+        return buffer;
+    }
+    let whole = buffer.map_readable().ok().and_then(|packet| {
+        let lacks = format.parameter_sets(&packet).is_empty();
+        lacks.then(|| format.with_parameter_sets(&packet, sets))?
+    });
+    let Some(whole) = whole else { return buffer };
+    let mut whole = gst::Buffer::from_mut_slice(whole);
+    let parts =
+        gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
+    // PANIC: the buffer is new.
+    let copied = buffer.copy_into(whole.get_mut().expect("own buffer"), parts, ..);
+    if copied.is_ok() { whole } else { buffer }
 }
 
 #[cfg(test)]
@@ -542,6 +589,55 @@ mod tests {
         ] {
             let caps: gst::Caps = caps.parse().unwrap();
             assert_eq!(Format::is_opaque(&caps), is_opaque, "{caps}");
+        }
+    }
+
+    #[test]
+    fn a_size_of_av1_is_a_number_of_32_bits() {
+        let read = |mut bytes: &[u8]| leb128(&mut bytes);
+        assert_eq!(read(&[0x7f]), Some(127));
+        assert_eq!(read(&[0xe5, 0x8e, 0x26]), Some(624_485));
+        // Zeros may follow.
+        assert_eq!(
+            read(&[0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0]),
+            Some(1)
+        );
+        assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0x0f]), Some(u32::MAX));
+        assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0x1f]), None);
+        assert_eq!(
+            read(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]),
+            None
+        );
+        assert_eq!(read(&[0x80; 9]), None);
+        assert_eq!(read(&[0x80]), None);
+    }
+
+    #[test]
+    fn caps_may_say_that_packets_are_parts_of_frames() {
+        gst::init().unwrap();
+        for (caps, expected) in [
+            ("video/x-h264", None),
+            ("video/x-h264,alignment=au", None),
+            ("video/x-h264,alignment={au,nal}", None),
+            ("video/x-h264,alignment=nal", Some("nal")),
+            ("video/x-h265,alignment={nal}", Some("nal")),
+            (
+                "video/x-h264,alignment=nal; video/x-h265,alignment=au",
+                None,
+            ),
+            ("video/x-h264,alignment=nal; video/x-vp8", None),
+            ("video/x-av1,alignment=tu", None),
+            ("video/x-av1,alignment=frame", Some("frame")),
+            ("video/x-av1,alignment={obu,frame}", Some("obu")),
+            ("video/x-vp9,alignment=super-frame", None),
+            ("video/x-vp9,alignment=frame", Some("frame")),
+            ("image/x-jpc,alignment=frame", None),
+            ("image/x-jpc,alignment=stripe", Some("stripe")),
+            ("ANY", None),
+            ("EMPTY", None),
+        ] {
+            let parsed: gst::Caps = caps.parse().unwrap();
+            assert_eq!(alignment_of_parts(&parsed).as_deref(), expected, "{caps}");
         }
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Tags, as events and as text.
+//! TAG events: upstream's, which encoders merge their own into, and those of an encoder's packets.
 
 use gst::prelude::*;
 
@@ -14,12 +14,15 @@ pub(crate) fn of_stream(event: &gst::Event) -> Option<gst::TagList> {
     }
 }
 
-/// As [`from_text`] reads it; `None` where a value has no text. The scope isn't in it.
-pub(crate) fn to_text(tags: &gst::TagList) -> Option<String> {
-    tags.to_value().serialize().ok().map(Into::into)
+/// As it was written by [`to_text`], if it was.
+pub(crate) fn from_text(text: &str, scope: gst::TagScope) -> Option<gst::TagList> {
+    let value = glib::Value::deserialize(text, gst::TagList::static_type()).ok()?;
+    let mut tags: gst::TagList = value.get().ok()?;
+    tags.make_mut().set_scope(scope);
+    Some(tags)
 }
 
-pub(crate) fn from_text(text: &str) -> Option<gst::TagList> {
-    let value = glib::Value::deserialize(text, gst::TagList::static_type()).ok()?;
-    value.get().ok()
+/// The tags as text, without their scope; `None` where a value has no text.
+pub(crate) fn to_text(tags: &gst::TagList) -> Option<String> {
+    tags.to_value().serialize().ok().map(Into::into)
 }

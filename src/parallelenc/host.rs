@@ -4,6 +4,7 @@
 
 use super::ParallelEnc;
 use super::imp::ENCODER_SETUP;
+use crate::encoder::model;
 use crate::host::Host;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -21,12 +22,6 @@ impl Host for WeakHost {
         self.0.upgrade().and_upcast()
     }
 
-    fn post_error(&self, error: gst::ErrorMessage) {
-        if let Some(bin) = self.0.upgrade() {
-            bin.imp().post_error_message(error);
-        }
-    }
-
     fn panicked(&self, text: &str, what: &str) {
         if let Some(bin) = self.0.upgrade() {
             bin.imp().panicked(text, what);
@@ -39,23 +34,21 @@ impl Host for WeakHost {
         }
     }
 
-    fn encoder_chosen(&self, description: &str) -> Result<(), gst::ErrorMessage> {
-        let Some(bin) = self.0.upgrade() else {
-            return Ok(());
-        };
-        let chosen = bin.imp().encoder_chosen(description);
-        chosen.map_err(|error| error.message())
-    }
-
     fn encoder_known(&self) {
         if let Some(bin) = self.0.upgrade() {
             bin.notify("active-encoder");
         }
     }
 
-    fn encoder_missing(&self, accepted: &gst::Caps) {
+    fn model_added(&self, model: &gst::Element) {
         if let Some(bin) = self.0.upgrade() {
-            bin.imp().encoder_missing(accepted);
+            bin.child_added(model, model::NAME);
+        }
+    }
+
+    fn model_removed(&self, model: &gst::Element) {
+        if let Some(bin) = self.0.upgrade() {
+            bin.child_removed(model, model::NAME);
         }
     }
 }

@@ -3,27 +3,24 @@
 //! The public bin: properties, pads, states, the children's messages. Wires, decides nothing.
 
 use super::host::WeakHost;
-use super::model::{self, Model};
 use super::presets;
-use super::report;
 use super::settings::{
     AUTOMATIC_OVERLAP, DEFAULT_CACHE_MAX_BYTES, DEFAULT_MAX_ATTEMPTS, DEFAULT_MIN_CHUNK_FRAMES,
     DEFAULT_STALL_TIMEOUT, MAX_OVERLAP, Settings,
 };
-use crate::aggregator::Aggregator;
-use crate::distributor::Distributor;
-use crate::distributor::decision::Decision;
 use crate::encoder::description::EncoderError;
-use crate::encoder::properties::{self, EncoderSettings};
+use crate::encoder::model::{self, Models};
 use crate::host::Host;
-use crate::job::MAX_SESSIONS;
+use crate::job::{Job, MAX_SESSIONS};
+use crate::media::caps;
 use crate::panics::{self, Part};
-use crate::tasks;
+use crate::stream::Stream;
+use crate::stream::decision::Decision;
 use glib::Properties;
 use glib::subclass::Signal;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
-use once_cell::sync::Lazy;
+use once_cell::sync::{Lazy, OnceCell};
 use parking_lot::Mutex;
 use std::sync::{Arc, PoisonError};
 
@@ -42,7 +39,7 @@ const ENCODER_PROPERTIES: &str = "encoder-properties";
 /// Each fresh encoder, before it is opened.
 pub(super) const ENCODER_SETUP: &str = "encoder-setup";
 
-#[derive(Properties)]
+#[derive(Default, Properties)]
 #[properties(wrapper_type = super::ParallelEnc)]
 pub struct ParallelEnc {
     #[property(name = "encoder", get, set, type = Option<String>, member = encoder, mutable_ready,
@@ -81,7 +78,12 @@ pub struct ParallelEnc {
     #[property(name = "source-frame-count", get, set, type = u64, member = source_frame_count, default = 0,
         mutable_ready, nick = "Number of frames of the source",
         blurb = "The number of frames that the source has, which is used to make all chunks equal. 0 means to ask upstream \
-                 for its duration.")]
+                 for its duration, before the first frame.")]
+    #[property(name = "key-frame-interval", get, set, type = u64, member = key_frame_interval, default = 0,
+        mutable_ready, nick = "Key frame interval in nanoseconds",
+        blurb = "The running time in nanoseconds after which a key frame comes at the latest, counted from zero: the first frame of each \
+                 multiple is one, whatever the chunks. It is for segments and ladders of several elements, whose key frames have to \
+                 stand at the same frames. 0 means that key frames come where the encoder, chunks and force-key-unit events make them.")]
     #[property(name = "allow-parallel", get, set, type = bool, member = allow_parallel, default = true, mutable_ready,
         nick = "Allow parallel encoding",
         blurb = "Whether the video may be encoded in chunks. If it is false, one encoder encodes the whole stream as it would \
@@ -133,14 +135,15 @@ pub struct ParallelEnc {
         type = u64, nick = "Recommended minimum chunk length in nanoseconds",
         blurb = "The time in nanoseconds below which no chunk is planned, if its length is automatic: what the encoder \
                  recommends in a property of this name. 0 means none.")]
-    distributor: Distributor,
-    aggregator: Aggregator,
-    /// What stands for the sessions' encoders among the children, once the encoder is known.
-    model: Mutex<Option<Model>>,
-    /// What is set on it, for the distributor.
-    encoder_settings: Arc<EncoderSettings>,
+    parts: OnceCell<Parts>,
     /// What panicked at NULL, where the application may not have heard it: it is told again when the element is to leave that.
     panicked: Mutex<Option<gst::ErrorMessage>>,
+}
+
+/// All that is behind the properties and pads, once the element is made.
+struct Parts {
+    models: Arc<Models>,
+    stream: Stream,
 }
 
 #[glib::object_subclass]
@@ -152,20 +155,6 @@ impl ObjectSubclass for ParallelEnc {
 
     fn class_init(class: &mut Self::Class) {
         presets::adapt(class);
-    }
-
-    fn new() -> Self {
-        let distributor = Distributor::new();
-        let aggregator = Aggregator::new(&distributor);
-        distributor.imp().connect(&aggregator);
-        Self {
-            settings: std::sync::Mutex::default(),
-            distributor,
-            aggregator,
-            model: Mutex::default(),
-            encoder_settings: Arc::default(),
-            panicked: Mutex::default(),
-        }
     }
 }
 
@@ -187,7 +176,7 @@ impl ObjectImpl for ParallelEnc {
                 .blurb(
                     "What was done since the start, in frames, chunks and bytes: parallel, chunk-frames (of the longest, as planned), chunks-planned, \
                      chunks-finished, chunks-from-cache (of these, encoded by an earlier run), attempts-failed, frames-in, frames-out, frames-skipped (by the encoder), frames-copied (out \
-                     of a pool that is too small), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early, overlap-before, overlap-after (as planned), \
+                     of a pool that is too small), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early (now, before chunks are finished, because input stands still), overlap-before, overlap-after (as planned), \
                      sessions-planned (which work at the same time), limited-by (what keeps chunks from being longer or sessions from \
                      being more: chunk-frames, source-length, longest-chunk (longer ones gain nothing) or max-raw-bytes), sessions-open, \
                      sessions (each with frames and frames-per-second), encoder (as set or chosen), sequential-reason.",
@@ -231,33 +220,50 @@ impl ObjectImpl for ParallelEnc {
 impl ParallelEnc {
     fn assemble(&self) {
         let bin = self.obj();
-        let host = self.known_to_parts();
-        self.aggregator.imp().attach(host.clone());
-        self.distributor
-            .imp()
-            .attach(host, self.encoder_settings.clone());
         // Sessions that are added to a running element don't begin its state change anew.
         bin.set_bin_flags(gst::BinFlags::NO_RESYNC);
-        let children: [&gst::Element; 2] =
-            [self.distributor.upcast_ref(), self.aggregator.upcast_ref()];
+        let host: Arc<dyn Host> = Arc::new(WeakHost::new(&bin));
+        let weak = self.downgrade();
+        let set = move |property: &str, value: &str| {
+            if let Some(parts) = weak.upgrade().as_ref().and_then(|this| this.parts.get()) {
+                parts.stream.encoder_property_set(property, value);
+            }
+        };
+        let models = Arc::new(Models::new(host.clone(), Arc::new(set)));
+        // PANIC: its elements are new, and have no pad yet.
+        let stream = Stream::new(host, models.clone()).expect("own elements");
         // PANIC: both are new, and their names differ.
-        bin.add_many(children).expect("own children");
-        for (name, target) in [
-            ("sink", self.distributor.sink()),
-            ("src", self.aggregator.imp().src()),
-        ] {
+        bin.add_many(stream.elements()).expect("own children");
+        for (name, target) in [("sink", stream.sink()), ("src", stream.src())] {
             // PANIC: the class has both templates, and the element has no other pad.
             let template = bin.pad_template(name).expect("own template");
             let pad = gst::GhostPad::builder_from_template_with_target(&template, target);
             let pad = pad.expect("own target").name(name).build();
             bin.add_pad(&pad).expect("own pad");
         }
+        let _ = self.parts.set(Parts { models, stream });
+    }
+
+    /// The settings. What a panic left behind one lock is what was set.
+    fn settings(&self) -> std::sync::MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn models(&self) -> Option<&Arc<Models>> {
+        self.parts.get().map(|parts| &parts.models)
+    }
+
+    fn stream(&self) -> Option<&Stream> {
+        self.parts.get().map(|parts| &parts.stream)
     }
 
     fn get(&self, id: usize, spec: &glib::ParamSpec) -> glib::Value {
         match spec.name() {
             STATS => self.stats().to_value(),
-            ENCODER_PROPERTIES => self.settings().encoder_properties.to_value(),
+            ENCODER_PROPERTIES => {
+                let properties = self.models().and_then(|models| models.properties());
+                properties.to_value()
+            }
             _ => self.derived_property(id, spec),
         }
     }
@@ -267,18 +273,16 @@ impl ParallelEnc {
             ENCODER_PROPERTIES => {
                 // PANIC: GObject has checked the type.
                 let properties: Option<gst::Structure> = value.get().expect("a structure");
-                let old = std::mem::replace(&mut self.settings().encoder_properties, properties);
-                for field in old.iter().flat_map(|old| old.fields()) {
-                    self.encoder_settings.overrides().forget(field);
+                if let Some(models) = self.models() {
+                    models.set_properties(properties);
                 }
-                self.set_encoder_properties();
             }
             name => {
                 self.derived_set_property(id, value, spec);
-                if name == "encoder" {
+                if let ("encoder", Some(models)) = (name, self.models()) {
                     let description = self.settings().encoder.clone();
                     // A description that makes nothing is reported when it is used.
-                    let _ = self.renew_model(description.as_deref());
+                    let _ = models.renew(description.as_deref());
                 }
             }
         }
@@ -296,7 +300,7 @@ impl ElementImpl for ParallelEnc {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: Lazy<Vec<gst::PadTemplate>> =
-            Lazy::new(|| pad_templates(&crate::media::caps::encoded()));
+            Lazy::new(|| pad_templates(&caps::encoded()));
         &TEMPLATES
     }
 
@@ -318,8 +322,9 @@ impl ElementImpl for ParallelEnc {
         ];
         if begun.is_err() && !down.contains(&transition) {
             if transition == gst::StateChange::NullToReady {
-                let undo = || self.distributor.imp().unprepare();
-                panics::caught(self, "going back to NULL", || (), undo);
+                if let Some(stream) = self.stream() {
+                    panics::reporting(self, "going back to NULL", || stream.unprepare());
+                }
                 // It was heard.
                 *self.panicked.lock() = None;
             }
@@ -327,7 +332,7 @@ impl ElementImpl for ParallelEnc {
         }
         let changed = self.parent_change_state(transition)?;
         let what = format!("after {transition:?}");
-        panics::caught(self, &what, || (), || self.after(transition));
+        panics::reporting(self, &what, || self.after(transition));
         if transition == gst::StateChange::NullToReady {
             // It was heard.
             *self.panicked.lock() = None;
@@ -344,21 +349,27 @@ impl ParallelEnc {
             self.post_error_message(error);
             return Err(gst::StateChangeError);
         }
-        let distributor = self.distributor.imp();
-        let job = self.settings().job();
+        let Some(stream) = self.stream() else {
+            // It couldn't be made, so it doesn't start.
+            return match transition {
+                gst::StateChange::NullToReady => Err(gst::StateChangeError),
+                _ => Ok(()),
+            };
+        };
+        let job = || -> Job { self.settings().job() };
         let placed = match transition {
             gst::StateChange::NullToReady => {
+                let job = job();
                 gst::info!(CAT, imp = self, "{job:?}");
-                self.refused_property()
-                    .and_then(|()| distributor.prepare(job))
+                self.refused_property().and_then(|()| stream.prepare(job))
             }
-            gst::StateChange::ReadyToPaused => self
-                .refused_property()
-                .and_then(|()| distributor.start(&job)),
+            gst::StateChange::ReadyToPaused => {
+                self.refused_property().and_then(|()| stream.start(&job()))
+            }
             gst::StateChange::PausedToReady => {
                 gst::info!(CAT, imp = self, "{}", self.stats());
                 // Before the pads are deactivated: that waits for those who wait here.
-                distributor.shut_down();
+                stream.shut_down();
                 Ok(())
             }
             _ => Ok(()),
@@ -372,53 +383,48 @@ impl ParallelEnc {
     }
 
     fn after(&self, transition: gst::StateChange) {
-        let distributor = self.distributor.imp();
+        let Some(stream) = self.stream() else { return };
         match transition {
-            gst::StateChange::PausedToReady => distributor.stopped(),
-            gst::StateChange::ReadyToNull => distributor.unprepare(),
+            gst::StateChange::PausedToReady => stream.stopped(),
+            gst::StateChange::ReadyToNull => stream.unprepare(),
             _ => (),
         }
     }
 
-    /// What was half set when something panicked was set all the same. (The derived properties know the standard library's lock
-    /// only.)
-    fn settings(&self) -> std::sync::MutexGuard<'_, Settings> {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What the parts have of this, and this itself where it panics.
-    fn known_to_parts(&self) -> Arc<dyn Host> {
-        Arc::new(WeakHost::new(&self.obj()))
+    /// What `encoder-properties` asked in vain of the encoder that is set. One that was chosen may be another next time.
+    fn refused_property(&self) -> Result<(), EncoderError> {
+        match self.models() {
+            Some(models) if self.settings().encoder.is_some() => models.refused(),
+            _ => Ok(()),
+        }
     }
 
     /// Our own code panicked: says so, and ends the stream. Each time: who is second may not end it before the first was heard.
     pub(super) fn panicked(&self, text: &str, what: &str) {
+        // The derived properties take the lock as it is.
         self.settings.clear_poison();
         let error = gst::error_msg!(gst::LibraryError::Failed, ("{text}"), ["{what}"]);
         if self.obj().current_state() == gst::State::Null {
             *self.panicked.lock() = Some(error.clone());
         }
         self.post_error_message(error);
-        self.distributor.imp().panicked();
+        if let Some(stream) = self.stream() {
+            stream.panicked();
+        }
     }
 }
 
 impl Part for ParallelEnc {
     fn host(&self) -> Option<Arc<dyn Host>> {
-        Some(self.known_to_parts())
+        Some(Arc::new(WeakHost::new(&self.obj())))
     }
 }
 
 impl BinImpl for ParallelEnc {
     fn handle_message(&self, message: gst::Message) {
-        let see = || {
-            let of_session = message.src().and_then(|pad| pad.parent());
-            let ours = self.distributor.upcast_ref::<gst::Object>();
-            if of_session.is_some_and(|parent| parent == *ours) {
-                tasks::give_thread(&message);
-            }
-        };
-        panics::caught(self, "a message", || (), see);
+        if let Some(stream) = self.stream() {
+            panics::reporting(self, "a message", || stream.see(&message));
+        }
         self.parent_handle_message(message);
     }
 }
@@ -433,9 +439,8 @@ impl ChildProxyImpl for ParallelEnc {
 
     fn child_by_index(&self, index: u32) -> Option<glib::Object> {
         let child = || {
-            let model = self.model.lock();
-            let encoder = model.as_ref().filter(|_| index == 0);
-            encoder.map(|model| model.encoder.clone().upcast())
+            let child = self.models().filter(|_| index == 0)?.child();
+            child.map(Cast::upcast)
         };
         panics::caught(self, "a child", || None, child)
     }
@@ -463,12 +468,7 @@ pub(super) fn metadata(long_name: &str) -> gst::subclass::ElementMetadata {
 pub(super) fn pad_templates(encoded: &gst::Caps) -> Vec<gst::PadTemplate> {
     let always = gst::PadPresence::Always;
     [
-        gst::PadTemplate::new(
-            "sink",
-            gst::PadDirection::Sink,
-            always,
-            &crate::media::caps::raw(),
-        ),
+        gst::PadTemplate::new("sink", gst::PadDirection::Sink, always, &caps::raw()),
         gst::PadTemplate::new("src", gst::PadDirection::Src, always, encoded),
     ]
     .into_iter()
@@ -479,12 +479,12 @@ pub(super) fn pad_templates(encoded: &gst::Caps) -> Vec<gst::PadTemplate> {
 // Getters of what is known once the encoder is.
 impl ParallelEnc {
     fn stats(&self) -> gst::Structure {
-        let snapshot = self.distributor.imp().snapshot();
-        report::stats(&snapshot.unwrap_or_default())
+        let snapshot = self.stream().map(Stream::snapshot);
+        snapshot.unwrap_or_default().structure()
     }
 
     fn decision(&self) -> Option<Decision> {
-        self.distributor.imp().decision()
+        self.stream()?.decision()
     }
 
     fn active_encoder(&self) -> Option<String> {
@@ -506,92 +506,5 @@ impl ParallelEnc {
     fn recommended_duration(&self) -> u64 {
         self.decision()
             .map_or(0, |decision| decision.min_chunk_duration)
-    }
-}
-
-// The encoder that stands for all.
-impl ParallelEnc {
-    /// Another encoder, or none: what was set on the last one is forgotten.
-    fn renew_model(&self, description: Option<&str>) -> Result<(), EncoderError> {
-        let old = self.model.lock().take();
-        self.encoder_settings.replace(None);
-        if let Some(old) = old {
-            self.obj().child_removed(&old.encoder, model::NAME);
-        }
-        let Some(description) = description else {
-            return Ok(());
-        };
-        let weak = self.distributor.downgrade();
-        let model = Model::new(
-            description,
-            self.known_to_parts(),
-            move |property, value| {
-                if let Some(distributor) = weak.upgrade() {
-                    distributor.imp().encoder_property_set(property, value);
-                }
-            },
-        )?;
-        let encoder = model.encoder.clone();
-        let settings = (encoder.clone(), model.overrides.clone());
-        self.encoder_settings.replace(Some(settings));
-        *self.model.lock() = Some(model);
-        self.set_encoder_properties();
-        self.obj().child_added(&encoder, model::NAME);
-        Ok(())
-    }
-
-    /// Sets `encoder-properties` on the model, and through it on every encoder.
-    fn set_encoder_properties(&self) {
-        let properties = self.settings().encoder_properties.clone();
-        let encoder = self
-            .model
-            .lock()
-            .as_ref()
-            .map(|model| model.encoder.clone());
-        let Some(encoder) = encoder else { return };
-        let set = properties.map(|properties| properties::set_properties(&encoder, &properties));
-        if let Some(model) = self.model.lock().as_mut() {
-            model.refused = set.and_then(Result::err);
-        }
-    }
-
-    /// What `encoder-properties` asked in vain of the encoder that is set. One that was chosen may be another next time.
-    fn refused_property(&self) -> Result<(), EncoderError> {
-        if self.settings().encoder.is_none() {
-            return Ok(());
-        }
-        self.refused()
-    }
-
-    fn refused(&self) -> Result<(), EncoderError> {
-        let model = self.model.lock();
-        let refused = model.as_ref().and_then(|model| model.refused.clone());
-        refused.map_or(Ok(()), Err)
-    }
-
-    /// The encoder was chosen by what downstream accepts. If it is the one of the last stream, what was set on it holds.
-    pub(super) fn encoder_chosen(&self, description: &str) -> Result<(), EncoderError> {
-        let model = self.model.lock();
-        let is_same = model
-            .as_ref()
-            .is_some_and(|model| model.description == description);
-        drop(model);
-        if !is_same {
-            self.renew_model(Some(description))?;
-        }
-        self.refused()
-    }
-
-    /// No installed encoder makes what downstream accepts: tells the application which would be needed.
-    pub(super) fn encoder_missing(&self, accepted: &gst::Caps) {
-        let Some(format) = accepted.structure(0).filter(|_| !accepted.is_any()) else {
-            return;
-        };
-        let mut caps = gst::Caps::new_empty_simple(format.name());
-        if let Ok(version) = format.get::<i32>("mpegversion") {
-            caps.make_mut().set("mpegversion", version);
-        }
-        let message = gst_pbutils::MissingPluginMessage::builder_for_encoder(&caps);
-        let _ = self.obj().post_message(message.src(&*self.obj()).build());
     }
 }

@@ -88,9 +88,7 @@ use gst::prelude::*;
 mod codecs;
 mod host;
 pub(crate) mod imp;
-mod model;
 mod presets;
-pub(crate) mod report;
 pub(crate) mod settings;
 
 glib::wrapper! {

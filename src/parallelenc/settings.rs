@@ -4,7 +4,6 @@
 
 use crate::job::Job;
 use std::time::Duration;
-use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 /// Half a second of film: shorter chunks cost more for their key frame than a session idle for as long.
 pub(crate) const DEFAULT_MIN_CHUNK_FRAMES: u32 = 12;
@@ -23,13 +22,13 @@ pub(crate) const AUTOMATIC_OVERLAP: i32 = -1;
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) encoder: Option<String>,
-    pub(crate) encoder_properties: Option<gst::Structure>,
     pub(crate) sessions: u32,
     pub(crate) chunk_frames: u32,
     pub(crate) min_chunk_frames: u32,
     pub(crate) overlap_before: i32,
     pub(crate) overlap_after: i32,
     pub(crate) source_frame_count: u64,
+    pub(crate) key_frame_interval: u64,
     pub(crate) allow_parallel: bool,
     pub(crate) allow_parallel_live: bool,
     pub(crate) max_raw_bytes: u64,
@@ -43,13 +42,13 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             encoder: None,
-            encoder_properties: None,
             sessions: 0,
             chunk_frames: 0,
             min_chunk_frames: DEFAULT_MIN_CHUNK_FRAMES,
             overlap_before: AUTOMATIC_OVERLAP,
             overlap_after: AUTOMATIC_OVERLAP,
             source_frame_count: 0,
+            key_frame_interval: 0,
             allow_parallel: true,
             allow_parallel_live: false,
             max_raw_bytes: 0,
@@ -72,9 +71,10 @@ impl Settings {
             overlap_before: u64::try_from(self.overlap_before).ok(),
             overlap_after: u64::try_from(self.overlap_after).ok(),
             source_frames: nonzero(self.source_frame_count),
+            key_frame_interval: nonzero(self.key_frame_interval).map(Duration::from_nanos),
             allow_parallel: self.allow_parallel,
             allow_parallel_live: self.allow_parallel_live,
-            max_raw_bytes: nonzero(self.max_raw_bytes).unwrap_or_else(quarter_of_memory),
+            max_raw_bytes: nonzero(self.max_raw_bytes),
             max_attempts: self.max_attempts,
             stall_timeout: nonzero(self.stall_timeout).map(Duration::from_nanos),
             cache: self
@@ -86,30 +86,32 @@ impl Settings {
     }
 }
 
-/// Where the memory's size can't be read: a quarter of the 4 GiB that any machine for video has.
-const UNKNOWN_QUARTER: u64 = 1 << 30;
-
-/// A quarter of the machine's memory, or of the container's limit where that is less.
-fn quarter_of_memory() -> u64 {
-    let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
-    let Ok(system) = System::new_with_specifics(memory) else {
-        return UNKNOWN_QUARTER;
-    };
-    let machine = system.total_memory();
-    let limit = system
-        .cgroup_limits()
-        .map_or(machine, |limits| limits.total_memory.min(machine));
-    limit / 4
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::job::READINGS;
+    use crate::parallelenc::ParallelEnc;
+    use gst::prelude::*;
 
     #[test]
-    fn a_quarter_of_the_memory_is_a_plausible_figure() {
-        let quarter = quarter_of_memory();
-        assert!(quarter > 16 << 20, "{quarter}");
-        assert!(quarter < 1 << 50, "{quarter}");
+    fn the_memory_is_read_once_for_a_start_and_only_where_it_limits() {
+        gst::init().unwrap();
+        for (max_raw_bytes, expected) in [(0_u64, 1), (100 << 20, 0)] {
+            let enc: ParallelEnc = glib::Object::new();
+            enc.set_property("encoder", "jpegenc");
+            enc.set_property("max-raw-bytes", max_raw_bytes);
+            let readings = |states: &[gst::State]| {
+                READINGS.set(0);
+                for &state in states {
+                    enc.set_state(state).unwrap();
+                }
+                READINGS.get()
+            };
+            let (up, down) = (gst::State::Playing, gst::State::Ready);
+            assert_eq!(readings(&[gst::State::Ready, up]), expected);
+            assert_eq!(readings(&[gst::State::Paused, up, down]), 0);
+            // Another stream is another start.
+            assert_eq!(readings(&[up]), expected);
+            assert_eq!(readings(&[down, gst::State::Null]), 0);
+        }
     }
 }

@@ -1,202 +1,156 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! One attempt at a chunk: a fresh encoder is fed, and what it made verified.
+//! One attempt at a chunk, from a fresh encoder to its end.
 //!
-//! Once all own frames of the chunk are there and the trail has begun, the aggregator returns EOS to the encoder, and the session
+//! Once all own frames of the chunk are there and the trail has begun, the output returns EOS to the encoder, and the session
 //! doesn't wait for what is left of the trail.
 
 use super::failure::Failure;
-use super::instance::Live;
+use super::instance::Instance;
 use super::replay::Known;
-use super::{Input, Session};
-use crate::aggregator;
-use crate::cache::Files;
-use crate::distributor;
-use crate::encoder::description::{EncoderError, Recipe};
+use super::{Assignment, Session, Step, Work};
+use crate::encoder::description::EncoderError;
 use crate::encoder::hints;
-use crate::logic::ids::{Chunk, ChunkId, FrameNo};
+use crate::logic::ids::FrameNo;
 use gst::prelude::*;
-use std::sync::Arc;
-
-/// A chunk to encode.
-pub(crate) struct Work {
-    pub(crate) chunk: ChunkId,
-    /// The first frame that is fed.
-    pub(crate) first: FrameNo,
-    pub(crate) input: Input,
-    pub(crate) recipe: Recipe,
-    /// Where chunks are kept.
-    pub(crate) cache: Option<Arc<Files>>,
-}
-
-/// What the session does next with its chunk.
-pub(crate) enum Step {
-    Feed {
-        buffer: gst::Buffer,
-        force_key: bool,
-        /// TAG events that stood before the frame.
-        tags: Vec<gst::Event>,
-    },
-    /// All was fed: send EOS.
-    Drain(Chunk),
-}
 
 impl Session {
+    /// Makes one attempt, to the end.
+    pub(crate) fn run(&self, work: &Work, assignment: &dyn Assignment) -> Result<(), Failure> {
+        assignment.begin();
+        let mut made = None;
+        let mut keep = None;
+        if let Some(files) = work.cache.as_deref()
+            && let Some(content) = assignment.content()?
+        {
+            // What was placed is open, and may have changed its properties since: nobody could tell which one it is.
+            self.clear_in_task();
+            let fresh = self.make(&work.recipe, Some(&work.input.hints));
+            let fresh = fresh.map_err(|error| unopened(assignment, error))?;
+            let base = content.base();
+            match self.look_up(assignment, work, files, &content, &fresh.element)? {
+                Known::Delivered => {
+                    drop(fresh);
+                    return assignment.delivered();
+                }
+                Known::Keep(key) => {
+                    assignment.record(base);
+                    keep = Some((files, key));
+                }
+                Known::No => (),
+            }
+            made = Some(fresh);
+            assignment.feed_from_first();
+        }
+        let instance = self.primed(work, made);
+        let instance = instance.map_err(|error| unopened(assignment, error))?;
+        match self.feed(assignment, work, &instance) {
+            Ok(()) => (),
+            // Its encoder was told that it may end, whatever it says to that.
+            Err(failure) if assignment.is_complete() && !failure.is_nobodys() => (),
+            Err(failure) => return Err(failure),
+        }
+        assignment.verify(false)?;
+        let recording = assignment.take_recording();
+        let keep = keep.filter(|_| assignment.is_unchanged());
+        // Before another session learns that this one has let go.
+        drop(instance);
+        assignment.delivered()?;
+        // The chunk needn't wait for the disk.
+        if let (Some((files, key)), Some(recording)) = (keep, recording) {
+            self.keep(assignment, files, key, &recording);
+        }
+        Ok(())
+    }
+
     /// The one that was made for this chunk, or else the placed encoder if it is primed for this input, or a fresh one.
-    fn primed(&self, work: &Work, made: Option<Live>) -> Result<Live, EncoderError> {
+    fn primed(&self, work: &Work, made: Option<Instance>) -> Result<Instance, EncoderError> {
         let placed = self.placed.lock().take();
         // What wants to know of its chunk had to be made for it.
-        let fits = |live: &Live| {
-            live.caps.as_ref() == Some(&work.input.caps)
-                && live.downstream == work.input.downstream
-                && !hints::are_wanted(&live.encoder)
+        let fits = |instance: &Instance| {
+            instance.caps.as_ref() == Some(&work.input.caps)
+                && instance.downstream == work.input.downstream
+                && !hints::are_wanted(&instance.encoder)
         };
-        let live = match placed.filter(|placed| made.is_none() && fits(placed)) {
-            Some(live) => live,
+        let instance = match placed.filter(|placed| made.is_none() && fits(placed)) {
+            Some(instance) => instance,
             None => {
-                let mut live = match made {
+                let mut instance = match made {
                     Some(made) => made,
                     None => self.make(&work.recipe, Some(&work.input.hints))?,
                 };
-                self.enter(&live)?;
-                self.prime(&mut live, &work.input.caps)?;
-                live
+                self.enter(&mut instance)?;
+                self.prime(&mut instance, &work.input.caps)?;
+                instance
             }
         };
         if let Some(tags) = &work.input.tags {
             self.src.push_event(gst::event::Tag::new(tags.clone()));
         }
-        Ok(live)
-    }
-
-    /// What comes of the session from now on is of this chunk.
-    pub(super) fn begin(&self, aggregator: &aggregator::imp::Aggregator, work: &Work) {
-        let downstream = work.input.downstream.clone();
-        aggregator.begin(self.id, work.chunk, work.first, downstream);
-    }
-
-    /// One attempt at a chunk, to the end.
-    pub(crate) fn run(
-        &self,
-        distributor: &distributor::imp::Distributor,
-        aggregator: &aggregator::imp::Aggregator,
-        work: &Work,
-    ) -> Result<(), Failure> {
-        self.begin(aggregator, work);
-        let unopened = |error| {
-            let is_open = matches!(error, EncoderError::CapsRefused { .. });
-            match distributor.failure(self) {
-                Some(none @ (Failure::Aborted | Failure::Downstream)) => none,
-                // Where caps are refused, it isn't for want of room.
-                None if is_open => Failure::Encoder(error),
-                Some(why) if is_open && why.is_of_stream() => why,
-                why => Failure::Unopened(Box::new(why.unwrap_or(Failure::Encoder(error)))),
-            }
-        };
-        let mut made = None;
-        let mut keep = None;
-        if let Some(files) = work.cache.as_deref() {
-            // What was placed is open, and may have changed its properties since: nobody could tell which one it is.
-            self.clear();
-            let fresh = self.make(&work.recipe, Some(&work.input.hints));
-            let fresh = fresh.map_err(unopened)?;
-            let (known, base) =
-                self.look_up(distributor, aggregator, work, files, &fresh.element)?;
-            match known {
-                Known::Delivered(chunk, delivered) => {
-                    drop(fresh);
-                    distributor.verified(self, chunk, delivered, true);
-                    return distributor.delivered(self, chunk, delivered);
-                }
-                Known::Keep(key, content) => {
-                    aggregator.record(self.id, base);
-                    keep = Some((files, key, content));
-                }
-                Known::No => (),
-            }
-            made = Some(fresh);
-            distributor.feed_from(self, work.first);
-        }
-        let live = self.primed(work, made).map_err(unopened)?;
-        let chunk = match self.feed(distributor, work, &live) {
-            Ok(chunk) => chunk,
-            Err(none @ (Failure::Aborted | Failure::Downstream | Failure::Replanned)) => {
-                return Err(none);
-            }
-            // Its encoder was told that it may end, whatever it says to that.
-            Err(failure) => match distributor.cut_short(self, work.chunk) {
-                Some(chunk) => chunk,
-                None => return Err(failure),
-            },
-        };
-        let delivered = aggregator.verify(chunk).map_err(Failure::Fault)?;
-        distributor.verified(self, chunk, delivered, false);
-        let recording = aggregator.take_recording(self.id);
-        let keep = keep.filter(|(.., content)| distributor.is_still(work.chunk, content));
-        // Before another session learns that this one has let go.
-        drop(live);
-        distributor.delivered(self, chunk, delivered)?;
-        // The chunk needn't wait for the disk.
-        if let (Some((files, key, _)), Some(recording)) = (keep, recording) {
-            self.keep(distributor, files, key, &recording);
-        }
-        Ok(())
+        Ok(instance)
     }
 
     /// Feeds the chunk to its encoder, and waits until that has ended.
     fn feed(
         &self,
-        distributor: &distributor::imp::Distributor,
+        assignment: &dyn Assignment,
         work: &Work,
-        live: &Live,
-    ) -> Result<Chunk, Failure> {
+        instance: &Instance,
+    ) -> Result<(), Failure> {
         let refused = |flow| {
-            distributor
-                .failure(self)
-                .unwrap_or_else(|| self.unexplained(live, flow))
+            let failure = assignment.failure();
+            failure.unwrap_or_else(|| unexplained(instance, flow))
         };
         let mut position = work.first;
-        let chunk = loop {
-            match distributor.next_step(self, work.chunk, position)? {
-                Step::Feed {
-                    buffer,
-                    force_key,
-                    tags,
-                } => {
-                    for tag in tags {
-                        self.src.push_event(tag);
-                    }
-                    if force_key {
-                        self.src.push_event(force_key_unit(buffer.pts()));
-                    }
-                    self.src.push(buffer).map_err(refused)?;
-                    position = FrameNo(position.0 + 1);
-                }
-                Step::Drain(chunk) => break chunk,
+        while let Step::Feed {
+            buffer,
+            force_key,
+            tags,
+        } = assignment.next(position)?
+        {
+            for tag in tags {
+                self.src.push_event(tag);
             }
-        };
+            if force_key {
+                self.src.push_event(force_key_unit(buffer.pts()));
+            }
+            self.src.push(buffer).map_err(refused)?;
+            position = FrameNo(position.0 + 1);
+        }
         let drained = self.src.push_event(gst::event::Eos::new());
-        if !drained && !distributor.has_ended(self) {
+        if !drained && !assignment.has_ended() {
             return Err(refused(gst::FlowError::Error));
         }
-        distributor.wait_for_eos(self)?;
-        distributor.failure(self).map_or(Ok(chunk), Err)
+        assignment.wait_for_eos()?;
+        assignment.failure().map_or(Ok(()), Err)
     }
+}
 
-    /// The encoder returned an error and nobody said why.
-    fn unexplained(&self, live: &Live, flow: gst::FlowError) -> Failure {
-        match (&live.caps, flow) {
-            (Some(caps), gst::FlowError::NotNegotiated) => {
-                Failure::Encoder(EncoderError::CapsRefused {
-                    encoder: live.name(),
-                    caps: caps.clone(),
-                })
-            }
-            _ => Failure::Flow {
-                encoder: live.name(),
-                flow,
-            },
+/// Why no encoder could be opened: the reason at hand, or what else is known of it.
+fn unopened(assignment: &dyn Assignment, error: EncoderError) -> Failure {
+    let is_open = matches!(error, EncoderError::CapsRefused { .. });
+    match assignment.failure() {
+        Some(none) if none.is_nobodys() => none,
+        // Where caps are refused, it isn't for want of room.
+        None if is_open => Failure::Encoder(error),
+        Some(why) if is_open && why.is_of_stream() => why,
+        why => Failure::Unopened(Box::new(why.unwrap_or(Failure::Encoder(error)))),
+    }
+}
+
+/// The encoder returned an error and nobody said why.
+fn unexplained(instance: &Instance, flow: gst::FlowError) -> Failure {
+    match (&instance.caps, flow) {
+        (Some(caps), gst::FlowError::NotNegotiated) => {
+            Failure::Encoder(EncoderError::CapsRefused {
+                encoder: instance.name(),
+                caps: caps.clone(),
+            })
         }
+        _ => Failure::Flow {
+            encoder: instance.name(),
+            flow,
+        },
     }
 }
 

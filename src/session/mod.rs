@@ -3,39 +3,42 @@
 //! One live encoder in one slot.
 //!
 //! ```text
-//!   distributor                slot                   aggregator
+//!      input                 slot                    output
 //!  ─────────────┐        ┌────────────────────┐        ┌────────────
 //!     src_%u pad├───────►│ encoder (fresh)    ├───────►│sink_%u pad
 //!  ─────────────┘        └────────────────────┘        └────────────
 //!   place ─► prime ─► feed, frame by frame ─► EOS ─► verify ─► NULL, removed
 //! ```
 //!
-//! A session runs in the pad task of its `src_%u`, which is the only thread that changes its encoder's state once
+//! A session runs in the task of its `src_%u`, which is the only thread that changes its encoder's state once
 //! frames flow. (The first encoder is placed and primed before, by the application and the upstream thread.) It doesn't choose its
-//! chunks and keeps no frames: it asks the distributor for both.
+//! chunks and keeps no frames: it asks its [`Assignment`] for both.
 
-pub(crate) mod attempt;
+mod attempt;
 pub(crate) mod failure;
 mod instance;
 pub(crate) mod replay;
 mod slot;
 
-use crate::distributor::Distributor;
-use crate::encoder::description::{EncoderError, Recipe, encoder_within};
+use crate::cache::{Files, Recording};
+use crate::encoder::description::{self, EncoderError, Recipe};
 use crate::encoder::hints::Hints;
 use crate::encoder::properties::{self, Overrides};
 use crate::encoder::turn::SessionStatus;
+use crate::host::Host;
 use crate::job::SHUTDOWN_TIMEOUT;
-use crate::logic::ids::SessionId;
+use crate::logic::ids::{ChunkId, FrameNo, SessionId};
 use crate::panics;
+use failure::Failure;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
-use instance::Live;
+use instance::Instance;
 use once_cell::sync::Lazy;
 use parking_lot::{Condvar, Mutex};
+use replay::Content;
 use slot::Slot;
-use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SendError};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
@@ -45,6 +48,9 @@ static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
         Some("vtparallelenc: one live encoder in its slot"),
     )
 });
+
+/// What a thread does that opens an encoder, for whoever reads of a panic.
+const OPENING: &str = "opening an encoder";
 
 /// What the session's encoder is told before the first frame.
 #[derive(Debug, Clone)]
@@ -57,33 +63,139 @@ pub(crate) struct Input {
     pub(crate) hints: Hints,
 }
 
+/// A chunk to encode.
+pub(crate) struct Work {
+    pub(crate) chunk: ChunkId,
+    /// The first frame that is fed.
+    pub(crate) first: FrameNo,
+    pub(crate) input: Input,
+    pub(crate) recipe: Recipe,
+    /// Where chunks are kept.
+    pub(crate) cache: Option<Arc<Files>>,
+}
+
+/// What the session does next with its chunk.
+pub(crate) enum Step {
+    Feed {
+        buffer: gst::Buffer,
+        force_key: bool,
+        /// TAG events that stood before the frame.
+        tags: Vec<gst::Event>,
+    },
+    /// All was fed: send EOS.
+    Drain,
+}
+
+/// One attempt at a chunk, as who assigned it sees it. Once the attempt is over for that side, everything fails with
+/// [`Failure::Aborted`] or does nothing.
+pub(crate) trait Assignment {
+    /// What comes of the session from now on is of this attempt.
+    fn begin(&self);
+
+    /// Waits until it is known what the session does that has fed the frames up to, not including, `position`.
+    fn next(&self, position: FrameNo) -> Result<Step, Failure>;
+
+    /// Waits until all of the chunk is there, which then counts as fed. `None`: begin without it, as input has stopped.
+    fn content(&self) -> Result<Option<Content>, Failure>;
+
+    /// The chunk that counts as fed is fed after all.
+    fn feed_from_first(&self);
+
+    /// Waits until the encoder has sent its EOS, or may end.
+    fn wait_for_eos(&self) -> Result<(), Failure>;
+
+    fn has_ended(&self) -> bool;
+
+    /// Why the attempt can't go on, if it can't.
+    fn failure(&self) -> Option<Failure>;
+
+    /// All own frames are there, and the encoder was told that it may end.
+    fn is_complete(&self) -> bool;
+
+    /// The session has delivered all it has: is that all of the chunk? It counts as delivered from here on.
+    fn verify(&self, from_cache: bool) -> Result<(), Failure>;
+
+    /// The encoder is closed: the chunk's packets may leave.
+    fn delivered(&self) -> Result<(), Failure>;
+
+    /// The cache is being read or written, or isn't any more.
+    fn uses_cache(&self, uses: bool);
+
+    /// The chunk was delivered, and is being kept.
+    fn keeps(&self);
+
+    /// The chunk is still what its content was.
+    fn is_unchanged(&self) -> bool;
+
+    /// Forgets what came for the attempt, which begins again. `false`: it can't.
+    fn begin_again(&self) -> bool;
+
+    /// What the encoder makes from now on is remembered. The first frame that it is fed has this private time.
+    fn record(&self, base: u64);
+
+    /// What was remembered, if it can be kept.
+    fn take_recording(&self) -> Option<Recording>;
+
+    /// An event or a packet comes as its encoder sent it in an earlier run. `false`: it isn't taken.
+    fn replay_event(&self, event: gst::Event) -> bool;
+    fn replay_packet(&self, packet: gst::Buffer) -> bool;
+
+    /// The encoder leaves out the frame with this private time.
+    fn skip(&self, private: gst::ClockTime);
+
+    /// Chunks can't be kept.
+    fn cache_failed(&self, reason: &str);
+}
+
+/// Who hears what an encoder in a slot posts. All of it runs in the thread that posts, with the encoder's locks held.
+pub(crate) trait SlotOwner: Send + Sync {
+    /// Chunks are encoded: the encoders' messages are for their sessions.
+    fn is_chunked(&self) -> bool;
+
+    /// An encoder posted an error. `false`: it is the application's.
+    fn error(&self, session: SessionId, message: &gst::Message) -> bool;
+
+    /// An encoder leaves out the frame with this private time.
+    fn skipped(&self, session: SessionId, private: gst::ClockTime);
+}
+
 /// A slot and its task.
 pub(crate) struct Session {
     pub(crate) id: SessionId,
-    /// The distributor's pad, with the session's task.
+    /// The input's pad, with the session's task.
     pub(crate) src: gst::Pad,
     pub(crate) slot: Slot,
-    /// For the session's task, with the distributor's state.
+    /// For the session's task, with the engine's lock.
     pub(crate) wake: Condvar,
     pub(crate) status: Arc<SessionStatus>,
+    /// The first error that the encoder at hand has posted; a leaf among the locks.
+    pub(crate) posted: Mutex<Option<gst::Message>>,
     /// An encoder that was placed ahead of its first chunk, or the only one of a sequential stream.
-    placed: Mutex<Option<Live>>,
+    placed: Mutex<Option<Instance>>,
 }
 
 impl Session {
-    pub(crate) fn new(id: SessionId, src: gst::Pad, distributor: &Distributor) -> Self {
-        let status = Arc::new(SessionStatus::default());
+    /// `stall_timeout`: so long another one may keep its encoder from being opened or closed.
+    pub(crate) fn new(
+        id: SessionId,
+        src: gst::Pad,
+        host: Arc<dyn Host>,
+        owner: Weak<dyn SlotOwner>,
+        stall_timeout: Option<Duration>,
+    ) -> Self {
+        let status = Arc::new(SessionStatus::new(stall_timeout));
         Self {
             id,
             src,
-            slot: Slot::new(distributor, id, &status),
+            slot: Slot::new(id, host, owner, &status),
             wake: Condvar::new(),
             status,
+            posted: Mutex::default(),
             placed: Mutex::default(),
         }
     }
 
-    /// Links the slot between the distributor's pad and the aggregator's.
+    /// Links the slot between the input's pad and the output's.
     pub(crate) fn link(&self, sink: &gst::Pad) -> Option<()> {
         self.src.link(&self.slot.static_pad("sink")?).ok()?;
         self.slot.static_pad("src")?.link(sink).ok()?;
@@ -91,74 +203,81 @@ impl Session {
     }
 
     /// A fresh encoder that isn't opened.
-    fn make(&self, recipe: &Recipe, hints: Option<&Hints>) -> Result<Live, EncoderError> {
+    fn make(&self, recipe: &Recipe, hints: Option<&Hints>) -> Result<Instance, EncoderError> {
         let element = recipe.make()?;
         element.set_property("name", "encoder");
         // The session's task moves its encoder, the bin must not.
         element.set_locked_state(true);
-        let live = Live {
+        let instance = Instance {
             slot: self.slot.clone(),
             status: self.status.clone(),
-            encoder: encoder_within(&element),
+            encoder: description::encoder_within(&element),
             element,
+            is_opened: false,
             caps: None,
             downstream: None,
         };
         if let Some(hints) = hints {
-            hints.apply(&live.encoder, recipe);
+            hints.apply(&instance.encoder, recipe);
         }
-        self.slot.announce(&live.encoder);
-        Ok(live)
+        self.slot.announce(&instance.encoder);
+        Ok(instance)
     }
 
     /// Puts an encoder into the slot, at READY.
-    fn enter(&self, live: &Live) -> Result<(), EncoderError> {
-        let added = self.slot.add(&live.element);
-        added.map_err(|_| live.cannot_start())?;
-        let started = live.in_turn(|| live.element.set_state(gst::State::Ready));
-        started.map_err(|_| live.cannot_start())?;
-        Ok(())
+    fn enter(&self, instance: &mut Instance) -> Result<(), EncoderError> {
+        let added = self.slot.add(&instance.element);
+        added.map_err(|_| instance.cannot_start())?;
+        let opened = instance.open_to(gst::State::Ready);
+        instance.is_opened = !matches!(opened, Err(EncoderError::Stopped));
+        opened
     }
 
     /// Does what an encoder may hang in, for so long at most, or as long as a shutdown waits once `stops` says so; then the session is
-    /// left to itself.
+    /// abandoned. Before that, time in which another one has the turn doesn't count.
     fn within<R: Send + 'static>(
         self: &Arc<Self>,
+        what: &'static str,
         time: Option<Duration>,
         stops: &dyn Fn() -> bool,
         act: impl FnOnce(&Self) -> Result<R, EncoderError> + Send + 'static,
     ) -> Result<R, EncoderError> {
         const SLICE: Duration = Duration::from_millis(100);
-        const OPENING: &str = "opening an encoder";
         let time = time.unwrap_or(Duration::MAX);
         let (done, result) = std::sync::mpsc::channel();
         let this = self.clone();
         let thread = std::thread::Builder::new().name("vtparallelenc-open".to_string());
         let spawned = thread.spawn(move || {
             // What comes too late is dropped here.
-            if let Err(SendError(Err(panic))) = done.send(panics::contained(OPENING, || act(&this)))
-            {
-                panics::tell(this.slot.imp(), OPENING, &panic);
+            if let Err(SendError(Err(panic))) = done.send(panics::contained(what, || act(&this))) {
+                panics::tell(this.slot.imp(), what, &panic);
             }
             if this.status.is_abandoned() {
                 this.dispose_abandoned();
             }
         });
-        spawned.map_err(|error| EncoderError::NoThread(error.to_string()))?;
+        let thread = spawned.map_err(|error| EncoderError::NoThread(error.to_string()))?;
         // Counted while this thread runs: when the process is stopped, so is the encoder.
         let (mut waited, mut stopping) = (Duration::ZERO, Duration::ZERO);
+        let stop_time = time.min(SHUTDOWN_TIMEOUT);
         loop {
             let slice = SLICE.min(time);
             match result.recv_timeout(slice) {
-                Ok(Ok(result)) => return result,
+                Ok(Ok(result)) => {
+                    // It does no more than to let go of what is ours.
+                    let _ = thread.join();
+                    return result;
+                }
                 // As if there were no other thread.
                 Ok(Err(panic)) => std::panic::resume_unwind(panic),
-                Err(RecvTimeoutError::Timeout) if self.status.awaits_turn() => (),
-                Err(RecvTimeoutError::Timeout)
-                    if waited + slice < time && stopping < SHUTDOWN_TIMEOUT =>
-                {
-                    waited += slice;
-                    stopping += if stops() { slice } else { Duration::ZERO };
+                Err(RecvTimeoutError::Timeout) if waited < time && stopping < stop_time => {
+                    // (Who waits for its turn does so for a bounded time.)
+                    if !self.status.awaits_turn() {
+                        waited += slice;
+                    }
+                    if stops() {
+                        stopping += slice;
+                    }
                 }
                 Err(_) => {
                     self.abandon();
@@ -188,27 +307,28 @@ impl Session {
 
     /// As above, in a thread of its own.
     pub(crate) fn dispose_abandoned(&self) {
-        let dispose = || self.dispose();
         // Half done is not enough: what isn't at NULL can't be freed.
+        let dispose = || self.dispose();
         panics::caught(self.slot.imp(), "disposing of a session", dispose, dispose);
     }
 
-    /// Places an encoder ahead of its use: it answers queries until then. It may take so long to open.
+    /// Places an encoder ahead of its use: it answers queries until then. It may take so long to open, or as long as a shutdown waits
+    /// once `stops` says so.
     pub(crate) fn place(
         self: &Arc<Self>,
         recipe: &Recipe,
         time: Option<Duration>,
+        stops: &dyn Fn() -> bool,
     ) -> Result<(), EncoderError> {
-        self.clear();
+        self.clear(stops)?;
         let recipe = recipe.clone();
-        // (Nobody stops what is only starting.)
-        let live = self.within(time, &|| false, move |this| {
-            let live = this.make(&recipe, None)?;
-            this.enter(&live)?;
-            Ok(live)
+        let instance = self.within(OPENING, time, stops, move |this| {
+            let mut instance = this.make(&recipe, None)?;
+            this.enter(&mut instance)?;
+            Ok(instance)
         })?;
-        self.connect(&live)?;
-        *self.placed.lock() = Some(live);
+        self.connect(&instance)?;
+        *self.placed.lock() = Some(instance);
         Ok(())
     }
 
@@ -228,21 +348,43 @@ impl Session {
 
     fn placed_encoder(&self) -> Option<gst::Element> {
         let placed = self.placed.lock();
-        placed.as_ref().map(|live| live.encoder.clone())
+        placed.as_ref().map(|instance| instance.encoder.clone())
     }
 
-    fn connect(&self, live: &Live) -> Result<(), EncoderError> {
+    fn connect(&self, instance: &Instance) -> Result<(), EncoderError> {
         self.slot
-            .connect(&live.element)
-            .ok_or_else(|| live.cannot_start())
+            .connect(&instance.element)
+            .ok_or_else(|| instance.cannot_start())
     }
 
     pub(crate) fn is_placed(&self) -> bool {
         self.placed.lock().is_some()
     }
 
-    /// Takes the placed encoder out.
-    pub(crate) fn clear(&self) {
+    /// What the placed encoder, with what follows it, can make.
+    pub(crate) fn makes(&self) -> gst::Caps {
+        let src = self.slot.static_pad("src");
+        src.map_or_else(gst::Caps::new_any, |src| src.query_caps(None))
+    }
+
+    /// Takes the placed encoder out, and closes it.
+    pub(crate) fn clear(self: &Arc<Self>, stops: &dyn Fn() -> bool) -> Result<(), EncoderError> {
+        let Some(placed) = self.placed.lock().take() else {
+            return Ok(());
+        };
+        self.within(
+            "closing the first encoder",
+            self.status.patience(),
+            stops,
+            move |_| {
+                drop(placed);
+                Ok(())
+            },
+        )
+    }
+
+    /// As above, in the session's task, which is watched.
+    pub(crate) fn clear_in_task(&self) {
         let placed = self.placed.lock().take();
         drop(placed);
     }
@@ -255,45 +397,52 @@ impl Session {
         time: Option<Duration>,
         stops: &dyn Fn() -> bool,
     ) -> Result<(), EncoderError> {
-        let Some(mut live) = self.placed.lock().take() else {
+        let Some(mut instance) = self.placed.lock().take() else {
             return Ok(());
         };
         let caps = caps.clone();
-        let primed = self.within(time, stops, move |this| {
-            this.prime(&mut live, &caps)?;
-            Ok(live)
+        let primed = self.within(OPENING, time, stops, move |this| {
+            this.prime(&mut instance, &caps)?;
+            Ok(instance)
         });
-        let mut live = primed?;
-        live.downstream = Some(downstream);
-        *self.placed.lock() = Some(live);
+        let mut instance = primed?;
+        instance.downstream = Some(downstream);
+        *self.placed.lock() = Some(instance);
         Ok(())
     }
 
     /// Starts the placed encoder, the only one of its stream. It goes with its bin from now on, as an encoder without us
     /// would.
-    pub(crate) fn start_placed(&self) -> Result<(), EncoderError> {
+    pub(crate) fn start_placed(
+        self: &Arc<Self>,
+        time: Option<Duration>,
+        stops: &dyn Fn() -> bool,
+    ) -> Result<(), EncoderError> {
         // Out of its place while it starts: no lock is held then, and nobody else takes it in this time.
-        let Some(live) = self.placed.lock().take() else {
+        let Some(instance) = self.placed.lock().take() else {
             return Ok(());
         };
-        let started = live.in_turn(|| live.element.set_state(gst::State::Paused));
-        started.map_err(|_| live.cannot_start())?;
-        live.element.set_locked_state(false);
+        let instance = self.within(OPENING, time, stops, move |_| {
+            instance.open_to(gst::State::Paused)?;
+            instance.follow_bin()?;
+            Ok(instance)
+        })?;
+        instance.element.set_locked_state(false);
         self.slot.moves_encoder();
-        let synced = live.element.sync_state_with_parent();
-        synced.map_err(|_| live.cannot_start())?;
-        *self.placed.lock() = Some(live);
+        // The bin may have changed its state meanwhile.
+        instance.follow_bin()?;
+        *self.placed.lock() = Some(instance);
         Ok(())
     }
 
     /// Starts the encoder and tells it what comes.
-    fn prime(&self, live: &mut Live, caps: &gst::Caps) -> Result<(), EncoderError> {
-        live.in_turn(|| self.open(live, caps))?;
-        live.caps = Some(caps.clone());
+    fn prime(&self, instance: &mut Instance, caps: &gst::Caps) -> Result<(), EncoderError> {
+        instance.open_in_turn(|| self.open(instance, caps))?;
+        instance.caps = Some(caps.clone());
         Ok(())
     }
 
-    fn open(&self, live: &Live, caps: &gst::Caps) -> Result<(), EncoderError> {
+    fn open(&self, instance: &Instance, caps: &gst::Caps) -> Result<(), EncoderError> {
         // The pads still have the events of the last encoder, EOS among them. Sent while no encoder is linked, the new
         // ones replace them, so that this encoder never sees an old one.
         self.slot.disconnect();
@@ -306,16 +455,16 @@ impl Session {
         self.src.push_event(event());
         self.src.push_event(gst::event::Segment::new(&segment));
 
-        self.connect(live)?;
-        let started = live.element.set_state(gst::State::Paused);
-        started.map_err(|_| live.cannot_start())?;
+        self.connect(instance)?;
+        let started = instance.element.set_state(gst::State::Paused);
+        started.map_err(|_| instance.cannot_start())?;
         self.src.push_event(event());
         // What a sticky event's receiver thinks of it is only visible in what it keeps.
-        let sink = live.element.static_pad("sink");
+        let sink = instance.element.static_pad("sink");
         let kept = sink.and_then(|sink| sink.current_caps());
         if kept.as_ref() != Some(caps) {
             return Err(EncoderError::CapsRefused {
-                encoder: live.name(),
+                encoder: instance.name(),
                 caps: caps.clone(),
             });
         }

@@ -5,21 +5,18 @@
 //! What comes out of the cache takes the way of what comes out of an encoder, so it is verified in the same way: a file is
 //! never trusted for what it says.
 
-use super::Session;
-use super::attempt::Work;
 use super::failure::Failure;
-use crate::aggregator;
+use super::{Assignment, Session, Work};
 use crate::cache::{
     Entry, Files, Found, FrameDigest, Key, KeyHasher, Recording, Unhashable, encoder_identity,
 };
-use crate::distributor;
 use crate::logic::ids::Chunk;
-use crate::logic::reorder::{Delivered, Fault};
+use crate::logic::store::Fault;
 use crate::media::tags;
 
 /// A frame as the encoder is fed it.
 pub(crate) struct Fed {
-    /// Digest of the pixels; `None` if the frame can't be hashed.
+    /// `None`: nobody can say whether it is the same as another one.
     pub(crate) digest: Option<FrameDigest>,
     /// Private time in nanoseconds.
     pub(crate) time: u64,
@@ -36,15 +33,6 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// It is still fed like this: a key frame may have been asked for meanwhile.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        let forced = |content: &Self| -> Vec<bool> {
-            let fed = content.fed.iter();
-            fed.map(|frame| frame.force_key).collect()
-        };
-        self.chunk == other.chunk && forced(self) == forced(other)
-    }
-
     /// Private time of the first frame: what is kept is relative to it.
     pub(super) fn base(&self) -> u64 {
         self.fed.first().map_or(0, |first| first.time)
@@ -84,10 +72,10 @@ impl Content {
 
 /// What is known of a chunk before it is encoded.
 pub(super) enum Known {
-    /// It needn't be.
-    Delivered(Chunk, Delivered),
-    /// Keep what is made of this under this key.
-    Keep(Key, Content),
+    /// It was encoded before, and verified.
+    Delivered,
+    /// Keep what is made of it under this key.
+    Keep(Key),
     /// It can't be told from others.
     No,
 }
@@ -96,148 +84,131 @@ impl Session {
     /// Looks whether the chunk was encoded before, and delivers it if so.
     pub(super) fn look_up(
         &self,
-        distributor: &distributor::imp::Distributor,
-        aggregator: &aggregator::imp::Aggregator,
+        assignment: &dyn Assignment,
         work: &Work,
         files: &Files,
+        content: &Content,
         encoder: &gst::Element,
-    ) -> Result<(Known, u64), Failure> {
-        let content = distributor.content(self, work.chunk)?;
-        let base = content.base();
+    ) -> Result<Known, Failure> {
+        let chunk = work.chunk;
         let key = match content.key(work, encoder) {
             Ok(key) => key,
             Err(why) => {
                 gst::info!(
                     super::CAT,
                     obj = self.slot,
-                    "Chunk {} isn't kept: {why}",
-                    work.chunk
+                    "Chunk {chunk} isn't kept: {why}"
                 );
-                return Ok((Known::No, base));
+                return Ok(Known::No);
             }
         };
-        distributor.on_disk(self, true, false);
+        assignment.uses_cache(true);
         let found = files.get(key);
-        distributor.on_disk(self, false, false);
+        assignment.uses_cache(false);
         // Reading may have taken so long that nobody waits any more.
-        if self.status.is_abandoned() {
-            return Err(Failure::Aborted);
+        if let Some(failure) = assignment.failure() {
+            return Err(failure);
         }
         let recording = match found {
             Found::Hit(recording) => recording,
-            Found::Miss => return Ok((Known::Keep(key, content), base)),
+            Found::Miss => return Ok(Known::Keep(key)),
             Found::Damaged(why) => {
                 gst::warning!(
                     super::CAT,
                     obj = self.slot,
-                    "Chunk {} is encoded again: {why}",
-                    work.chunk
+                    "Chunk {chunk} is encoded again: {why}"
                 );
-                return Ok((Known::Keep(key, content), base));
+                return Ok(Known::Keep(key));
             }
         };
-        let replayed = self.replay(aggregator, recording, base);
-        if let Some(failure) = distributor.failure(self)
+        let replayed = replay(assignment, recording, content.base());
+        if let Some(failure) = assignment.failure()
             && !matches!(failure, Failure::Fault(_))
         {
             return Err(failure);
         }
-        match replayed.then(|| aggregator.verify(content.chunk)) {
-            Some(Ok(delivered)) => Ok((Known::Delivered(content.chunk, delivered), base)),
-            _ => {
-                gst::warning!(
-                    super::CAT,
-                    obj = self.slot,
-                    "Chunk {} is encoded again: what was kept isn't what it should be",
-                    work.chunk
-                );
-                aggregator.leave(self.id);
-                if !aggregator.retract(work.chunk) {
-                    return Err(Failure::Fault(Fault::UnknownChunk(work.chunk)));
-                }
-                self.begin(aggregator, work);
-                Ok((Known::Keep(key, content), base))
-            }
+        if replayed && assignment.verify(true).is_ok() {
+            return Ok(Known::Delivered);
         }
-    }
-
-    /// Sends what an encoder once made on its way again. `false`: it isn't taken.
-    fn replay(
-        &self,
-        aggregator: &aggregator::imp::Aggregator,
-        recording: Recording,
-        base: u64,
-    ) -> bool {
-        let time = |relative: Option<i64>| {
-            let time = relative.and_then(|time| base.checked_add_signed(time));
-            time.map(gst::ClockTime::from_nseconds)
-        };
-        recording.entries.into_iter().all(|entry| match entry {
-            Entry::Caps(caps) => caps
-                .parse::<gst::Caps>()
-                .is_ok_and(|caps| aggregator.replay_event(self.id, gst::event::Caps::new(&caps))),
-            Entry::Tags { text, is_global } => tags::from_text(&text).is_some_and(|mut tags| {
-                let scope = if is_global {
-                    gst::TagScope::Global
-                } else {
-                    gst::TagScope::Stream
-                };
-                tags.make_mut().set_scope(scope);
-                aggregator.replay_event(self.id, gst::event::Tag::new(tags))
-            }),
-            Entry::Skipped(time) => {
-                let time = gst::ClockTime::from_nseconds(base.saturating_add(time));
-                aggregator.skip(self.id, time);
-                true
-            }
-            Entry::Packet(packet) => {
-                let mut buffer = gst::Buffer::from_slice(packet.bytes);
-                let metas = packet
-                    .metas
-                    .iter()
-                    .map(|meta| meta.parse::<gst::Structure>());
-                let Ok(metas) = metas.collect::<Result<Vec<_>, _>>() else {
-                    return false;
-                };
-                {
-                    // PANIC: the buffer is new.
-                    let buffer = buffer.get_mut().expect("own buffer");
-                    buffer.set_pts(time(packet.pts));
-                    buffer.set_dts(time(packet.dts));
-                    buffer.set_duration(packet.duration.map(gst::ClockTime::from_nseconds));
-                    buffer.set_flags(gst::BufferFlags::from_bits_truncate(packet.flags));
-                    if let Some([offset, end]) = packet.offsets {
-                        buffer.set_offset(offset);
-                        buffer.set_offset_end(end);
-                    }
-                    for structure in metas {
-                        let Ok(mut meta) = gst::meta::CustomMeta::add(buffer, structure.name())
-                        else {
-                            return false;
-                        };
-                        for (field, value) in structure.iter() {
-                            meta.mut_structure().set_value(field, value.clone());
-                        }
-                    }
-                }
-                aggregator.replay_packet(self.id, buffer)
-            }
-        })
+        gst::warning!(
+            super::CAT,
+            obj = self.slot,
+            "Chunk {chunk} is encoded again: what was kept isn't what it should be"
+        );
+        if !assignment.begin_again() {
+            return Err(Failure::Fault(Fault::UnknownChunk(chunk)));
+        }
+        Ok(Known::Keep(key))
     }
 
     /// Keeps what an encoder made of a chunk.
     pub(super) fn keep(
         &self,
-        distributor: &distributor::imp::Distributor,
+        assignment: &dyn Assignment,
         files: &Files,
         key: Key,
         recording: &Recording,
     ) {
-        distributor.on_disk(self, true, true);
-        let put = files.put(key, recording);
-        distributor.on_disk(self, false, true);
-        if let Err(error) = put {
-            distributor.cache_failed(&error.to_string());
+        assignment.keeps();
+        if let Err(error) = files.put(key, recording) {
+            assignment.cache_failed(&error.to_string());
         }
     }
+}
+
+/// Sends what an encoder once made on its way again. `false`: it isn't taken.
+fn replay(assignment: &dyn Assignment, recording: Recording, base: u64) -> bool {
+    let time = |relative: Option<i64>| {
+        let time = relative.and_then(|time| base.checked_add_signed(time));
+        time.map(gst::ClockTime::from_nseconds)
+    };
+    recording.entries.into_iter().all(|entry| match entry {
+        Entry::Caps(caps) => caps
+            .parse::<gst::Caps>()
+            .is_ok_and(|caps| assignment.replay_event(gst::event::Caps::new(&caps))),
+        Entry::Tags { text, is_global } => {
+            let scope = match is_global {
+                true => gst::TagScope::Global,
+                false => gst::TagScope::Stream,
+            };
+            let tags = tags::from_text(&text, scope);
+            tags.is_some_and(|tags| assignment.replay_event(gst::event::Tag::new(tags)))
+        }
+        Entry::Skipped(time) => {
+            let time = gst::ClockTime::from_nseconds(base.saturating_add(time));
+            assignment.skip(time);
+            true
+        }
+        Entry::Packet(packet) => {
+            let mut buffer = gst::Buffer::from_slice(packet.bytes);
+            let metas = packet
+                .metas
+                .iter()
+                .map(|meta| meta.parse::<gst::Structure>());
+            let Ok(metas) = metas.collect::<Result<Vec<_>, _>>() else {
+                return false;
+            };
+            {
+                // PANIC: the buffer is new.
+                let buffer = buffer.get_mut().expect("own buffer");
+                buffer.set_pts(time(packet.pts));
+                buffer.set_dts(time(packet.dts));
+                buffer.set_duration(packet.duration.map(gst::ClockTime::from_nseconds));
+                buffer.set_flags(gst::BufferFlags::from_bits_truncate(packet.flags));
+                if let Some([offset, end]) = packet.offsets {
+                    buffer.set_offset(offset);
+                    buffer.set_offset_end(end);
+                }
+                for structure in metas {
+                    let Ok(mut meta) = gst::meta::CustomMeta::add(buffer, structure.name()) else {
+                        return false;
+                    };
+                    for (field, value) in structure.iter() {
+                        meta.mut_structure().set_value(field, value.clone());
+                    }
+                }
+            }
+            assignment.replay_packet(buffer)
+        }
+    })
 }

@@ -6,7 +6,7 @@
 //! that bin sorts its children for a state change. What encoders post comes by here first: an encoder's error is
 //! its session's affair as long as there may be another attempt.
 
-use crate::distributor::Distributor;
+use super::SlotOwner;
 use crate::encoder::turn::SessionStatus;
 use crate::host::Host;
 use crate::logic::ids::SessionId;
@@ -16,17 +16,23 @@ use glib::translate::{IntoGlib, ToGlibPtr, try_from_glib};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use once_cell::sync::OnceCell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 mod imp {
     use super::*;
 
+    /// Whose it is.
+    pub(super) struct Owner {
+        pub(super) id: SessionId,
+        pub(super) host: Arc<dyn Host>,
+        pub(super) owner: Weak<dyn SlotOwner>,
+        pub(super) status: Arc<SessionStatus>,
+    }
+
     #[derive(Default)]
     pub(crate) struct Slot {
-        pub(super) host: OnceCell<Arc<dyn Host>>,
-        pub(super) owner: OnceCell<(glib::WeakRef<Distributor>, SessionId)>,
-        pub(super) status: OnceCell<Arc<SessionStatus>>,
+        pub(super) owner: OnceCell<Owner>,
         /// Its encoder changes its state with it.
         pub(super) moves_encoder: AtomicBool,
     }
@@ -61,7 +67,7 @@ mod imp {
 
     impl Part for Slot {
         fn host(&self) -> Option<Arc<dyn Host>> {
-            self.host.get().cloned()
+            Some(self.owner.get()?.host.clone())
         }
     }
 
@@ -118,51 +124,31 @@ mod imp {
         fn keeps(&self, message: &gst::Message) -> bool {
             // Of an encoder with a thread of GStreamer's, or a queue beside it. It may hang as well as the session's own.
             tasks::give_thread(message);
-            // Whoever has the session's number by now has nothing to do with it.
-            if self
-                .status
-                .get()
-                .is_some_and(|status| status.is_abandoned())
-            {
+            let Some(Owner {
+                id, owner, status, ..
+            }) = self.owner.get()
+            else {
+                return false;
+            };
+            // Whoever has the session's place by now has nothing to do with it.
+            if status.is_abandoned() {
                 return true;
             }
-            let owner = self.owner.get();
-            let distributor = owner.and_then(|(distributor, _)| distributor.upgrade());
-            if let (Some((_, id)), Some(distributor)) = (owner, distributor) {
-                let distributor = distributor.imp();
-                match message.view() {
-                    gst::MessageView::Error(_) if distributor.encoder_failed(*id, message) => {
-                        return true;
+            let Some(owner) = owner.upgrade().filter(|owner| owner.is_chunked()) else {
+                return false;
+            };
+            match message.view() {
+                gst::MessageView::Error(_) => owner.error(*id, message),
+                gst::MessageView::Qos(qos) => {
+                    if let (_, _, _, Some(private), _) = qos.get() {
+                        owner.skipped(*id, private);
                     }
-                    gst::MessageView::Qos(qos) if distributor.is_chunked() => {
-                        if let (_, _, _, Some(private), _) = qos.get() {
-                            distributor.encoder_skipped(*id, private);
-                        }
-                        return true;
-                    }
-                    // One session's state and latency are not the element's.
-                    gst::MessageView::StateChanged(_) | gst::MessageView::Latency(_)
-                        if distributor.is_chunked() =>
-                    {
-                        return true;
-                    }
-                    _ => (),
+                    true
                 }
+                // One session's state and latency are not the element's.
+                gst::MessageView::StateChanged(_) | gst::MessageView::Latency(_) => true,
+                _ => false,
             }
-            false
-        }
-
-        pub(super) fn own(
-            &self,
-            distributor: &Distributor,
-            id: SessionId,
-            status: &Arc<SessionStatus>,
-        ) {
-            if let Some(host) = distributor.imp().host() {
-                let _ = self.host.set(host);
-            }
-            let _ = self.owner.set((distributor.downgrade(), id));
-            let _ = self.status.set(status.clone());
         }
     }
 }
@@ -173,15 +159,21 @@ glib::wrapper! {
 }
 
 impl Slot {
-    pub(crate) fn new(
-        distributor: &Distributor,
+    pub(super) fn new(
         id: SessionId,
+        host: Arc<dyn Host>,
+        owner: Weak<dyn SlotOwner>,
         status: &Arc<SessionStatus>,
     ) -> Self {
         let slot: Self = glib::Object::builder()
             .property("name", format!("session{id}"))
             .build();
-        slot.imp().own(distributor, id, status);
+        let _ = slot.imp().owner.set(imp::Owner {
+            id,
+            host,
+            owner,
+            status: status.clone(),
+        });
         slot
     }
 
@@ -214,8 +206,8 @@ impl Slot {
 
     /// Shows a fresh encoder to the application.
     pub(super) fn announce(&self, encoder: &gst::Element) {
-        if let Some(host) = self.imp().host.get() {
-            host.encoder_made(encoder);
+        if let Some(owner) = self.imp().owner.get() {
+            owner.host.encoder_made(encoder);
         }
     }
 

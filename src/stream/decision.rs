@@ -6,7 +6,7 @@
 use crate::encoder::description::Traits;
 use crate::encoder::profile::{Concurrency, Profile};
 use crate::job::{Job, MAX_SESSIONS};
-use crate::logic::planner::Overlap;
+use crate::logic::plan::Overlap;
 use std::fmt;
 use std::thread::available_parallelism;
 
@@ -130,9 +130,10 @@ mod tests {
             overlap_before: None,
             overlap_after: None,
             source_frames: None,
+            key_frame_interval: None,
             allow_parallel: true,
             allow_parallel_live: false,
-            max_raw_bytes: 1 << 30,
+            max_raw_bytes: Some(1 << 30),
             max_attempts: 3,
             stall_timeout: None,
             cache: None,

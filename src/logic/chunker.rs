@@ -1,0 +1,950 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Frames become chunks: where each begins and ends, what its session is fed next, and where a key frame is forced.
+//!
+//! The chunker follows the frames one by one, by a [`Plan`]. It depends on counts alone, never on timing: the same
+//! frames give the same chunks.
+//!
+//! ```text
+//!          chunk c: lead │        own        │ trail
+//!     ─────────────┬─────┼───────────────────┼──────┬─────────
+//!                  │before│       length      │after │            frames ─►
+//!     ─────────────┴─────┼───────────────────┼──────┴─────────
+//!                 own of c−1 │             lead of c+1 │ own of c+1
+//! ```
+//!
+//! A chunk is *open* until it is known where it ends. It ends after its planned length as soon as
+//! `min_frames` more frames have come, because only then the frames after it are sure to be a chunk
+//! of their own; otherwise they are a short tail and join it.
+
+use super::ids::{Chunk, ChunkId, FrameNo, FrameRange};
+use super::plan::Plan;
+use super::store::Side;
+use std::collections::VecDeque;
+
+/// The chunks on which an encoder shows whether it can be cut with an overlap: the first with a trail, the second with a
+/// lead. Later chunks wait for them, so that which chunks have an overlap never depends on which was faster.
+const TRIALS: [ChunkId; 2] = [ChunkId(0), ChunkId(1)];
+
+/// A chunk begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opening {
+    pub id: ChunkId,
+    /// Its first own frame.
+    pub start: FrameNo,
+}
+
+/// What is known of the frames around a chunk when it opens. It depends on the plan alone, so an encoder may be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Neighbours {
+    /// Frames come before its own ones.
+    pub before: bool,
+    /// Frames come after its own ones, or it isn't known that none do.
+    pub after: bool,
+    /// All frames that its encoder will be fed, where the length of the source is known.
+    pub fed: Option<u64>,
+}
+
+/// A chunk's own frames are all known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closing {
+    pub id: ChunkId,
+    pub own: FrameRange,
+}
+
+/// What a frame's arrival means for the chunks.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// No chunk begins or ends: wake the session that waits for frames.
+    Continues,
+    /// The frame is the first of a section: offer the new chunk to the sessions.
+    Opens(Opening),
+    /// It is now sure that one chunk ended and the next one began: tell both.
+    Splits { closed: Closing, opened: Opening },
+}
+
+/// What a session does next with its chunk.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Feed this frame; ask for a key frame first if `force_key`.
+    Feed { frame: FrameNo, force_key: bool },
+    /// The next frame is not there, or it isn't known yet whose it is.
+    Wait,
+    /// All was fed: send EOS. The chunk is final.
+    Drain(Chunk),
+}
+
+/// A chunk that opened and isn't done.
+#[derive(Debug)]
+struct Live {
+    id: ChunkId,
+    /// First fed frame.
+    lead_start: FrameNo,
+    /// First own frame.
+    start: FrameNo,
+    /// `start` and the planned length: where the chunk ends unless a short tail joins it.
+    target: FrameNo,
+    /// End of the own frames, once that is known.
+    own_end: Option<FrameNo>,
+    /// End of the section, once that is known: no trail goes beyond it.
+    barrier: Option<FrameNo>,
+    /// Frames that follow its own ones as its trail.
+    after: u64,
+    /// Its lead and trail are fed; otherwise they are only held.
+    overlaps: bool,
+    neighbours: Neighbours,
+}
+
+impl Live {
+    /// The first frame that is fed.
+    fn feed_start(&self) -> FrameNo {
+        if self.overlaps {
+            self.lead_start
+        } else {
+            self.start
+        }
+    }
+
+    /// End of the frames that may be fed now, and whether it is final.
+    fn feed_end(&self, arrived: u64) -> (FrameNo, bool) {
+        let arrived = FrameNo(arrived);
+        let Some(own_end) = self.own_end else {
+            return (arrived.min(self.target), false);
+        };
+        let after = if self.overlaps { self.after } else { 0 };
+        let wanted = FrameNo(own_end.0.saturating_add(after));
+        let wanted = self.barrier.map_or(wanted, |barrier| wanted.min(barrier));
+        (arrived.min(wanted), arrived >= wanted)
+    }
+
+    /// Every frame that this chunk needs or may come to need.
+    fn needs(&self) -> FrameRange {
+        let end = match (self.own_end, self.barrier) {
+            (None, _) => u64::MAX,
+            (Some(end), None) => end.0.saturating_add(self.after),
+            (Some(end), Some(barrier)) => end.0.saturating_add(self.after).min(barrier.0),
+        };
+        FrameRange::new(self.lead_start.0, end)
+    }
+}
+
+/// Follows the frames and says which chunk each of them belongs to.
+#[derive(Debug)]
+pub struct Chunker {
+    plan: Plan,
+    /// Frames that have come.
+    arrived: u64,
+    /// First frame since the last cut: no overlap reaches across it.
+    section_start: FrameNo,
+    /// Chunks opened since the last cut: the index of the next planned length.
+    section_chunks: u64,
+    /// Opened and not done, oldest first. Only the last one can be open.
+    live: VecDeque<Live>,
+    next_id: ChunkId,
+}
+
+impl Chunker {
+    pub fn new(plan: Plan) -> Self {
+        Self {
+            plan,
+            arrived: 0,
+            section_start: FrameNo(0),
+            section_chunks: 0,
+            live: VecDeque::new(),
+            next_id: ChunkId(0),
+        }
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The number that the next frame will get.
+    pub fn next_frame(&self) -> FrameNo {
+        FrameNo(self.arrived)
+    }
+
+    /// The next frame has come.
+    pub fn frame(&mut self) -> Verdict {
+        self.arrived += 1;
+        match self.live.back_mut().filter(|live| live.own_end.is_none()) {
+            None => Verdict::Opens(self.open(FrameNo(self.arrived - 1))),
+            Some(open) if self.arrived >= open.target.0.saturating_add(self.plan.min_frames) => {
+                let own_end = open.target;
+                open.own_end = Some(own_end);
+                let closed = Closing {
+                    id: open.id,
+                    own: FrameRange::new(open.start.0, own_end.0),
+                };
+                let opened = self.open(own_end);
+                Verdict::Splits { closed, opened }
+            }
+            Some(_) => Verdict::Continues,
+        }
+    }
+
+    /// A key frame is wanted at the next frame. The open chunk ends before it if it is long enough, so that the key frame
+    /// costs nothing; otherwise it has to be forced.
+    pub fn split(&mut self) -> Option<Closing> {
+        let arrived = self.arrived;
+        let min_frames = self.plan.min_frames;
+        let open = self.live.back_mut().filter(|live| live.own_end.is_none())?;
+        if arrived - open.start.0 < min_frames {
+            return None;
+        }
+        // With what would have been its tail it has no room for as long a trail.
+        let tail = arrived.saturating_sub(open.target.0);
+        let room = open.after.max(min_frames).saturating_sub(tail);
+        open.after = open.after.min(room);
+        open.own_end = Some(FrameNo(arrived));
+        Some(Closing {
+            id: open.id,
+            own: FrameRange::new(open.start.0, arrived),
+        })
+    }
+
+    /// The chunk whose end isn't known, if frames of it have come.
+    pub fn open_chunk(&self) -> Option<ChunkId> {
+        let open = self.live.back().filter(|live| live.own_end.is_none());
+        open.map(|live| live.id)
+    }
+
+    /// The chunk that isn't done and owns this frame.
+    pub fn owner(&self, frame: FrameNo) -> Option<ChunkId> {
+        let owns = |live: &&Live| live.start <= frame && live.own_end.is_none_or(|end| frame < end);
+        self.live.iter().rev().find(owns).map(|live| live.id)
+    }
+
+    fn open(&mut self, start: FrameNo) -> Opening {
+        let id = self.next_id;
+        let length = self.plan.length.of(self.section_chunks);
+        let lead_start = FrameNo(start.0.saturating_sub(self.plan.before)).max(self.section_start);
+        let target = FrameNo(start.0.saturating_add(length));
+        let neighbours = self.neighbours_of(lead_start, start, target, self.plan.after);
+        self.live.push_back(Live {
+            id,
+            lead_start,
+            start,
+            target,
+            own_end: None,
+            barrier: None,
+            after: self.plan.after,
+            overlaps: self.plan.overlaps(),
+            neighbours,
+        });
+        self.next_id = id.next();
+        self.section_chunks += 1;
+        Opening { id, start }
+    }
+
+    fn neighbours_of(
+        &self,
+        feed_start: FrameNo,
+        start: FrameNo,
+        target: FrameNo,
+        after: u64,
+    ) -> Neighbours {
+        let before = start > self.section_start;
+        // What was said of the length holds until the first cut.
+        let total = self
+            .plan
+            .source_frames
+            .filter(|_| self.section_start.0 == 0);
+        let Some(total) = total.filter(|&total| total > start.0) else {
+            return Neighbours {
+                before,
+                after: true,
+                fed: None,
+            };
+        };
+        let is_last = target.0.saturating_add(self.plan.min_frames) > total;
+        let own_end = if is_last { total } else { target.0 };
+        let fed_end = own_end.saturating_add(after).min(total);
+        Neighbours {
+            before,
+            after: !is_last,
+            fed: Some(fed_end - feed_start.0),
+        }
+    }
+
+    /// The stream ends, or what follows may not share a chunk or an overlap with what came before (new
+    /// caps, a new segment). The open chunk, if there is one, ends here with its tail.
+    pub fn cut(&mut self) -> Option<Closing> {
+        let arrived = FrameNo(self.arrived);
+        for live in &mut self.live {
+            live.barrier.get_or_insert(arrived);
+        }
+        self.section_start = arrived;
+        self.section_chunks = 0;
+        let open = self.live.back_mut().filter(|live| live.own_end.is_none())?;
+        open.own_end = Some(arrived);
+        Some(Closing {
+            id: open.id,
+            own: FrameRange::new(open.start.0, arrived.0),
+        })
+    }
+
+    /// Goes on with another plan: after a [`cut`](Self::cut), or because the source's length became known while the first
+    /// chunk is still open, which then gets the new length. `false` if it is too late for that: the old plan stays.
+    pub fn replan(&mut self, plan: Plan) -> bool {
+        if let Some(open) = self.live.back_mut().filter(|live| live.own_end.is_none()) {
+            let target = FrameNo(open.start.0.saturating_add(plan.length.of(0)));
+            if self.section_chunks > 1 || target.0 < self.arrived {
+                return false;
+            }
+            open.target = target;
+            open.after = plan.after;
+        }
+        self.plan = plan;
+        true
+    }
+
+    fn live(&self, chunk: ChunkId) -> Option<&Live> {
+        self.live.iter().find(|live| live.id == chunk)
+    }
+
+    /// The chunk's own frames, as far as they are known.
+    pub fn own(&self, chunk: ChunkId) -> Option<FrameRange> {
+        let live = self.live(chunk)?;
+        let arrived = FrameNo(self.arrived).min(live.target);
+        let end = live.own_end.unwrap_or(arrived).max(live.start);
+        Some(FrameRange::new(live.start.0, end.0))
+    }
+
+    /// The first frame that a new attempt at the chunk is fed.
+    pub fn first_fed(&self, chunk: ChunkId) -> Option<FrameNo> {
+        self.live(chunk).map(Live::feed_start)
+    }
+
+    /// An attempt at the chunk showed that forced key frames don't part it from its overlap on this side. It loses that, and
+    /// with one of the first two chunks, on which the encoder shows itself, all later ones do. Begin these live chunks anew.
+    /// Empty: the chunk has no overlap there, so it can't be that.
+    #[must_use]
+    pub fn drop_overlap(&mut self, chunk: ChunkId, side: Side) -> Vec<ChunkId> {
+        if !self.has_overlap(chunk, side) {
+            return Vec::new();
+        }
+        let is_trial = TRIALS.contains(&chunk);
+        if is_trial {
+            (self.plan.before, self.plan.after) = (0, 0);
+        }
+        let mut losing = Vec::new();
+        for live in &mut self.live {
+            if live.overlaps && (live.id == chunk || is_trial && live.id > chunk) {
+                live.overlaps = false;
+                losing.push((live.id, live.start, live.target));
+            }
+        }
+        for &(id, start, target) in &losing {
+            let neighbours = self.neighbours_of(start, start, target, 0);
+            if let Some(live) = self.live.iter_mut().find(|live| live.id == id) {
+                live.neighbours = neighbours;
+            }
+        }
+        losing.into_iter().map(|(id, ..)| id).collect()
+    }
+
+    /// The chunk is fed frames around its own ones on this side.
+    pub fn has_overlap(&self, chunk: ChunkId, side: Side) -> bool {
+        let live = self.live(chunk).filter(|live| live.overlaps);
+        live.is_some_and(|live| match side {
+            Side::Lead => live.lead_start < live.start,
+            Side::Trail => live.after > 0,
+        })
+    }
+
+    /// What an encoder may be told of the frames around the chunk.
+    pub fn neighbours(&self, chunk: ChunkId) -> Neighbours {
+        let live = self.live(chunk);
+        live.map(|live| live.neighbours).unwrap_or_default()
+    }
+
+    /// The chunk begins with this frame: those before it have left, and can't be made again. Let the frames go that are returned.
+    #[must_use]
+    pub fn begin_at(&mut self, chunk: ChunkId, start: FrameNo) -> Vec<FrameRange> {
+        let Some(live) = self.live.iter_mut().find(|live| live.id == chunk) else {
+            return Vec::new();
+        };
+        let gone = FrameRange::new(live.lead_start.0, start.0);
+        live.start = start;
+        live.lead_start = start;
+        self.unneeded(gone)
+    }
+
+    /// What the encoder shows on an older chunk may still take the overlap from this one: nothing of it may leave, and its
+    /// frames have to stay.
+    pub fn is_on_trial(&self, chunk: ChunkId) -> bool {
+        let overlaps = self.live(chunk).is_some_and(|live| live.overlaps);
+        let open = |trial: &ChunkId| *trial < chunk && self.live(*trial).is_some();
+        overlaps && TRIALS.iter().any(open)
+    }
+
+    /// It is known where the chunk's own frames end.
+    pub fn is_closed(&self, chunk: ChunkId) -> bool {
+        self.live(chunk).is_some_and(|live| live.own_end.is_some())
+    }
+
+    /// The chunk, once all of it is known and there.
+    pub fn complete(&self, chunk: ChunkId) -> Option<Chunk> {
+        let live = self.live(chunk)?;
+        let own_end = live.own_end?;
+        let (end, is_final) = live.feed_end(self.arrived);
+        is_final.then(|| Chunk {
+            id: chunk,
+            own: FrameRange::new(live.start.0, own_end.0),
+            fed: FrameRange::new(live.feed_start().0, end.0),
+        })
+    }
+
+    /// The chunk, of which the frames up to, not including, `position` were fed, and no more are needed.
+    pub fn cut_short(&self, chunk: ChunkId, position: FrameNo) -> Option<Chunk> {
+        let live = self.live(chunk)?;
+        let own_end = live.own_end?;
+        Some(Chunk {
+            id: chunk,
+            own: FrameRange::new(live.start.0, own_end.0),
+            fed: FrameRange::new(live.feed_start().0, position.0),
+        })
+    }
+
+    /// What the session does that has fed the chunk's frames up to, not including, `position`.
+    pub fn next(&self, chunk: ChunkId, position: FrameNo) -> Option<Next> {
+        let live = self.live(chunk)?;
+        let (end, _) = live.feed_end(self.arrived);
+        if position < end {
+            // A fresh encoder begins with a key frame: only where something was fed before the first
+            // own frame does it have to be asked for.
+            let after_lead = position == live.start && live.feed_start() < live.start;
+            let at_trail = live.own_end == Some(position);
+            return Some(Next::Feed {
+                frame: position,
+                force_key: after_lead || at_trail,
+            });
+        }
+        Some(self.complete(chunk).map_or(Next::Wait, Next::Drain))
+    }
+
+    /// The oldest chunk that isn't done lacks frames (or there is none): making the next frame wait would
+    /// be waiting for ourselves.
+    pub fn is_starving(&self) -> bool {
+        let oldest = self.live.front();
+        oldest.is_none_or(|oldest| !oldest.feed_end(self.arrived).1)
+    }
+
+    /// Something waits for frames that haven't come, beyond the open chunk's own: frames that may be a tail, or a chunk
+    /// that lacks its trail.
+    pub fn withholds(&self) -> bool {
+        self.live.iter().any(|live| match live.own_end {
+            None => self.arrived > live.target.0,
+            Some(_) => !live.feed_end(self.arrived).1,
+        })
+    }
+
+    /// Somebody waits for what [`withholds`](Self::withholds) says: chunks that lack their trail have no more of it, and frames that
+    /// may be a tail go to the open chunk, which ends with them. It doesn't end otherwise.
+    pub fn give_out(&mut self) -> Option<Closing> {
+        let arrived = FrameNo(self.arrived);
+        let open = self.live.back().filter(|live| live.own_end.is_none());
+        if open.is_some_and(|open| arrived > open.target) {
+            return self.cut();
+        }
+        for live in self.live.iter_mut().filter(|it| it.own_end.is_some()) {
+            live.barrier.get_or_insert(arrived);
+        }
+        None
+    }
+
+    /// The chunk was delivered. Let the frames go that are returned: no other chunk needs them.
+    #[must_use]
+    pub fn done(&mut self, chunk: ChunkId) -> Vec<FrameRange> {
+        let Some(index) = self.live.iter().position(|live| live.id == chunk) else {
+            return Vec::new();
+        };
+        let Some(done) = self.live.remove(index) else {
+            return Vec::new();
+        };
+        let fed = done.needs();
+        self.unneeded(FrameRange::new(fed.start.0, fed.end.0.min(self.arrived)))
+    }
+
+    /// The frames of the range that no live chunk needs.
+    fn unneeded(&self, range: FrameRange) -> Vec<FrameRange> {
+        let mut free = vec![range];
+        for needs in self.live.iter().map(|live| live.needs()) {
+            free = free
+                .into_iter()
+                .flat_map(|range| {
+                    [
+                        FrameRange::new(range.start.0, range.end.0.min(needs.start.0)),
+                        FrameRange::new(range.start.0.max(needs.end.0), range.end.0),
+                    ]
+                })
+                .filter(|range| !range.is_empty())
+                .collect();
+        }
+        free
+    }
+
+    /// The oldest chunk that isn't done.
+    pub fn oldest(&self) -> Option<ChunkId> {
+        self.live.front().map(|live| live.id)
+    }
+
+    /// The first frame of a live chunk: nothing that a session delivers from now on lies before it.
+    pub fn oldest_needed(&self) -> FrameNo {
+        let needed = self.live.iter().map(|live| live.lead_start);
+        needed.min().unwrap_or(FrameNo(self.arrived))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::plan::tests::{fixed, request};
+    use super::super::plan::{Overlap, Request};
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    /// Feeds `frames` frames and ends; returns the final chunks.
+    fn chunks_of(plan: Plan, frames: u64) -> Vec<Chunk> {
+        let mut chunker = Chunker::new(plan);
+        for _ in 0..frames {
+            let _ = chunker.frame();
+        }
+        chunker.cut();
+        drained(&chunker)
+    }
+
+    fn drained(chunker: &Chunker) -> Vec<Chunk> {
+        chunker
+            .live
+            .iter()
+            .map(|live| {
+                let mut position = live.lead_start;
+                loop {
+                    match chunker.next(live.id, position).unwrap() {
+                        Next::Feed { frame, .. } => position = FrameNo(frame.0 + 1),
+                        Next::Drain(chunk) => break chunk,
+                        Next::Wait => panic!("chunk {} never ends", live.id),
+                    }
+                }
+            })
+            .collect()
+    }
+
+    pub(in super::super) fn own_lengths(plan: Plan, frames: u64) -> Vec<u64> {
+        chunks_of(plan, frames)
+            .iter()
+            .map(|chunk| chunk.own.len())
+            .collect()
+    }
+
+    #[test]
+    fn a_known_length_is_cut_into_rounds_that_taper() {
+        let plan = |source_frames, sessions| {
+            Plan::make(&Request {
+                source_frames: Some(source_frames),
+                sessions,
+                ..request()
+            })
+            .unwrap()
+        };
+        assert_eq!(own_lengths(plan(720, 2), 720), [240, 240, 120, 120]);
+        assert_eq!(own_lengths(plan(720, 3), 720), [160, 160, 160, 80, 80, 80]);
+        assert_eq!(own_lengths(plan(718, 2), 718), [239, 239, 120, 120]);
+        assert_eq!(
+            own_lengths(plan(2_000, 2), 2_000),
+            [250, 250, 250, 250, 250, 250, 166, 166, 84, 84]
+        );
+        // What can't be spread evenly goes to the first ones; what is as long as two rounds, but no longer, is not parted unevenly.
+        assert_eq!(own_lengths(plan(101, 2), 101), [51, 50]);
+        assert_eq!(own_lengths(plan(230, 2), 230), [115, 115]);
+        assert_eq!(own_lengths(plan(520, 2), 520), [173, 173, 87, 87]);
+        // A lead makes short chunks dear.
+        let leads = |source_frames| {
+            Plan::make(&Request {
+                source_frames: Some(source_frames),
+                before: Overlap::Exactly(24),
+                ..request()
+            })
+            .unwrap()
+        };
+        assert_eq!(own_lengths(leads(400), 400), [200, 200]);
+        assert_eq!(own_lengths(leads(720), 720), [240, 240, 120, 120]);
+        // Nobody else could end later.
+        assert_eq!(own_lengths(plan(720, 1), 720), [250, 250, 220]);
+        // Too short for all sessions: fewer chunks, none shorter than the minimum.
+        assert_eq!(own_lengths(plan(30, 8), 30), [15, 15]);
+        assert_eq!(own_lengths(plan(5, 8), 5), [5]);
+    }
+
+    #[test]
+    fn a_source_that_announced_a_wrong_length_is_still_cut() {
+        let plan = Plan::make(&Request {
+            source_frames: Some(100),
+            ..request()
+        })
+        .unwrap();
+        assert_eq!(own_lengths(plan, 130), [50, 50, 30]);
+        assert_eq!(own_lengths(plan, 600), [50; 12]);
+        assert_eq!(own_lengths(plan, 105), [50, 55]);
+        assert_eq!(own_lengths(plan, 70), [50, 20]);
+    }
+
+    #[test]
+    fn a_short_tail_joins_the_chunk_before_it() {
+        assert_eq!(own_lengths(fixed(20, 5, 0, 0), 40), [20, 20]);
+        assert_eq!(own_lengths(fixed(20, 5, 0, 0), 41), [20, 21]);
+        assert_eq!(own_lengths(fixed(20, 5, 0, 0), 44), [20, 24]);
+        assert_eq!(own_lengths(fixed(20, 5, 0, 0), 45), [20, 20, 5]);
+        assert_eq!(own_lengths(fixed(20, 1, 0, 0), 41), [20, 20, 1]);
+        assert_eq!(own_lengths(fixed(20, 5, 0, 0), 1), [1]);
+        assert!(own_lengths(fixed(20, 5, 0, 0), 0).is_empty());
+    }
+
+    #[test]
+    fn lead_and_trail_surround_the_own_frames() {
+        let chunks = chunks_of(fixed(20, 5, 3, 4), 60);
+        let fed: Vec<_> = chunks.iter().map(|chunk| chunk.fed).collect();
+        assert_eq!(
+            fed,
+            [
+                FrameRange::new(0, 24),
+                FrameRange::new(17, 44),
+                FrameRange::new(37, 60)
+            ]
+        );
+        // An overlap may be longer than a chunk.
+        let long = chunks_of(fixed(4, 1, 10, 10), 16);
+        assert_eq!(long[2].own, FrameRange::new(8, 12));
+        assert_eq!(long[2].fed, FrameRange::new(0, 16));
+    }
+
+    #[test]
+    fn keys_are_forced_where_own_frames_begin_and_end() {
+        let mut chunker = Chunker::new(fixed(4, 1, 2, 2));
+        for _ in 0..12 {
+            let _ = chunker.frame();
+        }
+        chunker.cut();
+        let forced = |chunk, from: u64, to: u64| -> Vec<u64> {
+            (from..to)
+                .filter(|&at| {
+                    matches!(
+                        chunker.next(ChunkId(chunk), FrameNo(at)),
+                        Some(Next::Feed {
+                            force_key: true,
+                            ..
+                        })
+                    )
+                })
+                .collect()
+        };
+        assert_eq!(
+            forced(0, 0, 6),
+            [4],
+            "a fresh encoder needs no force at its start"
+        );
+        assert_eq!(forced(1, 2, 10), [4, 8]);
+        assert_eq!(
+            forced(2, 6, 12),
+            [8],
+            "nothing is fed after the last own frame"
+        );
+    }
+
+    #[test]
+    fn a_chunk_waits_until_it_is_known_where_it_ends() {
+        let mut chunker = Chunker::new(fixed(4, 3, 0, 0));
+        for _ in 0..6 {
+            let _ = chunker.frame();
+        }
+        assert_eq!(chunker.next(ChunkId(0), FrameNo(4)), Some(Next::Wait));
+        assert!(chunker.is_starving());
+        assert!(matches!(chunker.frame(), Verdict::Splits { .. }));
+        assert!(matches!(
+            chunker.next(ChunkId(0), FrameNo(4)),
+            Some(Next::Drain(_))
+        ));
+        assert!(!chunker.is_starving());
+    }
+
+    #[test]
+    fn a_length_that_becomes_known_late_still_gives_equal_chunks() {
+        let known = Plan::make(&Request {
+            source_frames: Some(100),
+            ..request()
+        })
+        .unwrap();
+        let after = |frames: u64| {
+            let mut chunker = Chunker::new(Plan::make(&request()).unwrap());
+            for _ in 0..frames {
+                let _ = chunker.frame();
+            }
+            let accepted = chunker.replan(known);
+            for _ in frames..100 {
+                let _ = chunker.frame();
+            }
+            chunker.cut();
+            let lengths: Vec<u64> = drained(&chunker)
+                .iter()
+                .map(|chunk| chunk.own.len())
+                .collect();
+            (accepted, lengths)
+        };
+        assert_eq!(after(0), (true, vec![50, 50]));
+        assert_eq!(after(50), (true, vec![50, 50]));
+        assert_eq!(after(51), (false, vec![100]));
+    }
+
+    #[test]
+    fn a_cut_frees_what_is_withheld() {
+        let mut chunker = Chunker::new(fixed(4, 3, 0, 2));
+        for frames in 1..=6 {
+            let _ = chunker.frame();
+            assert_eq!(chunker.withholds(), frames > 4, "{frames}");
+        }
+        assert!(chunker.cut().is_some());
+        assert!(!chunker.withholds());
+        assert_eq!(drained(&chunker)[0].own, FrameRange::new(0, 6));
+    }
+
+    #[test]
+    fn what_is_withheld_is_given_out_and_no_chunk_gets_shorter_than_the_least() {
+        for (before, after) in [(0, 0), (2, 8), (5, 3)] {
+            let mut chunker = Chunker::new(fixed(10, 4, before, after));
+            let mut closed = Vec::new();
+            for number in 0..200 {
+                match chunker.frame() {
+                    Verdict::Splits { closed: ends, .. } => closed.push(ends),
+                    Verdict::Opens(_) | Verdict::Continues => (),
+                }
+                if number % 7 == 6 {
+                    let withheld = chunker.withholds();
+                    let open = chunker.open_chunk();
+                    let ends = chunker.give_out();
+                    assert!(!chunker.withholds());
+                    assert!(withheld || ends.is_none());
+                    assert_eq!(ends.map(|ends| ends.id), open.filter(|_| ends.is_some()));
+                    closed.extend(ends);
+                }
+            }
+            closed.extend(chunker.cut());
+            let (last, others) = closed.split_last().unwrap();
+            assert_eq!(last.own.end, FrameNo(200));
+            assert!(others.iter().all(|ends| ends.own.len() >= 10), "{others:?}");
+            let starts = closed.iter().skip(1).map(|ends| ends.own.start);
+            assert!(
+                closed
+                    .iter()
+                    .map(|ends| ends.own.end)
+                    .zip(starts)
+                    .all(|(a, b)| a == b)
+            );
+            for chunk in drained(&chunker) {
+                assert!(chunk.fed.end.0 <= chunk.own.end.0 + after);
+            }
+        }
+    }
+
+    #[test]
+    fn no_overlap_reaches_across_a_cut() {
+        let mut chunker = Chunker::new(fixed(10, 1, 5, 5));
+        for _ in 0..12 {
+            let _ = chunker.frame();
+        }
+        let closed = chunker.cut().unwrap();
+        assert_eq!(closed.own, FrameRange::new(10, 12));
+        assert!(chunker.cut().is_none(), "a second cut in one place is none");
+        for _ in 0..12 {
+            let _ = chunker.frame();
+        }
+        chunker.cut();
+        let fed: Vec<_> = drained(&chunker).iter().map(|chunk| chunk.fed).collect();
+        assert_eq!(
+            fed,
+            [
+                FrameRange::new(0, 12),
+                FrameRange::new(5, 12),
+                FrameRange::new(12, 24),
+                FrameRange::new(17, 24)
+            ]
+        );
+    }
+
+    /// A chunker with four chunks of 10 frames, of which the last one is open.
+    fn four_chunks(before: u64, after: u64) -> Chunker {
+        let mut chunker = Chunker::new(fixed(10, 2, before, after));
+        for _ in 0..38 {
+            let _ = chunker.frame();
+        }
+        chunker
+    }
+
+    #[test]
+    fn later_chunks_wait_for_those_on_which_the_encoder_shows_itself() {
+        let mut chunker = four_chunks(3, 3);
+        let on_trial =
+            |chunker: &Chunker| [0, 1, 2, 3].map(|chunk| chunker.is_on_trial(ChunkId(chunk)));
+        assert_eq!(on_trial(&chunker), [false, true, true, true]);
+        let _ = chunker.done(ChunkId(0));
+        assert_eq!(on_trial(&chunker), [false, false, true, true]);
+        let _ = chunker.done(ChunkId(1));
+        assert_eq!(on_trial(&chunker), [false, false, false, false]);
+        assert_eq!(
+            on_trial(&four_chunks(0, 0)),
+            [false; 4],
+            "no overlap, no trial"
+        );
+    }
+
+    #[test]
+    fn the_overlap_is_dropped_from_the_chunk_that_showed_it_on() {
+        let fed_from = |chunker: &Chunker| {
+            [0, 1, 2, 3].map(|chunk| chunker.first_fed(ChunkId(chunk)).unwrap().0)
+        };
+        let mut chunker = four_chunks(3, 3);
+        assert_eq!(fed_from(&chunker), [0, 7, 17, 27]);
+        assert_eq!(
+            chunker.drop_overlap(ChunkId(0), Side::Lead),
+            [],
+            "it has none"
+        );
+        let losing = chunker.drop_overlap(ChunkId(1), Side::Lead);
+        assert_eq!(losing, [1, 2, 3].map(ChunkId));
+        assert_eq!(fed_from(&chunker), [0, 10, 20, 30]);
+        assert_eq!(
+            chunker.drop_overlap(ChunkId(1), Side::Lead),
+            [],
+            "that can't be it again"
+        );
+        // The first chunk keeps its trail, the second has none any more.
+        let drain = |chunker: &Chunker, chunk, at| match chunker.next(ChunkId(chunk), FrameNo(at)) {
+            Some(Next::Drain(chunk)) => chunk.fed,
+            next => panic!("{next:?}"),
+        };
+        assert_eq!(drain(&chunker, 0, 13), FrameRange::new(0, 13));
+        assert_eq!(drain(&chunker, 1, 20), FrameRange::new(10, 20));
+        // Nor has one that opens now.
+        for _ in 38..42 {
+            let _ = chunker.frame();
+        }
+        assert_eq!(chunker.first_fed(ChunkId(4)), Some(FrameNo(40)));
+        assert!(!chunker.plan().overlaps());
+        // All frames are let go in the end.
+        let mut free = 0;
+        let _ = chunker.cut();
+        for chunk in 0..5 {
+            free += chunker
+                .done(ChunkId(chunk))
+                .iter()
+                .map(|range| range.len())
+                .sum::<u64>();
+        }
+        assert_eq!(free, 42);
+    }
+
+    #[test]
+    fn a_later_chunk_loses_its_overlap_alone() {
+        let mut chunker = four_chunks(3, 3);
+        let losing = chunker.drop_overlap(ChunkId(2), Side::Trail);
+        assert_eq!(losing, [ChunkId(2)]);
+        assert_eq!(chunker.first_fed(ChunkId(2)), Some(FrameNo(20)));
+        assert_eq!(chunker.first_fed(ChunkId(3)), Some(FrameNo(27)));
+        assert!(chunker.plan().overlaps());
+    }
+
+    proptest! {
+        #[test]
+        fn every_frame_is_own_once_and_freed_once(
+            own in 1u64..30,
+            min in 1u64..20,
+            before in 0u64..40,
+            after in 0u64..40,
+            sections in prop::collection::vec(0u64..60, 1..4),
+            order in prop::collection::vec(any::<prop::sample::Index>(), 180),
+        ) {
+            let plan = fixed(own, min, before, after);
+            let min = plan.min_frames;
+            let mut chunker = Chunker::new(plan);
+            let mut cuts = vec![0u64];
+            for frames in &sections {
+                for _ in 0..*frames {
+                    let _ = chunker.frame();
+                }
+                chunker.cut();
+                cuts.push(chunker.next_frame().0);
+            }
+            let chunks = drained(&chunker);
+
+            let mut at = 0;
+            for chunk in &chunks {
+                prop_assert_eq!(chunk.own.start.0, at);
+                at = chunk.own.end.0;
+                let section = cuts.partition_point(|&cut| cut <= chunk.own.start.0);
+                let (low, high) = (cuts[section - 1], cuts[section]);
+                prop_assert!(chunk.own.end.0 <= high);
+                prop_assert_eq!(chunk.fed.start.0, chunk.own.start.0.saturating_sub(before).max(low));
+                prop_assert_eq!(chunk.fed.end.0, (chunk.own.end.0 + after).min(high));
+                prop_assert!(chunk.own.len() < own + min);
+                prop_assert!(chunk.own.len() >= min || chunk.own == FrameRange::new(low, high));
+            }
+            prop_assert_eq!(at, chunker.next_frame().0);
+
+            // Whatever the order in which chunks are done, each frame is let go once, and never
+            // while a chunk that isn't done is fed it.
+            let mut pending = chunks;
+            let mut freed = BTreeSet::new();
+            for pick in order {
+                if pending.is_empty() {
+                    break;
+                }
+                let done = pending.remove(pick.index(pending.len()));
+                for range in chunker.done(done.id) {
+                    for frame in range.iter() {
+                        prop_assert!(freed.insert(frame));
+                        prop_assert!(pending.iter().all(|chunk| !chunk.fed.contains(frame)));
+                    }
+                }
+            }
+            prop_assert_eq!(freed.len() as u64, chunker.next_frame().0);
+        }
+
+        #[test]
+        fn what_a_chunk_needs_to_finish_fits_into_the_capacity(
+            own in prop::option::of(1u64..300),
+            min in 1u64..30,
+            before in 0u64..40,
+            after in 0u64..40,
+            sessions in 1u64..9,
+            room in 1u64..5_000,
+            total in prop::option::of(1u64..3_000),
+            frames in 0u64..3_000,
+        ) {
+            let Ok(plan) = Plan::make(&Request {
+                sessions, chunk_frames: own, min_chunk_frames: min,
+                before: Overlap::Exactly(before), after: Overlap::Exactly(after),
+                source_frames: total, frame_bytes: 7, max_raw_bytes: room * 7, ..request()
+            }) else { return Ok(()) };
+            let capacity = plan.capacity_frames;
+            prop_assert!(capacity <= room);
+            let mut chunker = Chunker::new(plan);
+            let mut held = 0u64;
+            for _ in 0..frames {
+                // Full, and the oldest chunk is still short of frames: that would be a deadlock.
+                prop_assert!(held < capacity || !chunker.is_starving());
+                if held == capacity {
+                    let oldest = chunker.live[0].id;
+                    held -= chunker.done(oldest).iter().map(FrameRange::len).sum::<u64>();
+                }
+                if held < capacity {
+                    let _ = chunker.frame();
+                    held += 1;
+                }
+            }
+        }
+
+    }
+}

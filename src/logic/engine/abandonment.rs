@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Sessions that hang are abandoned, and others take their places.
+
+use super::sessions::{AttemptPhase, Session, SessionState, Waits, Work};
+use super::{Engine, Media};
+use crate::logic::ids::{AttemptId, SessionId};
+use crate::logic::liveness::Sign;
+
+/// What a session was doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    Opening,
+    Encoding,
+    Draining,
+    Closing,
+    CacheIo,
+}
+
+/// A session that was abandoned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abandoned {
+    /// What its attempt is called from now on: whoever still has the old name comes too late.
+    pub attempt: AttemptId,
+    pub doing: Doing,
+    /// What it made was verified: it delivers that.
+    pub is_verified: bool,
+    /// A flush, a stop or the end of the stream ends it anyway, or its chunk was delivered before.
+    pub is_over: bool,
+}
+
+impl<M: Media> Engine<M> {
+    /// Nobody waits for the session any more.
+    pub fn abandon(&mut self, id: SessionId) -> Option<Abandoned> {
+        let is_aborting = self.is_aborting();
+        let session = self.sessions.get_mut(id.0)?;
+        if session.is_abandoned() {
+            return None;
+        }
+        let attempt = AttemptId {
+            session: id,
+            number: self.next_attempt,
+        };
+        self.next_attempt += 1;
+        session.state = SessionState::Abandoned;
+        session.waits_for_chunk = false;
+        self.wakes.session(id);
+        let work = session.work.as_mut()?;
+        work.attempt = attempt;
+        let doing = work.doing();
+        let was_delivered = work.phase == AttemptPhase::CacheIo && work.drains;
+        if let Some(stream) = &mut self.stream {
+            stream.roster.rename(id, attempt);
+        }
+        Some(Abandoned {
+            attempt,
+            doing,
+            is_verified: matches!(work.phase, AttemptPhase::Closing(..)),
+            is_over: is_aborting || was_delivered || work.phase == AttemptPhase::Done,
+        })
+    }
+
+    /// Abandoned sessions that are still part of the element.
+    pub fn abandoned(&self) -> Vec<SessionId> {
+        let sessions = self.sessions.iter().enumerate();
+        let abandoned = sessions.filter(|(_, it)| it.state == SessionState::Abandoned);
+        abandoned.map(|(id, _)| SessionId(id)).collect()
+    }
+
+    /// The session was taken out of the element.
+    pub fn unlinked(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(id.0) {
+            session.state = SessionState::Unlinked;
+        }
+    }
+
+    pub fn is_abandoned(&self, id: SessionId) -> bool {
+        self.sessions.get(id.0).is_none_or(Session::is_abandoned)
+    }
+
+    /// Another session takes the place of one that was abandoned. `None`: not now, as a flush or a stop makes places anew.
+    pub fn replace(&mut self, id: SessionId) -> Option<SessionId> {
+        if self.is_stopped || self.is_flushing {
+            return None;
+        }
+        let mut is_closed = false;
+        if let Some(stream) = &mut self.stream {
+            is_closed = stream.roster.is_closed(id);
+            let _ = stream.roster.replace(id, is_closed);
+        }
+        self.sessions.push(Session {
+            state: if is_closed {
+                SessionState::Closed
+            } else {
+                SessionState::Open
+            },
+            works: false,
+            waits_for_chunk: false,
+            work: None,
+            media: std::marker::PhantomData,
+        });
+        self.tally.add_session();
+        Some(SessionId(self.sessions.len() - 1))
+    }
+
+    /// A tick passed. Returns the sessions that are to be abandoned: those at work that showed no sign of life for `stall` ticks, if
+    /// that isn't for ever, or all of them `stop` ticks after a stop. `excused`: waits for somebody else, outside.
+    pub fn tick(
+        &mut self,
+        stall: Option<u32>,
+        stop: u32,
+        excused: impl Fn(SessionId) -> bool,
+    ) -> Vec<SessionId> {
+        let sessions = self.sessions.iter().enumerate();
+        let signs = sessions.map(|(id, session)| (SessionId(id), session.sign()));
+        let signs: Vec<_> = signs.collect();
+        if self.is_stopped {
+            if !self.liveness.stop_tick(stop) {
+                return Vec::new();
+            }
+            let at_work = self.sessions.iter().enumerate();
+            let at_work = at_work.filter(|(_, it)| it.work.is_some() && !it.is_abandoned());
+            return at_work.map(|(id, _)| SessionId(id)).collect();
+        }
+        self.liveness.go_on();
+        let signs = signs.into_iter().map(|(id, sign)| {
+            let sign = sign.filter(|_| !excused(id));
+            (id, sign)
+        });
+        self.liveness.tick(signs, stall.unwrap_or(u32::MAX))
+    }
+}
+
+impl Work {
+    fn doing(&self) -> Doing {
+        match self.phase {
+            AttemptPhase::CacheIo => Doing::CacheIo,
+            AttemptPhase::Closing(..) | AttemptPhase::Done => Doing::Closing,
+            AttemptPhase::Encoding if self.waits == Waits::Eos || self.drains => Doing::Draining,
+            AttemptPhase::Encoding if self.position == self.first => Doing::Opening,
+            AttemptPhase::Encoding => Doing::Encoding,
+        }
+    }
+}
+
+impl<M: Media> Session<M> {
+    /// How far it has come, if it is at work and waits for nobody else.
+    fn sign(&self) -> Option<Sign> {
+        let work = self.work.as_ref().filter(|_| !self.is_abandoned())?;
+        if work.phase == AttemptPhase::Done || self.waits_for_frame() {
+            return None;
+        }
+        Some(Sign {
+            chunk: work.chunk,
+            position: work.position,
+            packets: work.packets,
+            ended: work.has_eos,
+            verified: matches!(work.phase, AttemptPhase::Closing(..)),
+        })
+    }
+}

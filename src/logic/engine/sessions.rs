@@ -1,0 +1,506 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What sessions do: they take chunks, feed them, deliver packets, and end their attempts.
+
+use super::{Engine, Freed, Media};
+use crate::logic::chunker::{self, Neighbours};
+use crate::logic::ids::{AttemptId, Chunk, ChunkId, FrameNo, SessionId};
+use crate::logic::store::{Delivered, Fault, Kind};
+
+/// Whether a session is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionState {
+    Open,
+    /// It takes no chunk any more.
+    Closed,
+    /// It hung, and is left to itself. Another one takes its place.
+    Abandoned,
+    /// It was abandoned, and taken out of the element.
+    Unlinked,
+}
+
+/// Where an attempt is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AttemptPhase {
+    Encoding,
+    /// Its chunk was verified, and its encoder is being closed.
+    Closing(Chunk, Delivered),
+    /// The cache is read or written.
+    CacheIo,
+    /// It is over, but for what follows from it.
+    Done,
+}
+
+/// What an attempt waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// Nothing of ours.
+    No,
+    Frame,
+    Eos,
+}
+
+/// A session's attempt, until it rests.
+pub(super) struct Work {
+    pub(super) attempt: AttemptId,
+    pub(super) chunk: ChunkId,
+    pub(super) number: u32,
+    /// The first frame that is fed.
+    pub(super) first: FrameNo,
+    /// The next frame that is fed, after the one that it was handed.
+    pub(super) position: FrameNo,
+    pub(super) phase: AttemptPhase,
+    pub(super) waits: Waits,
+    /// All frames were fed.
+    pub(super) drains: bool,
+    /// The encoder has sent EOS, or was told that it may.
+    pub(super) has_eos: bool,
+    /// The encoder posted an error.
+    pub(super) encoder_failed: bool,
+    /// The chunk lost its overlap, or is to have another key frame: the attempt ends.
+    pub(super) replanned: bool,
+    /// What came was taken from the cache.
+    pub(super) from_cache: bool,
+    /// Packets that came.
+    pub(super) packets: u64,
+    /// A packet was accepted.
+    pub(super) made_packets: bool,
+    /// What its first picture is.
+    pub(super) opens_with: Option<Kind>,
+    /// All own frames are there, and the trail has begun.
+    pub(super) is_complete: bool,
+    /// By so many frames the encoder reorders, as its first packet said.
+    pub(super) announced: Option<usize>,
+    pub(super) fault: Option<Fault>,
+    /// Key frames that had been forced late when the content was handed out.
+    pub(super) late_keys: u64,
+}
+
+/// One session.
+pub(super) struct Session<M: Media> {
+    pub(super) state: SessionState,
+    /// One of its encoders has made a packet.
+    pub(super) works: bool,
+    pub(super) waits_for_chunk: bool,
+    pub(super) work: Option<Work>,
+    pub(super) media: std::marker::PhantomData<fn() -> M>,
+}
+
+impl<M: Media> Session<M> {
+    pub(super) fn is_abandoned(&self) -> bool {
+        matches!(self.state, SessionState::Abandoned | SessionState::Unlinked)
+    }
+
+    pub(super) fn waits_for_frame(&self) -> bool {
+        let work = self.work.as_ref();
+        work.is_some_and(|work| work.waits == Waits::Frame && work.phase == AttemptPhase::Encoding)
+    }
+}
+
+/// A session asks for work.
+#[must_use]
+pub enum Take<M: Media> {
+    Chunk(Assigned<M>),
+    /// The chunk that was next needs no session. Ask again.
+    Again(Freed<M>),
+    /// Wait until it is woken.
+    Wait,
+    /// Nothing is to be done until the next start or the end of the flush.
+    Stop,
+}
+
+/// A chunk to encode.
+pub struct Assigned<M: Media> {
+    pub attempt: AttemptId,
+    pub chunk: ChunkId,
+    pub number: u32,
+    /// The first frame that is fed.
+    pub first: FrameNo,
+    /// The first own frame.
+    pub opens: M::Frame,
+    /// Private time from which on a packet is one of the chunk's own frames, or of its trail.
+    pub own_from: u64,
+    pub neighbours: Neighbours,
+}
+
+/// Why an attempt can't go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// It is over: a flush, a stop, the end of the stream, or it was given up.
+    Aborted,
+    /// The stream has ended before its end.
+    Halted,
+    /// The chunk was planned anew.
+    Replanned,
+    Fault(Fault),
+    /// The encoder posted an error.
+    EncoderFailed,
+}
+
+/// What a session does next with its chunk.
+#[must_use]
+pub enum Next<M: Media> {
+    /// Feed this frame; ask for a key frame first if `force_key`.
+    Feed {
+        frame: M::Frame,
+        force_key: bool,
+    },
+    /// All was fed: send EOS.
+    Drain,
+    /// Wait until it is woken.
+    Wait,
+    Stop(Why),
+}
+
+/// All that is fed to a chunk's encoder.
+#[must_use]
+pub enum Content<M: Media> {
+    /// With private timestamps, and whether a key frame was asked for.
+    All {
+        chunk: Chunk,
+        frames: Vec<(M::Frame, u64, bool)>,
+    },
+    /// Wait until it is woken.
+    Wait,
+    /// Input has stopped in the midst of it: begin without it.
+    Incomplete,
+    Stop(Why),
+}
+
+impl<M: Media> Engine<M> {
+    /// There is one session more.
+    pub fn add_session(&mut self) -> SessionId {
+        self.sessions.push(Session {
+            state: SessionState::Open,
+            works: false,
+            waits_for_chunk: false,
+            work: None,
+            media: std::marker::PhantomData,
+        });
+        self.tally.add_session();
+        if let Some(stream) = &mut self.stream {
+            stream.roster.add();
+        }
+        SessionId(self.sessions.len() - 1)
+    }
+
+    /// Sessions in which an encoder can be opened, for all that is known.
+    pub fn open_sessions(&self) -> usize {
+        let sessions = self.sessions.iter();
+        let open = sessions.filter(|session| session.state == SessionState::Open);
+        open.count()
+    }
+
+    /// An encoder has made a packet.
+    pub fn any_session_works(&self) -> bool {
+        self.sessions.iter().any(|session| session.works)
+    }
+
+    /// A session asks for a chunk.
+    pub fn take(&mut self, id: SessionId) -> Take<M> {
+        let is_aborting = self.is_aborting();
+        let Some(session) = self.sessions.get_mut(id.0) else {
+            return Take::Stop;
+        };
+        session.waits_for_chunk = false;
+        if is_aborting || session.is_abandoned() {
+            return Take::Stop;
+        }
+        let attempt = AttemptId {
+            session: id,
+            number: self.next_attempt,
+        };
+        if let Some(assigned) = self.assign(attempt) {
+            self.next_attempt += 1;
+            return Take::Chunk(assigned);
+        }
+        if let Some(freed) = self.finish_empty(id) {
+            return Take::Again(freed);
+        }
+        self.sessions[id.0].waits_for_chunk = true;
+        Take::Wait
+    }
+
+    /// The chunk that is offered to the session has no frames: what was sent before it was resumed was all of it.
+    fn finish_empty(&mut self, session: SessionId) -> Option<Freed<M>> {
+        let stream = self.stream.as_mut()?;
+        let chunk = stream.roster.offered_to(session)?;
+        if !stream.chunker.is_closed(chunk) || !stream.chunker.own(chunk)?.is_empty() {
+            return None;
+        }
+        stream.roster.withdraw(chunk);
+        let all = Delivered {
+            frames: 0,
+            skipped: 0,
+        };
+        stream.verified.insert(chunk, all);
+        Some(self.finish_chunks())
+    }
+
+    fn assign(&mut self, id: AttemptId) -> Option<Assigned<M>> {
+        let stream = self.stream.as_mut()?;
+        // Looked up before it is taken: what can't be begun stays for others.
+        let chunk = stream.roster.offered_to(id.session)?;
+        let first = stream.chunker.first_fed(chunk)?;
+        let own = stream.chunker.own(chunk).filter(|own| !own.is_empty())?;
+        let opens = stream.frames.get(own.start)?.held.clone()?;
+        let own_from = if first == own.start {
+            0
+        } else {
+            let before = stream.private(FrameNo(own.start.0 - 1));
+            before.midpoint(stream.private(own.start)) + 1
+        };
+        let attempt = stream.roster.take(id.session, id)?;
+        self.sessions[id.session.0].work = Some(Work {
+            attempt: id,
+            chunk,
+            number: attempt.number,
+            first,
+            position: first,
+            phase: AttemptPhase::Encoding,
+            waits: Waits::No,
+            drains: false,
+            has_eos: false,
+            encoder_failed: false,
+            replanned: false,
+            from_cache: false,
+            packets: 0,
+            made_packets: false,
+            opens_with: None,
+            is_complete: false,
+            announced: None,
+            fault: None,
+            late_keys: 0,
+        });
+        Some(Assigned {
+            attempt: id,
+            chunk,
+            number: attempt.number,
+            first,
+            opens,
+            own_from,
+            neighbours: stream.chunker.neighbours(chunk),
+        })
+    }
+
+    /// The attempt, unless it is over.
+    pub(super) fn work(&mut self, attempt: AttemptId) -> Option<&mut Work> {
+        let session = self.sessions.get_mut(attempt.session.0)?;
+        let work = session.work.as_mut();
+        work.filter(|work| work.attempt == attempt && work.phase != AttemptPhase::Done)
+    }
+
+    /// The attempt isn't over, and nobody has given it up.
+    pub fn is_current(&mut self, attempt: AttemptId) -> bool {
+        self.work(attempt).is_some()
+    }
+
+    /// The next frame that the attempt at this chunk is fed.
+    pub(super) fn position_in(&self, chunk: ChunkId) -> Option<FrameNo> {
+        let work = self.sessions.iter().filter_map(|it| it.work.as_ref());
+        let mut at_it = work.filter(|work| work.chunk == chunk && !work.replanned);
+        at_it
+            .find(|work| work.phase != AttemptPhase::Done)
+            .map(|work| work.position)
+    }
+
+    /// Why the attempt can't go on; `None` if it can.
+    pub fn why(&mut self, attempt: AttemptId) -> Option<Why> {
+        let is_aborted = self.is_stopped || self.is_flushing;
+        let is_halted = self.flow().is_some();
+        let Some(work) = self.work(attempt) else {
+            return Some(Why::Aborted);
+        };
+        work.waits = Waits::No;
+        // It says more than the error that it led to.
+        if let Some(fault) = work.fault.clone() {
+            Some(Why::Fault(fault))
+        } else if is_aborted {
+            Some(Why::Aborted)
+        } else if is_halted {
+            Some(Why::Halted)
+        } else if work.replanned {
+            Some(Why::Replanned)
+        } else if work.encoder_failed {
+            Some(Why::EncoderFailed)
+        } else {
+            None
+        }
+    }
+
+    /// What the attempt does that has fed its chunk's frames up to, not including, `position`.
+    pub fn next(&mut self, attempt: AttemptId, position: FrameNo) -> Next<M> {
+        if let Some(why) = self.why(attempt) {
+            return Next::Stop(why);
+        }
+        let (Some(stream), Some(Some(work))) = (
+            &self.stream,
+            self.sessions
+                .get_mut(attempt.session.0)
+                .map(|it| it.work.as_mut()),
+        ) else {
+            return Next::Stop(Why::Aborted);
+        };
+        match stream.chunker.next(work.chunk, position) {
+            Some(chunker::Next::Feed { frame, force_key }) => {
+                let entry = stream.frames.get(frame);
+                let Some((entry, held)) = entry.and_then(|it| Some((it, it.held.clone()?))) else {
+                    return Next::Stop(Why::Aborted);
+                };
+                work.position = FrameNo(position.0 + 1);
+                Next::Feed {
+                    frame: held,
+                    force_key: force_key || entry.force_key,
+                }
+            }
+            Some(chunker::Next::Drain(_)) => {
+                work.drains = true;
+                Next::Drain
+            }
+            Some(chunker::Next::Wait) => {
+                work.waits = Waits::Frame;
+                self.recall_if_stuck();
+                Next::Wait
+            }
+            None => Next::Stop(Why::Aborted),
+        }
+    }
+
+    /// All of the attempt's chunk, once that is there; it counts as fed.
+    pub fn content(&mut self, attempt: AttemptId) -> Content<M> {
+        if let Some(why) = self.why(attempt) {
+            return Content::Stop(why);
+        }
+        let (Some(stream), Some(Some(work))) = (
+            &self.stream,
+            self.sessions
+                .get_mut(attempt.session.0)
+                .map(|it| it.work.as_mut()),
+        ) else {
+            return Content::Stop(Why::Aborted);
+        };
+        let Some(chunk) = stream.chunker.complete(work.chunk) else {
+            let is_open = stream.chunker.open_chunk() == Some(work.chunk);
+            if stream.impatient && is_open {
+                return Content::Incomplete;
+            }
+            work.waits = Waits::Frame;
+            self.recall_if_stuck();
+            return Content::Wait;
+        };
+        let frames = chunk.fed.iter().map(|frame| {
+            let entry = stream.frames.get(frame)?;
+            Some((entry.held.clone()?, stream.private(frame), entry.force_key))
+        });
+        let Some(frames) = frames.collect() else {
+            return Content::Stop(Why::Aborted);
+        };
+        work.position = chunk.fed.end;
+        work.late_keys = stream.late_keys;
+        Content::All { chunk, frames }
+    }
+
+    /// The attempt's chunk counted as fed, and is fed after all.
+    pub fn feed_from_first(&mut self, attempt: AttemptId) {
+        if let Some(work) = self.work(attempt) {
+            work.position = work.first;
+        }
+    }
+
+    /// The chunk is still what it was when its content was handed out.
+    pub fn is_unchanged(&mut self, attempt: AttemptId) -> bool {
+        let late_keys = self.stream.as_ref().map(|stream| stream.late_keys);
+        let work = self.work(attempt);
+        work.is_some_and(|work| !work.replanned && Some(work.late_keys) == late_keys)
+    }
+
+    /// The cache is being read or written for the attempt, or isn't any more: a disk may hang as well as an encoder.
+    pub fn uses_cache(&mut self, attempt: AttemptId, uses: bool) {
+        if let Some(work) = self.work(attempt) {
+            work.phase = if uses {
+                AttemptPhase::CacheIo
+            } else {
+                AttemptPhase::Encoding
+            };
+        }
+    }
+
+    /// What came for the attempt isn't what it should be, and is forgotten: it begins again. `false`: it can't.
+    pub fn begin_again(&mut self, attempt: AttemptId) -> bool {
+        let Some(work) = self.work(attempt) else {
+            return false;
+        };
+        work.fault = None;
+        work.is_complete = false;
+        work.announced = None;
+        work.opens_with = None;
+        work.made_packets = false;
+        let chunk = work.chunk;
+        let stream = self.stream.as_mut();
+        stream.is_some_and(|stream| stream.stores.retract(chunk))
+    }
+
+    /// The session's encoder has sent its EOS.
+    pub fn encoder_ended(&mut self, attempt: AttemptId) {
+        if let Some(work) = self.work(attempt) {
+            work.has_eos = true;
+            self.wakes.session(attempt.session);
+        }
+    }
+
+    pub fn has_ended(&mut self, attempt: AttemptId) -> bool {
+        self.work(attempt).is_some_and(|work| work.has_eos)
+    }
+
+    /// Whether the encoder has sent EOS. `false`: wait until it is woken.
+    pub fn wait_for_eos(&mut self, attempt: AttemptId) -> Result<bool, Why> {
+        if let Some(why) = self.why(attempt) {
+            return Err(why);
+        }
+        let Some(work) = self.work(attempt) else {
+            return Err(Why::Aborted);
+        };
+        if !work.has_eos {
+            work.waits = Waits::Eos;
+        }
+        Ok(work.has_eos)
+    }
+
+    /// The session's encoder posted an error.
+    pub fn encoder_failed(&mut self, id: SessionId) {
+        let session = self.sessions.get_mut(id.0);
+        if let Some(work) = session.and_then(|session| session.work.as_mut()) {
+            work.encoder_failed = true;
+            self.wakes.session(id);
+        }
+    }
+
+    /// The session has no attempt any more, and waits for nothing.
+    pub fn rest(&mut self, attempt: AttemptId) {
+        let Some(session) = self.sessions.get_mut(attempt.session.0) else {
+            return;
+        };
+        if session
+            .work
+            .as_ref()
+            .is_some_and(|work| work.attempt == attempt)
+        {
+            session.work = None;
+            self.wakes.idle = true;
+        }
+    }
+
+    /// The session's task panicked: it has no attempt any more.
+    pub fn rest_after_panic(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(id.0) {
+            session.work = None;
+            session.waits_for_chunk = false;
+            self.wakes.idle = true;
+        }
+    }
+
+    /// No session is at work.
+    pub fn is_idle(&self) -> bool {
+        self.sessions.iter().all(|session| session.work.is_none())
+    }
+}

@@ -1,0 +1,922 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Packets in as the sessions make them, out as one encoder would have made them.
+//!
+//! Each chunk has a store. A packet is held there, trimmed (it belongs to the overlap), or shows that
+//! the encoder did not do what was asked of it. A chunk's packets leave once every own frame is
+//! accounted for, all chunks before it have left, and nothing else is needed.
+//!
+//! That a chunk stands alone is read off the order of its packets, which an encoder cannot fake:
+//! decoding order puts a picture after those it refers to. So a lead packet after the first own one, or an
+//! own packet after the first trail one, refers across the edge (open GOP).
+//!
+//! Some packets leave before their chunk is verified: the first ones of a stream (`early_start`), and where input has stopped. The
+//! store keeps a reference to each of them until the chunk is done, because another attempt has to make them again.
+
+use super::ids::{Chunk, ChunkId, FrameNo, FrameRange};
+use super::timeline::reorder_depth;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use thiserror::Error;
+
+/// A packet, as far as it is compared with what another attempt makes of the same frames.
+pub trait Payload: Clone {
+    fn is_same(&self, other: &Self) -> bool;
+}
+
+/// What an encoder says of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A picture at which decoding can begin.
+    Key,
+    /// A picture that needs others.
+    Delta,
+    /// Decoded but not shown (an alternate reference frame of VP8): belongs to the frame after it.
+    Invisible,
+    /// Stream headers without a timestamp (Theora).
+    Header,
+}
+
+/// What becomes of a packet.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is held in the chunk's store, or it has left before and was made again.
+    Held,
+    /// It was of the overlap and is gone.
+    Trimmed,
+    /// It was of the trail, and all own frames are there: the encoder needn't encode what is left of the trail.
+    Complete,
+}
+
+/// The encoder did not deliver what the chunk needs; the attempt has failed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Fault {
+    #[error("a packet has a timestamp that no input frame had")]
+    UnknownTime,
+    #[error("a packet of chunk {0} came unasked")]
+    UnknownChunk(ChunkId),
+    #[error("frame {0} was delivered twice")]
+    Twice(FrameNo),
+    #[error(
+        "{count} frames were not delivered, the first is {first}; if the encoder loses frames at its end, set overlap-after to more \
+         than that"
+    )]
+    Missing { first: FrameNo, count: u64 },
+    #[error(
+        "the chunk begins with frame {0}, which is not marked as a key frame; the encoder can't be used in chunks, set \
+         allow-parallel=false"
+    )]
+    StartNotKey(FrameNo),
+    #[error("the chunk begins with frame {0}, which is not its first frame")]
+    StartMissing(FrameNo),
+    #[error("frame {0} refers across a forced key frame; set the encoder to closed GOPs")]
+    LeadAfterOwn(FrameNo),
+    #[error("frame {0} refers across a forced key frame; set the encoder to closed GOPs")]
+    OwnAfterTrail(FrameNo),
+    #[error(
+        "frame {0}, which has left, came out otherwise at another attempt: the encoder isn't deterministic"
+    )]
+    Differs(FrameNo),
+    /// By this alignment, each packet is a part of a frame.
+    #[error(
+        "the encoder's packets are parts of frames (its caps say alignment={alignment}), which can't be used in chunks; have it make \
+         whole ones (alignment=au, for AV1 alignment=tu), or set allow-parallel=false"
+    )]
+    Parts { alignment: String },
+}
+
+/// A side of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Lead,
+    Trail,
+}
+
+impl Fault {
+    /// The overlap that explains it, if there was one.
+    pub fn side(&self) -> Option<Side> {
+        match self {
+            Fault::StartNotKey(_) | Fault::StartMissing(_) | Fault::LeadAfterOwn(_) => {
+                Some(Side::Lead)
+            }
+            Fault::OwnAfterTrail(_) => Some(Side::Trail),
+            _ => None,
+        }
+    }
+}
+
+/// How the frames of a verified chunk were accounted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivered {
+    pub frames: u64,
+    /// Frames that the encoder said it left out.
+    pub skipped: u64,
+}
+
+/// A packet that leaves.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub struct Left<P> {
+    pub chunk: ChunkId,
+    /// `None` for stream headers.
+    pub frame: Option<FrameNo>,
+    pub kind: Kind,
+    pub payload: P,
+    /// It is the first of its chunk, whose packets are reordered by so many: as those that are there show, or as their encoder said.
+    pub opens: Option<usize>,
+}
+
+/// What leaves next.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub enum Pop<P> {
+    /// Send this packet.
+    Packet(Left<P>),
+    /// The last packet of this chunk was handed out before. `end`: the first frame of what comes after it.
+    ChunkDone { chunk: ChunkId, end: FrameNo },
+    /// Wait for a chunk to be finished.
+    Nothing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Lead,
+    Own,
+    Trail,
+}
+
+/// Frames of a chunk, of which most come to be in it: a bit for each.
+#[derive(Debug, Default)]
+struct FrameSet {
+    /// By the number of the first frame in them, divided by the bits that they have.
+    blocks: BTreeMap<u64, u64>,
+    len: u64,
+}
+
+impl FrameSet {
+    fn place(frame: FrameNo) -> (u64, u64) {
+        let bits = u64::from(u64::BITS);
+        (frame.0 / bits, 1 << (frame.0 % bits))
+    }
+
+    fn contains(&self, frame: FrameNo) -> bool {
+        let (block, bit) = Self::place(frame);
+        self.blocks.get(&block).is_some_and(|bits| bits & bit != 0)
+    }
+
+    /// `false`: it was there already.
+    fn insert(&mut self, frame: FrameNo) -> bool {
+        let (block, bit) = Self::place(frame);
+        let bits = self.blocks.entry(block).or_default();
+        let is_new = *bits & bit == 0;
+        *bits |= bit;
+        self.len += u64::from(is_new);
+        is_new
+    }
+}
+
+/// A packet in its store.
+#[derive(Debug)]
+struct Held<P> {
+    frame: Option<FrameNo>,
+    kind: Kind,
+    payload: P,
+}
+
+#[derive(Debug)]
+struct Store<P> {
+    own: FrameRange,
+    phase: Phase,
+    /// In decoding order.
+    packets: VecDeque<Held<P>>,
+    /// Own frames that are there.
+    delivered: FrameSet,
+    /// The last of them in presentation order.
+    last: Option<FrameNo>,
+    /// By so many frames the encoder said that it reorders.
+    announced: usize,
+    skipped: BTreeSet<FrameNo>,
+    /// All own frames are accounted for: its packets may leave.
+    finished: bool,
+    /// A packet of it has left.
+    begun: bool,
+    /// Packets that left before the chunk was finished, as their attempt made them.
+    sent_early: Vec<(Option<FrameNo>, P)>,
+    /// How many of these this attempt has yet to make again.
+    to_match: usize,
+    /// The first frame that wasn't sent early, where all before it were and the rest could be a chunk of its own.
+    resume_at: Option<FrameNo>,
+}
+
+impl<P: Payload> Store<P> {
+    fn new(own: FrameRange) -> Self {
+        Self {
+            own,
+            phase: Phase::Lead,
+            packets: VecDeque::new(),
+            delivered: FrameSet::default(),
+            last: None,
+            announced: 0,
+            skipped: BTreeSet::new(),
+            finished: false,
+            begun: false,
+            sent_early: Vec::new(),
+            to_match: 0,
+            resume_at: None,
+        }
+    }
+
+    fn phase_of(&self, frame: FrameNo) -> Phase {
+        if frame < self.own.start {
+            Phase::Lead
+        } else if frame < self.own.end {
+            Phase::Own
+        } else {
+            Phase::Trail
+        }
+    }
+
+    /// A visible picture of `frame` comes next in decoding order.
+    fn advance(&mut self, frame: FrameNo, kind: Kind) -> Result<Phase, Fault> {
+        let phase = self.phase_of(frame);
+        if phase < self.phase {
+            return Err(match phase {
+                Phase::Lead => Fault::LeadAfterOwn(frame),
+                _ => Fault::OwnAfterTrail(frame),
+            });
+        }
+        if phase > self.phase {
+            if phase == Phase::Own {
+                if !self.opens_with(frame) {
+                    return Err(Fault::StartMissing(frame));
+                }
+                if kind != Kind::Key {
+                    return Err(Fault::StartNotKey(frame));
+                }
+            }
+            self.phase = phase;
+        }
+        Ok(phase)
+    }
+
+    /// An own frame is there.
+    fn deliver(&mut self, frame: FrameNo) -> Result<(), Fault> {
+        if !self.delivered.insert(frame) {
+            return Err(Fault::Twice(frame));
+        }
+        self.last = self.last.max(Some(frame));
+        Ok(())
+    }
+
+    /// This frame's packet won't come: the encoder said that it leaves it out, and it didn't deliver it.
+    fn lacks(&self, frame: FrameNo) -> bool {
+        self.skipped.contains(&frame) && !self.delivered.contains(frame)
+    }
+
+    /// At least so many frames are there, and none is missing that is shown before one of them.
+    fn begins_without_gap(&self, least: usize) -> bool {
+        let Some(last) = self.last.filter(|_| self.delivered.len >= least as u64) else {
+            return false;
+        };
+        let skipped = self.skipped.range(..=last);
+        let skipped = skipped.filter(|frame| !self.delivered.contains(**frame));
+        self.delivered.len + skipped.count() as u64 == last.0 + 1 - self.own.start.0
+    }
+
+    /// No own frame before `frame` can still come: it is the first, or those before it were skipped.
+    fn opens_with(&self, frame: FrameNo) -> bool {
+        FrameRange::new(self.own.start.0, frame.0)
+            .iter()
+            .all(|earlier| self.skipped.contains(&earlier))
+    }
+
+    /// A packet that another attempt sent is made again.
+    fn matches(&mut self, frame: Option<FrameNo>, payload: &P) -> Result<(), Fault> {
+        let index = self.sent_early.len() - self.to_match;
+        self.to_match -= 1;
+        let (sent_frame, sent) = &self.sent_early[index];
+        if *sent_frame == frame && sent.is_same(payload) {
+            return Ok(());
+        }
+        Err(Fault::Differs(frame.unwrap_or(self.own.start)))
+    }
+
+    fn pop(&mut self, chunk: ChunkId) -> Option<Left<P>> {
+        let depth = (!self.begun).then(|| {
+            let held = self.packets.iter();
+            reorder_depth(held.filter_map(|held| held.frame)).max(self.announced)
+        });
+        let Held {
+            frame,
+            kind,
+            payload,
+        } = self.packets.pop_front()?;
+        self.begun = true;
+        if !self.finished {
+            self.sent_early.push((frame, payload.clone()));
+        }
+        Some(Left {
+            chunk,
+            frame,
+            kind,
+            payload,
+            opens: depth,
+        })
+    }
+}
+
+/// Packets leave before their chunk is finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Early {
+    /// Once so many are there.
+    packets: usize,
+    /// Of the chunks before this one.
+    until: ChunkId,
+}
+
+/// Holds what the sessions deliver until it may leave.
+#[derive(Debug)]
+pub struct Stores<P> {
+    /// Chunks that opened and haven't left, each with its store.
+    chunks: BTreeMap<ChunkId, Store<P>>,
+    /// The chunk whose packets leave next.
+    next: ChunkId,
+    early: Option<Early>,
+}
+
+impl<P> Default for Stores<P> {
+    fn default() -> Self {
+        Self {
+            chunks: BTreeMap::new(),
+            next: ChunkId(0),
+            early: None,
+        }
+    }
+}
+
+impl<P: Payload> Stores<P> {
+    /// A chunk begins at `start`; where it ends isn't known yet.
+    pub fn open(&mut self, chunk: ChunkId, start: FrameNo) {
+        let own = FrameRange::new(start.0, u64::MAX);
+        self.chunks.insert(chunk, Store::new(own));
+    }
+
+    /// The chunk's own frames are known. Comes before any frame of its trail is fed.
+    pub fn close(&mut self, chunk: ChunkId, own: FrameRange) {
+        if let Some(store) = self.chunks.get_mut(&chunk) {
+            store.own = own;
+        }
+    }
+
+    /// Forgets what an attempt delivered, so that another can deliver it anew. What has left is compared. `false` if the chunk is
+    /// finished.
+    pub fn retract(&mut self, chunk: ChunkId) -> bool {
+        let store = self.chunks.get_mut(&chunk);
+        let Some(store) = store.filter(|store| !store.finished) else {
+            return false;
+        };
+        let sent_early = std::mem::take(&mut store.sent_early);
+        *store = Store {
+            begun: store.begun,
+            to_match: sent_early.len(),
+            sent_early,
+            resume_at: store.resume_at,
+            ..Store::new(store.own)
+        };
+        true
+    }
+
+    /// Some of the chunk has left, and the rest of it couldn't begin after that.
+    pub fn has_begun_to_leave(&self, chunk: ChunkId) -> bool {
+        let store = self.chunks.get(&chunk);
+        store.is_some_and(|store| !store.sent_early.is_empty() && store.resume_at.is_none())
+    }
+
+    /// Where the rest of the chunk could begin, if what was sent of it can't be made again.
+    pub fn resume_at(&self, chunk: ChunkId) -> Option<FrameNo> {
+        self.chunks.get(&chunk)?.resume_at
+    }
+
+    /// What was sent of the chunk can't be made again: the chunk is the rest of it, from this frame on.
+    pub fn resume(&mut self, chunk: ChunkId, start: FrameNo) {
+        if let Some(store) = self.chunks.get_mut(&chunk) {
+            *store = Store::new(FrameRange::new(start.0, store.own.end.0));
+        }
+    }
+
+    /// The first packets of the chunk that is next, before it is finished: those of at least `frames` frames, and of no frame that
+    /// is shown after one which isn't among them. Empty if they aren't there yet. (Ask at each packet: all of them are taken.)
+    pub fn take_first(&mut self, chunk: ChunkId, frames: usize) -> Vec<Left<P>> {
+        let store = self.chunks.get_mut(&chunk).filter(|_| chunk == self.next);
+        let store = store.filter(|store| !store.finished && !store.begun);
+        let Some(store) = store.filter(|store| store.begins_without_gap(frames)) else {
+            return Vec::new();
+        };
+        store.resume_at = store.last.map(|last| FrameNo(last.0 + 1));
+        let mut first = Vec::with_capacity(store.packets.len());
+        while let Some(left) = store.pop(chunk) {
+            first.push(left);
+        }
+        first
+    }
+
+    /// A packet of an attempt at `chunk`; `frame` is the frame that its timestamp stands for.
+    pub fn accept(
+        &mut self,
+        chunk: ChunkId,
+        frame: Option<FrameNo>,
+        kind: Kind,
+        payload: P,
+    ) -> Result<Accepted, Fault> {
+        let store = self.chunks.get_mut(&chunk);
+        let store = store
+            .filter(|store| !store.finished)
+            .ok_or(Fault::UnknownChunk(chunk))?;
+        let phase = match (kind, frame) {
+            // Those before the first own picture belong to it.
+            (Kind::Header, _) => store.phase.max(Phase::Own),
+            (_, None) => return Err(Fault::UnknownTime),
+            (Kind::Invisible, Some(frame)) => store.phase_of(frame),
+            (Kind::Key | Kind::Delta, Some(frame)) => {
+                let phase = store.advance(frame, kind)?;
+                if phase == Phase::Own {
+                    store.deliver(frame)?;
+                }
+                phase
+            }
+        };
+        if phase != Phase::Own {
+            let is_complete = store.phase == Phase::Trail && store.delivered.len == store.own.len();
+            return Ok(match is_complete {
+                true => Accepted::Complete,
+                false => Accepted::Trimmed,
+            });
+        }
+        if store.to_match > 0 {
+            store.matches(frame, &payload)?;
+        } else {
+            store.packets.push_back(Held {
+                frame,
+                kind,
+                payload,
+            });
+        }
+        Ok(Accepted::Held)
+    }
+
+    /// The encoder of the attempt at `chunk` says that it reorders by so many frames.
+    pub fn announce(&mut self, chunk: ChunkId, depth: usize) {
+        if let Some(store) = self.chunks.get_mut(&chunk) {
+            store.announced = depth;
+        }
+    }
+
+    /// The encoder said that it leaves this frame out.
+    pub fn skip(&mut self, chunk: ChunkId, frame: FrameNo) {
+        if let Some(store) = self.chunks.get_mut(&chunk) {
+            store.skipped.insert(frame);
+        }
+    }
+
+    /// The session has delivered all it has: is it all that the chunk owns?
+    pub fn verify(&self, chunk: Chunk) -> Result<Delivered, Fault> {
+        let store = self.chunks.get(&chunk.id);
+        let store = store.ok_or(Fault::UnknownChunk(chunk.id))?;
+        let is_missing =
+            |frame: &FrameNo| !store.delivered.contains(*frame) && !store.skipped.contains(frame);
+        let mut missing = chunk.own.iter().filter(is_missing);
+        if let Some(first) = missing.next() {
+            return Err(Fault::Missing {
+                first,
+                count: 1 + missing.count() as u64,
+            });
+        }
+        Ok(Delivered {
+            frames: store.delivered.len,
+            skipped: chunk.own.iter().filter(|frame| store.lacks(*frame)).count() as u64,
+        })
+    }
+
+    /// The chunk was verified: its packets may leave.
+    pub fn finish(&mut self, chunk: ChunkId) {
+        if let Some(store) = self.chunks.get_mut(&chunk) {
+            store.finished = true;
+            // Nobody makes them again.
+            store.sent_early.clear();
+        }
+    }
+
+    /// Packets of so many chunks, counted from the one that is next, leave as they come from now on, once so many packets are there.
+    pub fn leave_early(&mut self, chunks: u64, packets: usize) {
+        self.early = Some(Early {
+            packets,
+            until: ChunkId(self.next.0.saturating_add(chunks)),
+        });
+    }
+
+    /// Where packets leave as they come, the first of a chunk do, too.
+    pub fn leave_at_once(&mut self) {
+        if let Some(early) = &mut self.early {
+            early.packets = 1;
+        }
+    }
+
+    /// Packets leave as they come.
+    pub fn leaves_early(&self) -> bool {
+        self.early.is_some_and(|early| self.next < early.until)
+    }
+
+    /// The chunk's own frames; without an end until that is known.
+    pub fn own(&self, chunk: ChunkId) -> Option<FrameRange> {
+        self.chunks.get(&chunk).map(|store| store.own)
+    }
+
+    /// The first own frame of the oldest chunk under way.
+    pub fn oldest_held(&self) -> Option<FrameNo> {
+        let oldest = self.chunks.first_key_value();
+        oldest.map(|(_, store)| store.own.start)
+    }
+
+    /// Takes what leaves next.
+    pub fn pop(&mut self) -> Pop<P> {
+        let chunk = self.next;
+        let early = self.early.filter(|early| chunk < early.until);
+        let Some(store) = self.chunks.get_mut(&chunk) else {
+            return Pop::Nothing;
+        };
+        let is_enough = |early: Early| store.begun || store.packets.len() >= early.packets;
+        if !store.finished && !early.is_some_and(is_enough) {
+            return Pop::Nothing;
+        }
+        let is_early = !store.finished;
+        if let Some(left) = store.pop(chunk) {
+            if is_early {
+                // In the middle of what refers to each other nothing begins.
+                store.resume_at = None;
+            }
+            return Pop::Packet(left);
+        }
+        if is_early {
+            return Pop::Nothing;
+        }
+        let end = store.own.end;
+        self.chunks.remove(&chunk);
+        self.next = chunk.next();
+        Pop::ChunkDone { chunk, end }
+    }
+
+    /// Every chunk that opened has left.
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    impl Payload for u64 {
+        fn is_same(&self, other: &Self) -> bool {
+            self == other
+        }
+    }
+
+    const C0: ChunkId = ChunkId(0);
+    const C1: ChunkId = ChunkId(1);
+
+    fn chunk(id: u64, start: u64, end: u64) -> Chunk {
+        let own = FrameRange::new(start, end);
+        Chunk {
+            id: ChunkId(id),
+            own,
+            fed: own,
+        }
+    }
+
+    #[test]
+    fn a_set_of_frames_has_each_once() {
+        let mut set = FrameSet::default();
+        let frames = [64, 0, 63, 1_000_000, 65];
+        for frame in frames {
+            assert!(!set.contains(FrameNo(frame)));
+            assert!(set.insert(FrameNo(frame)));
+            assert!(!set.insert(FrameNo(frame)));
+            assert!(set.contains(FrameNo(frame)));
+        }
+        assert!(!set.contains(FrameNo(66)));
+        assert_eq!(set.len, frames.len() as u64);
+    }
+
+    /// Chunks 0 (frames 0..3) and 1 (frames 3..6).
+    fn two() -> Stores<u64> {
+        let mut stores = Stores::default();
+        stores.open(C0, FrameNo(0));
+        stores.close(C0, FrameRange::new(0, 3));
+        stores.open(C1, FrameNo(3));
+        stores.close(C1, FrameRange::new(3, 6));
+        stores
+    }
+
+    fn give(
+        stores: &mut Stores<u64>,
+        chunk: ChunkId,
+        kind: Kind,
+        frame: u64,
+    ) -> Result<Accepted, Fault> {
+        stores.accept(chunk, Some(FrameNo(frame)), kind, frame)
+    }
+
+    /// One key frame, then the others; panics on a fault.
+    fn give_all(stores: &mut Stores<u64>, chunk: ChunkId, frames: &[u64]) {
+        for (index, &frame) in frames.iter().enumerate() {
+            let kind = if index == 0 { Kind::Key } else { Kind::Delta };
+            let _ = give(stores, chunk, kind, frame).unwrap();
+        }
+    }
+
+    /// What a session does at its end.
+    fn finish(stores: &mut Stores<u64>, chunk: Chunk) -> Result<Delivered, Fault> {
+        let delivered = stores.verify(chunk)?;
+        stores.finish(chunk.id);
+        Ok(delivered)
+    }
+
+    fn drain(stores: &mut Stores<u64>) -> Vec<u64> {
+        let mut out = Vec::new();
+        loop {
+            match stores.pop() {
+                Pop::Packet(left) => out.push(left.payload),
+                Pop::ChunkDone { .. } => (),
+                Pop::Nothing => break out,
+            }
+        }
+    }
+
+    #[test]
+    fn a_later_chunk_waits_for_the_earlier_one() {
+        let mut stores = two();
+        give_all(&mut stores, C1, &[3, 5, 4]);
+        assert!(finish(&mut stores, chunk(1, 3, 6)).is_ok());
+        assert_eq!(stores.pop(), Pop::Nothing);
+        give_all(&mut stores, C0, &[0, 2, 1]);
+        assert_eq!(stores.pop(), Pop::Nothing, "not verified yet");
+        assert!(finish(&mut stores, chunk(0, 0, 3)).is_ok());
+        assert_eq!(drain(&mut stores), [0, 2, 1, 3, 5, 4]);
+        assert!(stores.is_empty());
+    }
+
+    #[test]
+    fn the_overlap_is_trimmed() {
+        let mut stores = two();
+        for (frame, kind) in [(1, Kind::Key), (2, Kind::Delta)] {
+            assert_eq!(give(&mut stores, C1, kind, frame), Ok(Accepted::Trimmed));
+        }
+        give_all(&mut stores, C1, &[3, 4, 5]);
+        assert_eq!(give(&mut stores, C1, Kind::Key, 6), Ok(Accepted::Complete));
+        let delivered = finish(&mut stores, chunk(1, 3, 6)).unwrap();
+        assert_eq!(delivered.frames, 3);
+    }
+
+    #[test]
+    fn pictures_that_refer_across_an_edge_are_found() {
+        let mut stores = two();
+        let _ = give(&mut stores, C1, Kind::Key, 0);
+        let _ = give(&mut stores, C1, Kind::Key, 3);
+        assert_eq!(
+            give(&mut stores, C1, Kind::Delta, 2),
+            Err(Fault::LeadAfterOwn(FrameNo(2)))
+        );
+        let _ = give(&mut stores, C0, Kind::Key, 0);
+        let _ = give(&mut stores, C0, Kind::Key, 3);
+        assert_eq!(
+            give(&mut stores, C0, Kind::Delta, 2),
+            Err(Fault::OwnAfterTrail(FrameNo(2)))
+        );
+    }
+
+    #[test]
+    fn an_ignored_forced_key_frame_is_found() {
+        let mut stores = two();
+        let _ = give(&mut stores, C1, Kind::Key, 2);
+        assert_eq!(
+            give(&mut stores, C1, Kind::Delta, 3),
+            Err(Fault::StartNotKey(FrameNo(3)))
+        );
+        // After the own frames it doesn't matter: none of them can refer to what comes after all of them.
+        give_all(&mut stores, C0, &[0, 1, 2]);
+        assert_eq!(
+            give(&mut stores, C0, Kind::Delta, 3),
+            Ok(Accepted::Complete)
+        );
+    }
+
+    #[test]
+    fn a_key_frame_that_isnt_the_first_frame_is_found() {
+        let mut stores = two();
+        assert_eq!(
+            give(&mut stores, C0, Kind::Key, 1),
+            Err(Fault::StartMissing(FrameNo(1)))
+        );
+    }
+
+    #[test]
+    fn lost_and_doubled_frames_are_found() {
+        let mut stores = two();
+        give_all(&mut stores, C0, &[0, 1]);
+        assert_eq!(
+            give(&mut stores, C0, Kind::Delta, 1),
+            Err(Fault::Twice(FrameNo(1)))
+        );
+        assert_eq!(
+            finish(&mut stores, chunk(0, 0, 3)),
+            Err(Fault::Missing {
+                first: FrameNo(2),
+                count: 1
+            })
+        );
+    }
+
+    #[test]
+    fn a_frame_that_the_encoder_says_it_skipped_is_accounted_for() {
+        let mut stores = two();
+        stores.skip(C0, FrameNo(0));
+        give_all(&mut stores, C0, &[1, 2]);
+        assert_eq!(
+            finish(&mut stores, chunk(0, 0, 3)),
+            Ok(Delivered {
+                frames: 2,
+                skipped: 1
+            })
+        );
+    }
+
+    #[test]
+    fn headers_and_invisible_pictures_keep_their_place() {
+        let mut stores = two();
+        assert_eq!(
+            stores.accept(C0, None, Kind::Header, 100),
+            Ok(Accepted::Held)
+        );
+        let _ = give(&mut stores, C0, Kind::Key, 0);
+        let _ = stores.accept(C0, Some(FrameNo(1)), Kind::Invisible, 101);
+        let _ = give(&mut stores, C0, Kind::Delta, 1);
+        let _ = give(&mut stores, C0, Kind::Delta, 2);
+        assert!(finish(&mut stores, chunk(0, 0, 3)).is_ok());
+        assert_eq!(drain(&mut stores), [100, 0, 101, 1, 2]);
+        assert_eq!(
+            stores.accept(C1, None, Kind::Key, 0),
+            Err(Fault::UnknownTime)
+        );
+    }
+
+    #[test]
+    fn a_second_attempt_starts_from_nothing() {
+        let mut stores = two();
+        give_all(&mut stores, C0, &[0, 1]);
+        assert!(stores.retract(C0));
+        give_all(&mut stores, C0, &[0, 1, 2]);
+        assert!(finish(&mut stores, chunk(0, 0, 3)).is_ok());
+        assert_eq!(drain(&mut stores), [0, 1, 2]);
+    }
+
+    #[test]
+    fn what_left_early_comes_again_and_doesnt_leave_again() {
+        let mut stores = two();
+        give_all(&mut stores, C0, &[0, 2]);
+        stores.leave_early(u64::MAX, 1);
+        assert_eq!(drain(&mut stores), [0, 2]);
+        assert!(stores.retract(C0));
+        assert_eq!(stores.resume_at(C0), None, "frame 1 is missing");
+        give_all(&mut stores, C0, &[0, 2]);
+        let _ = give(&mut stores, C0, Kind::Delta, 1);
+        assert!(finish(&mut stores, chunk(0, 0, 3)).is_ok());
+        assert_eq!(drain(&mut stores), [1]);
+        assert_eq!(stores.next, C1);
+    }
+
+    #[test]
+    fn a_chunk_begins_to_leave_early_when_enough_of_it_is_there() {
+        let mut stores = two();
+        stores.leave_early(u64::MAX, 2);
+        give_all(&mut stores, C0, &[0]);
+        assert_eq!(drain(&mut stores), [] as [u64; 0]);
+        let _ = give(&mut stores, C0, Kind::Delta, 2).unwrap();
+        assert_eq!(drain(&mut stores), [0, 2]);
+        let _ = give(&mut stores, C0, Kind::Delta, 1).unwrap();
+        assert_eq!(drain(&mut stores), [1]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_interleaving_of_sessions_gives_one_order(
+            lengths in prop::collection::vec(1u64..12, 1..6),
+            overlap in 0u64..4,
+            early in any::<bool>(),
+            picks in prop::collection::vec(any::<prop::sample::Index>(), 400),
+        ) {
+            let mut stores = Stores::default();
+            let total: u64 = lengths.iter().sum();
+            let mut start = 0;
+            let mut sessions = Vec::new();
+            for (id, length) in lengths.iter().enumerate() {
+                let id = ChunkId(id as u64);
+                let own = FrameRange::new(start, start + length);
+                stores.open(id, own.start);
+                stores.close(id, own);
+                let fed = FrameRange::new(start.saturating_sub(overlap), (own.end.0 + overlap).min(total));
+                sessions.push((Chunk { id, own, fed }, fed.iter().collect::<VecDeque<_>>()));
+                start = own.end.0;
+            }
+            if early {
+                stores.leave_early(u64::MAX, 1);
+            }
+            let mut out = Vec::new();
+            for pick in picks {
+                if sessions.is_empty() {
+                    break;
+                }
+                let at = pick.index(sessions.len());
+                let (chunk, frames) = &mut sessions[at];
+                if let Some(frame) = frames.pop_front() {
+                    let edge = frame == chunk.fed.start || frame == chunk.own.start || frame == chunk.own.end;
+                    let kind = if edge { Kind::Key } else { Kind::Delta };
+                    let accepted = stores.accept(chunk.id, Some(frame), kind, frame.0);
+                    prop_assert_eq!(accepted == Ok(Accepted::Held), chunk.own.contains(frame));
+                } else {
+                    prop_assert!(finish(&mut stores, *chunk).is_ok());
+                    sessions.remove(at);
+                }
+                out.extend(drain(&mut stores));
+            }
+            prop_assert!(sessions.is_empty());
+            prop_assert_eq!(out, (0..total).collect::<Vec<_>>());
+        }
+    }
+
+    fn first(stores: &mut Stores<u64>, frames: usize) -> Vec<u64> {
+        let first = stores.take_first(C0, frames).into_iter();
+        first.map(|left| left.payload).collect()
+    }
+
+    #[test]
+    fn the_first_frame_leaves_early_and_isnt_sent_again() {
+        let mut stores = two();
+        assert!(first(&mut stores, 1).is_empty());
+        let _ = give(&mut stores, C0, Kind::Key, 0).unwrap();
+        assert_eq!(first(&mut stores, 1), [0]);
+        let _ = give(&mut stores, C0, Kind::Delta, 1).unwrap();
+        assert!(first(&mut stores, 1).is_empty(), "once");
+        assert!(drain(&mut stores).is_empty());
+        assert!(!stores.has_begun_to_leave(C0), "the rest could be a chunk");
+        // Another attempt makes it again.
+        assert!(stores.retract(C0));
+        give_all(&mut stores, C0, &[0, 2, 1]);
+        assert_eq!(finish(&mut stores, chunk(0, 0, 3)).unwrap().frames, 3);
+        assert_eq!(drain(&mut stores), [2, 1]);
+    }
+
+    #[test]
+    fn what_comes_out_otherwise_than_it_was_sent_is_found() {
+        let mut stores = two();
+        let _ = give(&mut stores, C0, Kind::Key, 0).unwrap();
+        assert_eq!(first(&mut stores, 1), [0]);
+        assert!(stores.retract(C0));
+        let other = stores.accept(C0, Some(FrameNo(0)), Kind::Key, 7);
+        assert_eq!(other, Err(Fault::Differs(FrameNo(0))));
+    }
+
+    #[test]
+    fn what_leaves_first_has_no_gap() {
+        let mut stores = Stores::default();
+        stores.open(C0, FrameNo(0));
+        stores.close(C0, FrameRange::new(0, 9));
+        give_all(&mut stores, C0, &[0, 4, 2, 1]);
+        assert!(first(&mut stores, 2).is_empty());
+        // With 3, all up to 4 are there.
+        let _ = give(&mut stores, C0, Kind::Delta, 3).unwrap();
+        assert_eq!(first(&mut stores, 2), [0, 4, 2, 1, 3]);
+        let _ = give(&mut stores, C0, Kind::Delta, 8).unwrap();
+        // What can't be made again is left as it was sent.
+        assert!(stores.retract(C0));
+        assert_eq!(stores.resume_at(C0), Some(FrameNo(5)));
+        stores.resume(C0, FrameNo(5));
+        give_all(&mut stores, C0, &[5, 6, 7, 8]);
+        let _ = finish(&mut stores, chunk(0, 5, 9)).unwrap();
+        assert_eq!(drain(&mut stores), [5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn the_first_ones_may_come_backwards() {
+        const FRAMES: u64 = 1 << 10;
+        let mut stores = Stores::default();
+        stores.open(C0, FrameNo(0));
+        let _ = give(&mut stores, C0, Kind::Key, 0).unwrap();
+        for frame in (2..FRAMES).rev() {
+            let _ = give(&mut stores, C0, Kind::Delta, frame).unwrap();
+            assert!(stores.take_first(C0, 2).is_empty());
+        }
+        let _ = give(&mut stores, C0, Kind::Delta, 1).unwrap();
+        assert_eq!(stores.take_first(C0, 2).len() as u64, FRAMES);
+    }
+}

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Events from upstream, and key frames that are asked for.
+
+use super::CAT;
+use crate::logic::engine::EventKind;
+use crate::logic::keys;
+use crate::media::caps::restricted;
+use crate::media::raw::{UNKNOWN_DURATION, are_fields, is_same_video};
+use crate::media::tags::of_stream;
+use crate::stream::negotiate;
+use crate::stream::notices::budget_error;
+use crate::stream::shared::{Mode, Shared};
+use crate::stream::workers;
+use gst::prelude::*;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+impl Shared {
+    pub(super) fn sink_event(self: &Arc<Self>, event: gst::Event) -> bool {
+        gst::log!(CAT, obj = self.sink, "{event:?}");
+        match (self.mode(), event.view()) {
+            (Mode::Undecided, gst::EventView::Caps(caps)) => {
+                negotiate::begin(self, &caps.caps_owned(), event)
+            }
+            (Mode::Sequential(_), _) => self
+                .straight()
+                .is_some_and(|straight| straight.push_event(event)),
+            (_, gst::EventView::FlushStart(_)) => {
+                self.lock().begin_flush();
+                self.src.push_event(event);
+                true
+            }
+            (_, gst::EventView::FlushStop(_)) => {
+                self.flush_stop(event);
+                true
+            }
+            _ if !event.is_serialized() => self.src.push_event(event),
+            (Mode::Parallel, _) => self.serialized(event),
+            (Mode::Undecided, gst::EventView::Eos(_)) => {
+                // No caps, so no frames either: what came goes on as it is.
+                let early = self.input.lock().take_early();
+                let mut engine = self.lock();
+                for event in early.into_iter().chain([event]) {
+                    engine.event(kind(&event), event);
+                }
+                true
+            }
+            (Mode::Undecided, _) => {
+                self.input.lock().early.push(event);
+                true
+            }
+        }
+    }
+
+    /// A serialized event of a stream that is encoded in chunks.
+    pub(in crate::stream) fn serialized(&self, event: gst::Event) -> bool {
+        match event.view() {
+            gst::EventView::Caps(caps) => return self.new_caps(caps.caps_owned()),
+            gst::EventView::Segment(segment) => {
+                // One that isn't in time says nothing of timestamps: it is passed on, and the last one holds.
+                if let Some(times) = segment.segment().downcast_ref::<gst::ClockTime>() {
+                    // Frames on both sides of a new segment have no common timeline.
+                    self.lock().cut();
+                    self.input.lock().segment = times.clone();
+                }
+                self.lock().event(EventKind::Other, event);
+            }
+            gst::EventView::StreamStart(_) => {
+                // Another stream begins, perhaps after the end of the last one: nothing of that one holds any more.
+                self.lock().begin_another();
+                self.send_waiting_tags();
+                let mut input = self.input.lock();
+                input.tags = None;
+                input.set_context(|context| context.tags = None);
+                drop(input);
+                self.lock().event(EventKind::Other, event);
+            }
+            gst::EventView::SegmentDone(_) => {
+                // All that came before it leaves before it, as nothing may come after it.
+                let mut engine = self.lock();
+                engine.cut();
+                engine.event(EventKind::SegmentDone, event);
+            }
+            gst::EventView::Tag(_) => self.add_tags(event),
+            gst::EventView::Eos(_) => {
+                self.lock().end();
+                self.send_waiting_tags();
+                let unheard = {
+                    let engine = self.lock();
+                    engine.flow().filter(|_| !engine.flow_returned())
+                };
+                // Said before the end can be.
+                if let Some(flow) = unheard {
+                    self.tell_of_refusal_after_end(flow);
+                }
+                self.lock().event(EventKind::Eos, event);
+            }
+            _ => match key_request(&event) {
+                Some((request, _)) => self.lock().ask_for_key(request),
+                None => self.lock().event(EventKind::Other, event),
+            },
+        }
+        true
+    }
+
+    /// Stream tags are the encoders' affair, which merge their own into them; the last ones count, as with GstVideoEncoder.
+    fn add_tags(&self, event: gst::Event) {
+        let mut input = self.input.lock();
+        match of_stream(&event) {
+            Some(tags) => input.tags = Some(tags),
+            None => input.global_tags = Some(event.clone()),
+        }
+        input.waiting_tags.push(event);
+    }
+
+    /// No encoder gets the tags that came since the last frame.
+    fn send_waiting_tags(&self) {
+        let mut input = self.input.lock();
+        let waiting = std::mem::take(&mut input.waiting_tags);
+        let now = input.tags.clone();
+        input.set_context(|context| context.tags = now);
+        drop(input);
+        let mut engine = self.lock();
+        for tags in waiting {
+            engine.event(EventKind::Other, tags);
+        }
+    }
+
+    fn new_caps(&self, caps: gst::Caps) -> bool {
+        let old = self.input.lock().caps();
+        if old.is_some_and(|old| is_same_video(&old, &caps)) {
+            return true;
+        }
+        if are_fields(&caps) {
+            self.fail(gst::error_msg!(
+                gst::StreamError::Format,
+                ("The video changes to alternating fields, of which chunks can't be made; set allow-parallel=false")
+            ));
+            return false;
+        }
+        // A plain encoder asks it with new caps as well.
+        let downstream = self.ask_downstream();
+        let plan = match self.plan(&caps, None) {
+            Ok(plan) => plan,
+            Err(error) => {
+                self.fail(budget_error(error));
+                return false;
+            }
+        };
+        {
+            let mut engine = self.lock();
+            engine.cut();
+            engine.replan(plan);
+        }
+        self.input.lock().set_caps(caps, downstream);
+        self.warn_of_reduced_plan(&plan);
+        self.tell_latency();
+        true
+    }
+
+    /// What downstream accepts now. Encoders that have no chunk yet are told the same from now on.
+    pub(in crate::stream) fn ask_downstream(&self) -> gst::Caps {
+        self.reconfigures.store(false, Ordering::SeqCst);
+        let caps = self.src.peer_query_caps(None);
+        self.encoding.lock().downstream = Some(caps.clone());
+        caps
+    }
+
+    /// Downstream may accept something else since it said so: the next chunk's encoder is told.
+    pub(super) fn refresh_downstream(&self) {
+        if !self.reconfigures.load(Ordering::SeqCst) {
+            return;
+        }
+        let downstream = self.ask_downstream();
+        gst::debug!(CAT, obj = self.sink, "Downstream accepts {downstream}");
+        let mut input = self.input.lock();
+        // Frames that are still as it accepted them before are encoded for that.
+        let raw = input.caps();
+        if raw.is_some_and(|raw| !restricted(&raw, &downstream).is_empty()) {
+            input.set_context(|context| context.downstream = Some(downstream));
+        }
+    }
+
+    fn flush_stop(self: &Arc<Self>, event: gst::Event) {
+        // FLUSH_START has freed them.
+        self.wait_until_idle();
+        for branch in self.branches() {
+            // Waits for the task.
+            let _ = branch.session.src.pause_task();
+        }
+        // What the output's task still has to say is of the old stream.
+        let _ = self.src.pause_task();
+        let stays = |event: &gst::Event| {
+            let ends = [gst::EventType::Segment, gst::EventType::Eos];
+            event.is_sticky() && !ends.contains(&event.type_())
+        };
+        let old = self.lock().end_flush(stays);
+        drop(old);
+        {
+            let mut input = self.input.lock();
+            input.segment = gst::FormattedSegment::new();
+            input.early.retain(stays);
+            input.asked_length = false;
+            input.pool = None;
+            let now = input.tags.clone();
+            input.set_context(|context| context.tags = now);
+            // They may not have left; if they have, they don't again.
+            input.waiting_tags = input.global_tags.clone().into_iter().collect();
+        }
+        self.flows.lock().reset();
+        self.writer.lock().flushed(self.src.current_caps());
+        self.src.push_event(event);
+        self.start_output();
+        self.arm_early_start();
+        // (One may have taken another's place.)
+        for branch in self.branches() {
+            workers::start_task(self, &branch.session.src, branch.session.id);
+        }
+    }
+
+    /// An event from downstream, of a stream that isn't sequential.
+    pub(in crate::stream) fn upstream_event(&self, event: gst::Event) -> bool {
+        let Some((request, as_of_upstream)) = key_request(&event) else {
+            return self.sink.push_event(event);
+        };
+        if self.mode() == Mode::Undecided {
+            // Whoever encodes gets it with what came before the first frame.
+            self.input.lock().early.push(as_of_upstream);
+            return true;
+        }
+        let interval = self.models.key_interval();
+        let duration = self.input.lock().duration().unwrap_or(UNKNOWN_DURATION);
+        self.lock()
+            .request_key(request, interval, duration.nseconds());
+        true
+    }
+
+    /// An event that an encoder sends up.
+    pub(super) fn encoders_event(&self, event: gst::Event) -> bool {
+        match self.mode() {
+            Mode::Sequential(_) => self.sink.push_event(event),
+            // One session's QoS or latency is not the stream's.
+            _ => true,
+        }
+    }
+}
+
+pub(in crate::stream) fn kind(event: &gst::Event) -> EventKind {
+    match event.type_() {
+        gst::EventType::Eos => EventKind::Eos,
+        gst::EventType::SegmentDone => EventKind::SegmentDone,
+        _ => EventKind::Other,
+    }
+}
+
+/// What a force-key-unit event asks for, and the event that says the same from upstream.
+fn key_request(event: &gst::EventRef) -> Option<(keys::Request, gst::Event)> {
+    if !gst_video::ForceKeyUnitEvent::is(event) {
+        return None;
+    }
+    let (time, all_headers, count) = match gst_video::ForceKeyUnitEvent::parse(event).ok()? {
+        gst_video::ForceKeyUnitEvent::Downstream(it) => (it.running_time, it.all_headers, it.count),
+        gst_video::ForceKeyUnitEvent::Upstream(it) => (it.running_time, it.all_headers, it.count),
+    };
+    let request = keys::Request {
+        time: time.map(gst::ClockTime::nseconds),
+        all_headers,
+        count,
+    };
+    let as_of_upstream = gst_video::DownstreamForceKeyUnitEvent::builder()
+        .running_time(time)
+        .all_headers(all_headers)
+        .count(count)
+        .build();
+    Some((request, as_of_upstream))
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Frames that come in.
+
+use super::CAT;
+use crate::cache::FrameDigest;
+use crate::clock;
+use crate::logic::engine::{Admission, FrameTimes, Incoming};
+use crate::logic::ids::SessionId;
+use crate::media::raw::{
+    self, UNKNOWN_DURATION, are_of_system_memory, may_be_pooled, pool_of, stampable,
+};
+use crate::media::tags::of_stream;
+use crate::panics::may_panic;
+use crate::stream::shared::{Mode, Shared};
+use crate::stream::video::Frame;
+use gst::prelude::*;
+
+impl Shared {
+    /// Where everything goes while the stream is sequential.
+    pub(in crate::stream) fn straight(&self) -> Option<gst::Pad> {
+        Some(self.session(SessionId(0))?.src.clone())
+    }
+
+    pub(super) fn sink_chain(
+        &self,
+        buffer: gst::Buffer,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        match self.mode() {
+            Mode::Undecided if self.stops() => Err(gst::FlowError::Flushing),
+            Mode::Undecided => Err(gst::FlowError::NotNegotiated),
+            Mode::Sequential(_) => {
+                {
+                    let mut engine = self.lock();
+                    // Nothing but a panic.
+                    if let Some(flow) = engine.flow() {
+                        return Err(flow);
+                    }
+                    engine.tally().frames_in += 1;
+                }
+                let straight = self.straight().ok_or(gst::FlowError::Flushing)?;
+                straight.push(buffer)
+            }
+            Mode::Parallel => self.take_in(buffer),
+        }
+    }
+
+    fn take_in(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        self.refresh_downstream();
+        self.plan_with_length();
+        let Some((frame, incoming)) = self.prepared(buffer)? else {
+            return Ok(gst::FlowSuccess::Ok);
+        };
+        self.admitted(frame, &incoming)
+    }
+
+    /// The frame as it may be held, with all that is known of it; `None` if it is outside the segment.
+    fn prepared(&self, buffer: gst::Buffer) -> Result<Option<(Frame, Incoming)>, gst::FlowError> {
+        let input = self.input.lock();
+        let Some((pts, duration)) = raw::clip(&input.segment, &buffer) else {
+            drop(input);
+            gst::debug!(
+                CAT,
+                obj = self.sink,
+                "Dropping {buffer:?}, it is outside the segment"
+            );
+            return Ok(None);
+        };
+        let running_time = input.segment.to_running_time(pts);
+        let context = input.context.clone().ok_or(gst::FlowError::NotNegotiated)?;
+        let assumed = duration.or(input.duration).unwrap_or(UNKNOWN_DURATION);
+        let (known, info) = (input.pool, input.info.clone());
+        drop(input);
+
+        let buffer = match may_be_pooled(&buffer) {
+            true => self.holdable(buffer, known, &context.caps)?,
+            false => buffer,
+        };
+        // While its pixels are still in the processor's cache: somebody has just written them.
+        let keeps = self.encoding.lock().cache.is_some();
+        let digest = info
+            .filter(|_| keeps)
+            .and_then(|info| digest(&buffer, &info));
+        let bytes = buffer.size() as u64;
+        let mut buffer = stampable(buffer);
+        buffer.make_mut().set_duration(duration);
+
+        let mut input = self.input.lock();
+        let tags = std::mem::take(&mut input.waiting_tags);
+        if tags.iter().any(|event| of_stream(event).is_some()) {
+            // A chunk that begins with a later frame is told these.
+            let now = input.tags.clone();
+            input.set_context(|context| context.tags = now);
+        }
+        drop(input);
+        let frame = Frame {
+            buffer,
+            tags,
+            digest,
+            context,
+        };
+        let incoming = Incoming {
+            times: FrameTimes {
+                pts: pts.map(gst::ClockTime::nseconds),
+                duration: duration.map(gst::ClockTime::nseconds),
+                running_time: running_time.map(gst::ClockTime::nseconds),
+            },
+            assumed_duration: assumed.nseconds(),
+            bytes,
+            key_interval: self.models.key_interval(),
+        };
+        Ok(Some((frame, incoming)))
+    }
+
+    /// Brings the frame in; waits for room where there is none, until that was made or the stream ends.
+    fn admitted(
+        &self,
+        mut frame: Frame,
+        incoming: &Incoming,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let mut waited = false;
+        let mut engine = self.lock();
+        let (refused, flow) = loop {
+            may_panic!("taking a frame, locked");
+            match engine.frame(frame, incoming, clock::now()) {
+                Admission::Taken => break (None, Ok(gst::FlowSuccess::Ok)),
+                Admission::Full(again) => {
+                    frame = again;
+                    waited = true;
+                    engine.wait(&self.room);
+                }
+                Admission::Flushing(frame) => break (Some(frame), Err(gst::FlowError::Flushing)),
+                // Only a flush begins anew.
+                Admission::Ended(frame) => break (Some(frame), Err(gst::FlowError::Eos)),
+                Admission::Halted(frame, flow) => break (Some(frame), Err(flow)),
+            }
+        };
+        if waited {
+            engine.leave_door();
+        }
+        drop(engine);
+        drop(refused);
+        flow
+    }
+
+    /// The frame as it may be held. One of a pool that may not have enough buffers for all that is held is
+    /// copied, and goes back at once: nobody knows how many of them upstream needs itself.
+    fn holdable(
+        &self,
+        buffer: gst::Buffer,
+        known: Option<raw::Pool>,
+        caps: &gst::CapsRef,
+    ) -> Result<gst::Buffer, gst::FlowError> {
+        let (capacity, holds_last) = {
+            let engine = self.lock();
+            let capacity = engine.plan().map_or(0, |plan| plan.capacity_frames);
+            (capacity, engine.holds_last())
+        };
+        // While a frame of it is held, GStreamer doesn't let anyone configure a pool anew.
+        let pool = pool_of(&buffer, known.filter(|_| holds_last));
+        let is_large = |size: u32| u64::from(size) >= capacity;
+        if pool.and_then(|pool| pool.most).is_none_or(is_large) {
+            self.input.lock().pool = pool;
+            return Ok(buffer);
+        }
+        self.input.lock().pool = None;
+        if let Some(copy) = raw::copied(&buffer, are_of_system_memory(caps)) {
+            self.lock().tally().frames_copied += 1;
+            return Ok(copy);
+        }
+        self.fail(gst::error_msg!(
+            gst::ResourceError::NoSpaceLeft,
+            ("Chunks hold up to {capacity} frames, but upstream's buffer pool has fewer, and its memory can't be copied; set \
+                 allow-parallel=false, or download the video to system memory before vtparallelenc")
+        ));
+        Err(gst::FlowError::Error)
+    }
+
+    /// Asks upstream how long the stream will be, to plan equal chunks. Before the first frame: some parsers know it only after some
+    /// frames, but the first encoder has been told by then that nobody does, and when upstream gets to know it is chance.
+    fn plan_with_length(&self) {
+        let (caps, segment) = {
+            let mut input = self.input.lock();
+            let was_asked = std::mem::replace(&mut input.asked_length, true);
+            let Some(caps) = input.caps().filter(|_| !was_asked) else {
+                return;
+            };
+            (caps, input.segment.clone())
+        };
+        let told = self.encoding.lock().job.source_frames;
+        let frames = told.or_else(|| self.frames_to_come(&caps, &segment));
+        gst::info!(CAT, obj = self.sink, "Frames to come: {frames:?}");
+        // The length can't make a plan impossible that was possible without it.
+        if let (Some(_), Ok(plan)) = (frames, self.plan(&caps, frames)) {
+            let replanned = self.lock().replan(plan);
+            if replanned {
+                self.warn_of_reduced_plan(&plan);
+                self.tell_latency();
+            }
+        }
+    }
+
+    fn frames_to_come(
+        &self,
+        caps: &gst::Caps,
+        segment: &gst::FormattedSegment<gst::ClockTime>,
+    ) -> Option<u64> {
+        let frame = raw::frame_duration(caps).filter(|frame| !frame.is_zero())?;
+        let duration = self.sink.peer_query_duration::<gst::ClockTime>();
+        let end = match (segment.stop(), duration) {
+            (Some(stop), Some(duration)) => stop.min(duration),
+            (stop, duration) => stop.or(duration)?,
+        };
+        let rest = end.saturating_sub(segment.start().unwrap_or_default());
+        let (rest, frame) = (rest.nseconds(), frame.nseconds());
+        Some(rest.saturating_add(frame / 2) / frame).filter(|&frames| frames > 0)
+    }
+}
+
+/// The pixels' digest, if they can be told from others.
+fn digest(buffer: &gst::BufferRef, info: &gst_video::VideoInfo) -> Option<FrameDigest> {
+    match FrameDigest::of(buffer, info) {
+        Ok(digest) => Some(digest),
+        Err(why) => {
+            gst::log!(CAT, "A frame can't be told from others: {why}");
+            None
+        }
+    }
+}

@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! How a stream begins: with which encoder, in chunks or straight through, and by which plan.
+
+use super::decision::{Decision, Sequential};
+use super::notices::{Refusal, budget_error};
+use super::shared::{Mode, Shared};
+use super::workers;
+use crate::encoder::choice;
+use crate::encoder::description::{EncoderError, Recipe};
+use crate::encoder::profile::ForcedKey;
+use crate::logic::ids::SessionId;
+use crate::logic::plan::{BudgetTooSmall, Overlap, Plan, Request};
+use crate::media::bitstream::alignment_of_parts;
+use crate::media::raw::{are_fields, frame_bytes, frame_duration};
+use crate::session::Session;
+use gst::prelude::*;
+use once_cell::sync::Lazy;
+use std::sync::Arc;
+
+static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
+    gst::DebugCategory::new(
+        "vtparallelnegotiate",
+        gst::DebugColorFlags::empty(),
+        Some("vtparallelenc: how a stream begins"),
+    )
+});
+
+/// Why an encoder isn't used in chunks.
+const PARTS_OF_FRAMES: &str = "its packets are parts of frames, by the alignment that it or what comes after it asks for (alignment=au, \
+                               or tu for AV1, makes them whole)";
+
+/// The first caps: decides how the stream is encoded.
+pub(super) fn begin(shared: &Arc<Shared>, caps: &gst::Caps, event: gst::Event) -> bool {
+    // Upstream sends caps again that were refused, with its first frame.
+    if shared.stops() || shared.lock().flow().is_some() {
+        return shared.stops();
+    }
+    let Some(first) = shared.session(SessionId(0)) else {
+        shared.fail(gst::error_msg!(
+            gst::CoreError::StateChange,
+            ("Not started")
+        ));
+        return false;
+    };
+    match shared.begin(&first, caps, event) {
+        Ok(()) => return true,
+        Err(Refusal::Ours(error)) => shared.fail(error),
+        Err(Refusal::Encoders(message)) => shared.fail_as_posted(&first, message),
+    }
+    // To refuse caps would be upstream's error, which may hear sooner of that than of the stop.
+    shared.stops()
+}
+
+impl Shared {
+    fn begin(
+        self: &Arc<Self>,
+        first: &Arc<Session>,
+        caps: &gst::Caps,
+        event: gst::Event,
+    ) -> Result<(), Refusal> {
+        if frame_bytes(caps).is_none() {
+            return Err(gst::error_msg!(
+                gst::StreamError::Format,
+                ("The caps {caps} are not raw video with a size")
+            )
+            .into());
+        }
+        let snapshot = self.ask_downstream();
+        if !self.is_placed(first) {
+            let description = self.choose(&snapshot, caps)?;
+            self.models.chosen(&description)?;
+            let placed = self.place(first, &description);
+            placed.map_err(|error| Refusal::of(self, first, &error))?;
+        }
+        let is_live = || {
+            let mut latency = gst::query::Latency::new();
+            self.sink.peer_query(&mut latency) && latency.result().0
+        };
+        let decided = self
+            .encoding
+            .lock()
+            .decision
+            .as_ref()
+            .and_then(|it| it.sequential);
+        let sequential = decided
+            .or_else(|| {
+                let made = first.makes().intersect(&snapshot);
+                let alignment = alignment_of_parts(&made)?;
+                gst::info!(
+                    CAT,
+                    obj = self.sink,
+                    "What is made has alignment={alignment}"
+                );
+                Some(Sequential::Encoder(PARTS_OF_FRAMES))
+            })
+            .or_else(|| are_fields(caps).then_some(Sequential::AlternatingFields))
+            .or_else(|| is_live().then(|| self.sequential_live(caps))?);
+        self.input.lock().set_caps(caps.clone(), snapshot.clone());
+        match sequential {
+            Some(reason) => self.begin_sequential(first, reason, event),
+            None => self.begin_parallel(first, caps, snapshot),
+        }
+    }
+
+    /// Why a live source is encoded by one encoder, if it is.
+    fn sequential_live(&self, caps: &gst::Caps) -> Option<Sequential> {
+        {
+            let mut encoding = self.encoding.lock();
+            // What comes live doesn't come again, and nothing may wait for all of a chunk.
+            encoding.cache = None;
+            if !encoding.job.allow_parallel_live {
+                return Some(Sequential::LiveSource);
+            }
+        }
+        if frame_duration(caps).is_none() {
+            return Some(Sequential::LiveWithoutRate);
+        }
+        // A live source doesn't wait: what chunks delay it by has to fit into the memory. (Nobody knows whether fewer sessions would keep
+        // up.)
+        let sessions = self.encoding.lock().sessions();
+        let fits = self
+            .plan(caps, None)
+            .is_ok_and(|plan| plan.sessions == sessions);
+        (!fits).then_some(Sequential::LiveBeyondMemory)
+    }
+
+    /// The encoder that is set, or the one that downstream's caps ask for.
+    fn choose(&self, snapshot: &gst::Caps, raw: &gst::Caps) -> Result<String, EncoderError> {
+        if let Some(description) = &self.encoding.lock().job.encoder {
+            return Ok(description.clone());
+        }
+        let chosen = choice::choose(snapshot, raw, &self.makes());
+        if let Err(EncoderError::CannotChoose { downstream }) = &chosen {
+            self.tell_of_missing_encoder(downstream);
+        }
+        let name = chosen?.name().to_string();
+        gst::info!(CAT, obj = self.sink, "Chose {name} for {snapshot}");
+        Ok(name)
+    }
+
+    /// What the element makes: all that its kind may, whichever encoder it has.
+    pub(super) fn makes(&self) -> gst::Caps {
+        let src = self.host.bin().and_then(|bin| bin.static_pad("src"));
+        src.map_or_else(gst::Caps::new_any, |src| src.pad_template_caps())
+    }
+
+    /// The first encoder is in its slot, with all properties that were set.
+    fn is_placed(&self, first: &Session) -> bool {
+        let set = self.models.overrides();
+        let is_fresh = {
+            let encoding = self.encoding.lock();
+            let recipe = encoding.recipe.as_ref();
+            recipe.is_some_and(|recipe| {
+                Arc::ptr_eq(&recipe.overrides, &set) && set.revision() == encoding.placed_with
+            })
+        };
+        is_fresh && first.is_placed()
+    }
+
+    /// Where it is known which encoder it will be, it answers for itself from the beginning.
+    pub(super) fn place_first(self: &Arc<Self>) -> Result<(), EncoderError> {
+        let description = self.encoding.lock().job.encoder.clone();
+        match (description, self.session(SessionId(0))) {
+            (Some(description), Some(first)) if !self.is_placed(&first) => {
+                self.place(&first, &description)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the first encoder into its slot, and decides by it how the stream is encoded and with how many sessions.
+    fn place(
+        self: &Arc<Self>,
+        first: &Arc<Session>,
+        description: &str,
+    ) -> Result<(), EncoderError> {
+        let mut recipe = Recipe {
+            description: description.to_string(),
+            overrides: self.models.overrides(),
+            threads: None,
+        };
+        // The generic element makes whatever its encoder makes.
+        let makes = self.makes();
+        let is_generic = makes.is_any() || makes == crate::media::caps::encoded();
+        let traits = recipe.traits(Some(&makes).filter(|_| !is_generic))?;
+        let revision = recipe.overrides.revision();
+        let (sessions, timeout) = {
+            let mut encoding = self.encoding.lock();
+            let decision = Decision::new(&encoding.job, &traits);
+            gst::info!(CAT, obj = self.sink, "{description}: {decision:?}");
+            if decision.sequential.is_none() {
+                recipe.threads = Some(decision.threads);
+            }
+            let sessions = decision.sessions;
+            encoding.decision = Some(decision);
+            encoding.placed_with = revision;
+            encoding.recipe = Some(recipe.clone());
+            (sessions, encoding.job.stall_timeout)
+        };
+        *self.lock().settings() = self.encoding.lock().settings();
+        {
+            let _opening = OpeningFirst::begin(self);
+            first.place(&recipe, timeout, &|| self.stops())?;
+        }
+        if self.stops() {
+            return Err(EncoderError::Stopped);
+        }
+        workers::add_sessions(self, sessions);
+        self.host.encoder_known();
+        Ok(())
+    }
+
+    fn begin_sequential(
+        self: &Arc<Self>,
+        first: &Arc<Session>,
+        reason: Sequential,
+        caps: gst::Event,
+    ) -> Result<(), Refusal> {
+        gst::info!(
+            CAT,
+            obj = self.sink,
+            "One encoder for the whole stream: {reason}"
+        );
+        self.set_passes(true);
+        let (plain, timeout) = {
+            let mut encoding = self.encoding.lock();
+            let timeout = encoding.job.stall_timeout;
+            let recipe = encoding.recipe.as_mut();
+            let plain = recipe.and_then(|recipe| {
+                recipe.threads.take()?;
+                Some(recipe.clone())
+            });
+            (plain, timeout)
+        };
+        // What was placed for encoding beside others isn't what a plain encoder is. (That it is linked is nothing to upstream: while
+        // the mode isn't decided, it doesn't hear of it.)
+        {
+            let _opening = OpeningFirst::begin(self);
+            let stops = || self.stops();
+            if let Some(plain) = plain {
+                let placed = first.place(&plain, timeout, &stops);
+                placed.map_err(|error| Refusal::of(self, first, &error))?;
+            }
+            first.start_placed(timeout, &stops)?;
+        }
+        self.encoding.lock().mode = Mode::Sequential(reason);
+        // What was set while it was being placed and started reached nobody.
+        if !self.is_placed(first) {
+            first.override_placed(&self.models.overrides());
+        }
+        let early = self.input.lock().take_early();
+        for event in early.into_iter().chain([caps]) {
+            first.src.push_event(event);
+        }
+        Ok(())
+    }
+
+    /// The first packets of the stream may leave before their chunk is finished, so that a muxer that wants key frames at certain times
+    /// can say so while there is time for them. Not if the encoder might turn out to need that chunk without its overlap.
+    pub(super) fn arm_early_start(&self) {
+        let tells = {
+            let encoding = self.encoding.lock();
+            let Some(decision) = &encoding.decision else {
+                return;
+            };
+            let overlaps = decision.before.most() > 0 || decision.after.most() > 0;
+            let profile = decision.profile;
+            let is_closed = matches!(profile.forced_key, ForcedKey::Closed | ForcedKey::Always);
+            if overlaps && !is_closed {
+                return;
+            }
+            profile.was_run()
+        };
+        self.lock().arm_early_start(tells);
+    }
+
+    fn begin_parallel(
+        self: &Arc<Self>,
+        first: &Arc<Session>,
+        caps: &gst::Caps,
+        downstream: gst::Caps,
+    ) -> Result<(), Refusal> {
+        let sink_caps = first.src.peer_query_caps(None);
+        let plan = self.plan(caps, None).map_err(budget_error)?;
+        gst::info!(CAT, obj = self.sink, "{plan:?}");
+        let timeout = {
+            let mut encoding = self.encoding.lock();
+            encoding.sink_caps = Some(sink_caps);
+            encoding.mode = Mode::Parallel;
+            encoding.job.stall_timeout
+        };
+        self.lock().begin(plan);
+        self.warn_of_reduced_plan(&plan);
+        let early = self.input.lock().take_early();
+        for event in early {
+            self.serialized(event);
+        }
+        self.arm_early_start();
+        self.tell_latency();
+        let primed = {
+            let _opening = OpeningFirst::begin(self);
+            let primed = first.prime_placed(caps, downstream, timeout, &|| self.stops());
+            if let Err(error @ EncoderError::Hangs { .. }) = &primed {
+                self.abandon_placed(first, error);
+            }
+            primed
+        };
+        let proposal = match primed {
+            Ok(()) => self.proposal(caps),
+            // Another one may not. If all of them do, their chunk's last attempt says so. (Whoever asks this one waits for it.)
+            Err(EncoderError::Hangs { .. }) => return Ok(()),
+            Err(error @ EncoderError::CannotStart { .. }) => {
+                self.warn_of_first(first, &error);
+                return Ok(());
+            }
+            Err(error) => return Err(Refusal::of(self, first, &error)),
+        };
+        self.encoding.lock().proposal = proposal;
+        Ok(())
+    }
+
+    /// The plan for frames of these caps.
+    pub(super) fn plan(
+        &self,
+        caps: &gst::Caps,
+        source_frames: Option<u64>,
+    ) -> Result<Plan, BudgetTooSmall> {
+        let encoding = self.encoding.lock();
+        let job = &encoding.job;
+        let decision = encoding.decision.as_ref();
+        let overlap = |of: fn(&Decision) -> Overlap| decision.map_or(Overlap::Exactly(0), of);
+        let make = |min_chunk_frames: u64| {
+            Plan::make(&Request {
+                sessions: encoding.sessions(),
+                sessions_are_automatic: job.sessions.is_none(),
+                is_intra: decision.is_some_and(|it| it.profile.is_intra()),
+                chunk_frames: job.chunk_frames,
+                min_chunk_frames,
+                before: overlap(|it| it.before),
+                after: overlap(|it| it.after),
+                source_frames,
+                frame_bytes: frame_bytes(caps).unwrap_or(1),
+                max_raw_bytes: encoding.max_raw_bytes,
+            })
+        };
+        let recommended = decision.map_or(0, |it| {
+            let frame = frame_duration(caps).map_or(u64::MAX, gst::ClockTime::nseconds);
+            let by_duration = it.min_chunk_duration.div_ceil(frame.max(1));
+            it.min_chunk_frames.max(by_duration)
+        });
+        // What an encoder recommends can't make anything shorter than it is without it.
+        let plan = make(job.min_chunk_frames.max(recommended)).ok();
+        match plan.filter(|plan| plan.shrunk.is_none()) {
+            Some(plan) => Ok(plan),
+            None => make(job.min_chunk_frames),
+        }
+    }
+
+    /// No installed encoder makes what downstream accepts: tells the application which would be needed.
+    fn tell_of_missing_encoder(&self, accepted: &gst::Caps) {
+        let Some(format) = accepted.structure(0).filter(|_| !accepted.is_any()) else {
+            return;
+        };
+        let mut caps = gst::Caps::new_empty_simple(format.name());
+        if let Ok(version) = format.get::<i32>("mpegversion") {
+            caps.make_mut().set("mpegversion", version);
+        }
+        let Some(bin) = self.host.bin() else { return };
+        let message = gst_pbutils::MissingPluginMessage::builder_for_encoder(&caps);
+        let _ = bin.post_message(message.src(&bin).build());
+    }
+}
+
+/// The first encoder is being opened: nobody touches its session as long as this lives, and who stops the element waits for it.
+struct OpeningFirst<'a>(&'a Shared);
+
+impl<'a> OpeningFirst<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        shared.opens_first(true);
+        Self(shared)
+    }
+}
+
+impl Drop for OpeningFirst<'_> {
+    fn drop(&mut self) {
+        self.0.opens_first(false);
+    }
+}

@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What the application is told: errors that end the stream, and warnings.
+
+use super::shared::{Branch, Shared};
+use crate::encoder::description::EncoderError;
+use crate::logic::engine::{FailedAttempt, GiveUpReason, Report, Stalled};
+use crate::logic::ids::SessionId;
+use crate::logic::plan::{BudgetTooSmall, Plan};
+use crate::session::Session;
+use crate::session::failure::{self, Failure};
+use gst::prelude::*;
+use once_cell::sync::Lazy;
+use std::fmt;
+use std::sync::Arc;
+
+static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
+    gst::DebugCategory::new(
+        "vtparallelnotices",
+        gst::DebugColorFlags::empty(),
+        Some("vtparallelenc: what the application is told"),
+    )
+});
+
+/// What was said, so that it isn't said again; replaced at each start.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    /// That the cache can't be written to.
+    cache: bool,
+    /// That the encoder can't be cut with an overlap.
+    overlap: bool,
+    /// That packets leave early.
+    stall: bool,
+    /// What was said last of chunks that are shorter than they were to be.
+    reduction: Option<String>,
+    /// Sessions that were closed, and why, as far as that wasn't said yet.
+    closed: Vec<(SessionId, String)>,
+}
+
+impl Shared {
+    /// Ends the stream with an error. Said first: upstream, which gets an error flow, says that it got one.
+    pub(super) fn fail(&self, error: gst::ErrorMessage) {
+        self.fail_with(None, |bin| {
+            gst::error!(CAT, obj = bin, "{error}");
+            bin.post_error_message(error);
+        });
+    }
+
+    /// Ends the stream with the error that an encoder posted.
+    pub(super) fn fail_as_posted(&self, session: &Session, message: gst::Message) {
+        self.fail_with(Some(session.id), |_| session.slot.post_kept(message));
+    }
+
+    /// Ends the stream with the error that `post` posts, which is a session's or ours.
+    fn fail_with(&self, of: Option<SessionId>, post: impl FnOnce(&gst::Bin)) {
+        // Whoever fails first gives up for all, as the end of the stream follows from that, and the error comes before the end.
+        if !self.lock().begin_to_tell() {
+            return;
+        }
+        if let Some(bin) = self.host.bin() {
+            post(&bin);
+        }
+        let flow = self.combined(gst::FlowError::Error, of);
+        self.lock().fail(flow);
+    }
+
+    /// Our own code panicked: the stream ends. The application hears of it from the bin; what follows from it is no failure of its
+    /// own.
+    pub(crate) fn panicked(&self) {
+        let _ = self.lock().begin_to_tell();
+        self.lock().fail(gst::FlowError::Error);
+    }
+
+    /// The flow that upstream gets when the flow of one session, or of all, is this from now on.
+    pub(super) fn combined(&self, flow: gst::FlowError, of: Option<SessionId>) -> gst::FlowError {
+        let branches = self.branches();
+        let mut flows = self.flows.lock();
+        let mut combined = Err(flow);
+        let changes = |branch: &&Branch| of.is_none_or(|id| branch.session.id == id);
+        for branch in branches.iter().filter(changes) {
+            combined = flows.update_pad_flow(&branch.sink, Err(flow)).map(drop);
+        }
+        combined.err().unwrap_or(flow)
+    }
+
+    /// Downstream took no more, and upstream, which has ended, will not ask again.
+    pub(super) fn tell_of_refusal_after_end(&self, flow: gst::FlowError) {
+        if !matches!(flow, gst::FlowError::Eos | gst::FlowError::Flushing) {
+            self.fail(gst::error_msg!(
+                gst::StreamError::Failed,
+                ("Internal data stream error."),
+                ["downstream of vtparallelenc returned {flow:?} after the last frame came in"]
+            ));
+        }
+    }
+
+    /// Input has stopped while output was held back.
+    pub(super) fn tell_of_stall(&self, stalled: &Stalled) {
+        let Some(bin) = self.host.bin() else { return };
+        match stalled {
+            Stalled::No => return,
+            Stalled::GivenOut { cut } => {
+                gst::warning!(
+                    CAT,
+                    obj = bin,
+                    "Input has stopped; the open chunk ends here: {cut}"
+                );
+                return;
+            }
+            Stalled::LeavesEarly => (),
+        }
+        gst::info!(CAT, obj = bin, "Input has stopped, packets leave early");
+        if std::mem::replace(&mut self.notices.lock().stall, true) {
+            return;
+        }
+        let frames = self.lock().plan().map_or(0, |plan| plan.capacity_frames);
+        let frame = self.input.lock().duration();
+        let time = match frame {
+            Some(frame) => {
+                let time = frame.nseconds() as f64 * frames as f64 / 1e9;
+                format!("{:.0} seconds", time + 1.0)
+            }
+            None => "as much time as the chunks being encoded".to_string(),
+        };
+        gst::element_warning!(
+            bin,
+            gst::StreamError::Encode,
+            ("No video came for a while in which encoded video was held back, so some of it leaves early, which \
+                 may cost parallelism. If another branch of the pipeline waits for it, let that branch's queue hold {time} \
+                 (max-size-time, with max-size-bytes=0 and max-size-buffers=0)")
+        );
+    }
+
+    /// Forced key frames don't part the encoder's chunks from their overlap.
+    pub(super) fn warn_of_dropped_overlap(&self, failure: &Failure) {
+        let Some(bin) = self.host.bin() else { return };
+        if std::mem::replace(&mut self.notices.lock().overlap, true) {
+            return;
+        }
+        let encoder = self.encoding.lock().encoder_name();
+        gst::element_warning!(
+            bin,
+            gst::StreamError::Encode,
+            ("The encoder '{encoder}' does not begin a closed GOP where a key frame is forced; its chunks get no overlap. \
+                 Set overlap-before=0 and overlap-after=0 to have it so from the beginning"),
+            ["{failure}"]
+        );
+    }
+
+    /// The encoder that was opened ahead of the first chunk is of no use.
+    pub(super) fn warn_of_first(&self, session: &Session, error: &EncoderError) {
+        if self.stops() {
+            // None does.
+            return;
+        }
+        let Some(bin) = self.host.bin() else { return };
+        // Its own message says more.
+        let why = match self.posted(session) {
+            Some(posted @ Failure::Posted(_)) => posted.to_string(),
+            _ => error.to_string(),
+        };
+        gst::element_warning!(
+            bin,
+            gst::LibraryError::Init,
+            (
+                "The first encoder of session {} could not be opened; another one takes its place",
+                session.id
+            ),
+            ["{why}"]
+        );
+    }
+
+    /// The error that the session's encoder has posted.
+    pub(super) fn posted(&self, session: &Session) -> Option<Failure> {
+        let message = session.posted.lock().clone()?;
+        let encoder = self.encoding.lock().encoder_name();
+        let caps = self.input.lock().caps();
+        Some(failure::posted(message, &encoder, caps.as_ref()))
+    }
+
+    /// Chunks can't be kept, which is said once.
+    pub(super) fn cache_failed(&self, reason: &str) {
+        if std::mem::replace(&mut self.notices.lock().cache, true) {
+            return;
+        }
+        let directory = {
+            let encoding = self.encoding.lock();
+            let cache = encoding.job.cache.as_ref();
+            cache.map(|(directory, _)| directory.display().to_string())
+        };
+        let (Some(directory), Some(bin)) = (directory, self.host.bin()) else {
+            return;
+        };
+        gst::warning!(CAT, obj = bin, "{directory}: {reason}");
+        gst::element_warning!(
+            bin,
+            gst::ResourceError::Write,
+            ("Chunks can't be kept in cache-location '{directory}' ({reason}); encoding goes on without")
+        );
+    }
+
+    /// No encoder can be opened in the session.
+    pub(super) fn note_closed_session(&self, id: SessionId, failure: &Failure) {
+        gst::warning!(CAT, "Session {id} is closed: {failure}");
+        self.notices.lock().closed.push((id, failure.to_string()));
+    }
+
+    /// No encoder can be opened in some sessions; others go on. Not said before one of them works: if none does, the
+    /// stream fails for another reason.
+    pub(super) fn warn_of_closed_sessions(&self) {
+        let open = {
+            let engine = self.lock();
+            if !engine.any_session_works() {
+                return;
+            }
+            engine.open_sessions()
+        };
+        let closed = std::mem::take(&mut self.notices.lock().closed);
+        let Some(bin) = self.host.bin() else { return };
+        for (id, why) in closed {
+            gst::element_warning!(
+                bin,
+                gst::ResourceError::NoSpaceLeft,
+                ("Session {id} could not open an encoder, which may be a limit of the hardware or its driver; {open} \
+                     sessions go on. Set sessions={open} to have it so from the beginning"),
+                ["{why}"]
+            );
+        }
+    }
+
+    /// Chunks are shorter than they were to be, unless that was said before.
+    pub(super) fn warn_of_reduced_plan(&self, plan: &Plan) {
+        let Some(text) = describe_reduction(plan) else {
+            return;
+        };
+        {
+            let mut said = self.notices.lock();
+            if said.reduction.as_ref() == Some(&text) {
+                return;
+            }
+            said.reduction = Some(text.clone());
+        }
+        let Some(bin) = self.host.bin() else { return };
+        gst::warning!(CAT, obj = bin, "{text}");
+        gst::element_warning!(bin, gst::LibraryError::Settings, ("{text}"));
+    }
+
+    /// An attempt failed, and there is another one.
+    pub(super) fn warn_of_attempt(
+        &self,
+        report: &Report<Arc<Failure>>,
+        closes: bool,
+        failure: &Failure,
+    ) {
+        let Some(bin) = self.host.bin() else { return };
+        let id = report.session;
+        let closed = match closes {
+            true => format!("; session {id} failed too often in a row and is closed"),
+            false => String::new(),
+        };
+        let text = format!(
+            "Attempt {} of {} at {} failed in session {id}: {}{closed}; the chunk is encoded again",
+            report.number,
+            report.max_attempts,
+            Named(report),
+            failure.summary()
+        );
+        gst::warning!(CAT, obj = bin, "{text}: {failure}");
+        let warning = gst::message::Warning::builder_from_error(failure.error(&text))
+            .src(&bin)
+            .debug(&failure.to_string())
+            .details(self.details(report, failure))
+            .build();
+        let _ = bin.post_message(warning);
+    }
+
+    /// The stream fails, because there is no other attempt at a chunk.
+    pub(super) fn tell_of_failure(
+        &self,
+        report: &Report<Arc<Failure>>,
+        reason: GiveUpReason,
+        failure: &Failure,
+    ) {
+        if let (GiveUpReason::Hopeless, Failure::Encoder(error)) = (reason, failure) {
+            return self.fail(error.message());
+        }
+        let because = match reason {
+            GiveUpReason::Attempts => match report.attempts.len() {
+                1 => String::new(),
+                attempts => format!(" in {attempts} attempts"),
+            },
+            GiveUpReason::NoSession => ", and no session is left".to_string(),
+            GiveUpReason::AlreadySent => {
+                ", and some of it has left, which another attempt couldn't make again".to_string()
+            }
+            GiveUpReason::Hopeless => String::new(),
+        };
+        let text = format!(
+            "{} could not be encoded{because}: {}",
+            Named(report),
+            failure.summary()
+        );
+        let text = text.replacen("chunk", "Chunk", 1);
+        let attempts: Vec<_> = report.attempts.iter().map(in_words).collect();
+        let debug = attempts.join("\n");
+        self.fail_with(Some(report.session), |bin| {
+            gst::error!(CAT, obj = bin, "{text}\n{debug}");
+            let error = gst::message::Error::builder_from_error(failure.error(&text))
+                .src(bin)
+                .debug(&debug)
+                .details(self.details(report, failure))
+                .build();
+            let _ = bin.post_message(error);
+        });
+    }
+
+    /// The fields that docs/messages.md describes.
+    fn details(&self, report: &Report<Arc<Failure>>, failure: &Failure) -> gst::Structure {
+        let reasons = report.attempts.iter().map(in_words);
+        let time = |time: Option<u64>| time.map(gst::ClockTime::from_nseconds);
+        let mut details = gst::Structure::builder("vtparallelenc-attempt-failed")
+            .field("session", report.session.0 as u64)
+            .field("chunk", report.chunk.0)
+            .field("first-frame", report.frames.start.0)
+            .field("frames", report.frames.len())
+            .field("attempt", report.number)
+            .field("max-attempts", report.max_attempts)
+            .field("encoder", self.encoding.lock().encoder_name())
+            .field("cause", failure.cause())
+            .field("reason", failure.to_string())
+            .field("attempts", gst::Array::new(reasons));
+        if let (Some(from), Some(to)) = (time(report.start), time(report.end)) {
+            details = details.field("start-time", from).field("end-time", to);
+        }
+        if let Failure::Posted(message) = failure.innermost()
+            && let gst::MessageView::Error(error) = message.view()
+        {
+            details = details
+                .field("encoder-message", error.error().message())
+                .field_if_some("encoder-debug", error.debug().map(|it| it.to_string()));
+        }
+        details.build()
+    }
+}
+
+fn in_words(failed: &FailedAttempt<Arc<Failure>>) -> String {
+    let FailedAttempt {
+        number,
+        session,
+        failure,
+    } = failed;
+    format!("attempt {number} in session {session}: {failure}")
+}
+
+/// A chunk, as messages name it.
+struct Named<'a>(&'a Report<Arc<Failure>>);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { chunk, frames, .. } = self.0;
+        let last = frames.end.0.saturating_sub(1).max(frames.start.0);
+        write!(f, "chunk {chunk} (frames {} to {last}", frames.start)?;
+        let time = |time: Option<u64>| time.map(gst::ClockTime::from_nseconds);
+        if let (Some(from), Some(to)) = (time(self.0.start), time(self.0.end)) {
+            write!(f, ", from {from} to {to}")?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// What the plan made less of than was asked for, if it did.
+fn describe_reduction(plan: &Plan) -> Option<String> {
+    let shrunk = plan.shrunk?;
+    let min_asked = shrunk.chunk_frames.map_or(shrunk.min_chunk_frames, |own| {
+        own.min(shrunk.min_chunk_frames)
+    });
+    let less = [
+        ("chunk-frames", shrunk.chunk_frames, plan.length.longest()),
+        ("min-chunk-frames", Some(min_asked), plan.min_frames),
+    ];
+    let less = less.into_iter().filter_map(|(property, asked, is)| {
+        let asked = asked.filter(|asked| *asked > is)?;
+        Some(format!("{property} is {is} instead of {asked}"))
+    });
+    let less: Vec<_> = less.collect();
+    Some(format!(
+        "The memory for raw video is too small: {}, so {}; raise max-raw-bytes to at least {} to have what was set",
+        shrunk.needs,
+        less.join(" and "),
+        shrunk.needs.needed_bytes
+    ))
+}
+
+/// Why a stream doesn't begin.
+pub(super) enum Refusal {
+    Ours(gst::ErrorMessage),
+    /// The encoder's own error message says it better than we could.
+    Encoders(gst::Message),
+}
+
+impl From<gst::ErrorMessage> for Refusal {
+    fn from(error: gst::ErrorMessage) -> Self {
+        Self::Ours(error)
+    }
+}
+
+impl Refusal {
+    /// The encoder's own error where it posted one.
+    pub(super) fn of(shared: &Shared, session: &Session, error: &EncoderError) -> Self {
+        match shared.posted(session) {
+            Some(Failure::Posted(message)) => Self::Encoders(message),
+            _ => Self::Ours(error.message()),
+        }
+    }
+}
+
+impl From<EncoderError> for Refusal {
+    fn from(error: EncoderError) -> Self {
+        Self::Ours(error.message())
+    }
+}
+
+pub(super) fn budget_error(error: BudgetTooSmall) -> gst::ErrorMessage {
+    gst::error_msg!(
+        gst::LibraryError::Settings,
+        ("The memory for raw video is too small: {error}; raise max-raw-bytes, or lower \
+             overlap-before or overlap-after if they are set")
+    )
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The output's task: waits until something can leave, and sends it.
+
+use super::CAT;
+use super::writer::{Batch, Item};
+use crate::clock;
+use crate::logic::engine::{Output, Sending, Stalled};
+use crate::panics::{self, may_panic};
+use crate::stream::input::kind;
+use crate::stream::shared::Shared;
+use crate::stream::video::Video;
+use crate::tasks;
+use gst::prelude::*;
+use std::sync::Arc;
+
+impl Shared {
+    pub(in crate::stream) fn start_output(self: &Arc<Self>) {
+        if !self.src.is_active() {
+            return;
+        }
+        let weak = Arc::downgrade(self);
+        let started = tasks::start(&self.src, move || {
+            if let Some(shared) = weak.upgrade() {
+                let rest = || shared.send_no_more();
+                panics::caught(&*shared, "the output's task", rest, || shared.output_turn());
+            }
+        });
+        if started.is_err() {
+            gst::error!(CAT, obj = self.src, "The output's task can't be started");
+        }
+    }
+
+    /// The task panicked: nothing leaves any more.
+    fn send_no_more(&self) {
+        self.lock().refuse(gst::FlowError::Error);
+        let _ = self.src.pause_task();
+    }
+
+    /// One turn of the task.
+    fn output_turn(&self) {
+        match self.next_output() {
+            Output::Send(sending) => self.send_packet(sending),
+            Output::Events(events) => {
+                let batch = self.writer.lock().events(events);
+                if let Err(flow) = self.send(batch) {
+                    self.refused(flow);
+                }
+            }
+            Output::Wait { .. } => (),
+            Output::Rest => {
+                let _ = self.src.pause_task();
+            }
+        }
+    }
+
+    /// Waits for what leaves next. Woken by whatever may let a packet leave, by events, flush, stop and failure; and where frames are
+    /// under way and the input stands still, by time, as the input may be waiting for what is held back here.
+    fn next_output(&self) -> Output<Video> {
+        let mut engine = self.lock();
+        may_panic!("the output's task, locked");
+        loop {
+            let until = match engine.pop() {
+                Output::Wait { until } => until,
+                output => return output,
+            };
+            engine.wait_until(&self.output, until.filter(|_| !self.passes()));
+            if until.is_some() {
+                let (stalled, freed) = engine.stalled(clock::now());
+                if !matches!(stalled, Stalled::No) {
+                    drop(engine);
+                    self.drop_freed(freed);
+                    self.tell_of_stall(&stalled);
+                    engine = self.lock();
+                }
+            }
+        }
+    }
+
+    fn send_packet(&self, sending: Sending<Video>) {
+        let ends_early_start = sending.ends_early_start;
+        let chunk = sending.chunk;
+        let batch = self.writer.lock().packet(sending);
+        let sent = match batch {
+            Ok(batch) => self.send(batch),
+            Err(differences) => {
+                self.fail(gst::error_msg!(
+                    gst::StreamError::Encode,
+                    ("The encoder describes chunk {chunk} differently from those before it ({differences}), and the \
+                         format can't say so in band; set allow-parallel=false, or a format that can (for H.264 and H.265 \
+                         stream-format=byte-stream)")
+                ));
+                let _ = self.src.pause_task();
+                return;
+            }
+        };
+        if ends_early_start {
+            let freed = self.lock().end_early_start();
+            self.drop_freed(freed);
+        }
+        if let Err(flow) = sent {
+            self.refused(flow);
+        }
+    }
+
+    fn send(&self, batch: Batch) -> Result<(), gst::FlowError> {
+        let mut unsent = Vec::new();
+        let mut result = Ok(());
+        let packet = batch.packet.map(Item::Buffer);
+        for item in batch.before.into_iter().chain(packet) {
+            match item {
+                Item::Event(event) => {
+                    gst::log!(CAT, obj = self.src, "Sending {event:?}");
+                    // Caps come again from the encoder.
+                    let lasts = event.is_sticky() && event.type_() != gst::EventType::Caps;
+                    if !self.src.push_event(event.clone()) && lasts && self.is_flushing() {
+                        unsent.push(event);
+                    }
+                }
+                Item::Buffer(buffer) => {
+                    gst::trace!(CAT, obj = self.src, "Sending {buffer:?}");
+                    result = self.src.push(buffer).map(drop);
+                }
+            }
+        }
+        if !unsent.is_empty() {
+            let unsent = unsent.into_iter().map(|event| (kind(&event), event));
+            self.lock().put_back(unsent);
+        }
+        result
+    }
+
+    fn is_flushing(&self) -> bool {
+        self.src.pad_flags().contains(gst::PadFlags::FLUSHING)
+    }
+
+    /// Downstream doesn't take any more: upstream and the sessions get to know.
+    fn refused(&self, flow: gst::FlowError) {
+        gst::debug!(CAT, obj = self.src, "Downstream returned {flow:?}");
+        let flow = self.combined(flow, None);
+        self.lock().refuse(flow);
+        // If upstream has ended, nobody else would say so. (Whichever comes second, EOS or the refusal, finds the other.)
+        let unheard = self.lock().is_unheard();
+        if unheard {
+            self.tell_of_refusal_after_end(flow);
+        }
+    }
+}
