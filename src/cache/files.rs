@@ -5,15 +5,21 @@
 //! Files are written beside, synced and renamed, so under a key there is a whole file or none, whoever is killed. Nothing
 //! is locked: processes that share the directory see each other's files appear and vanish, and a file that is open stays readable.
 //!
+//! A directory of many files takes long to list, so each process lists it when it opens it, counts what it puts there itself, and
+//! lists it again only when the count passes the bound. Then the files go that were not used for the longest time, and a tenth of the bound
+//! with them, so that the next put doesn't list it again. Until then, processes that share the directory may pass the bound together.
+//!
 //! The directory may hold files of others. Ours are known by name, kind, owner and first bytes; only such are read, replaced or
 //! removed. The directory itself may be a link (the user named it); what is in it may not.
 
 use super::key::Key;
 use super::recording::{self, Damage, Recording};
+use crate::locking::lock;
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Read, Seek};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 const SUFFIX: &str = ".vtchunk";
@@ -23,12 +29,20 @@ const TEMPORARY_SUFFIX: &str = ".part";
 /// Nobody writes a file for so long: who began it is gone.
 const STALE: Duration = Duration::from_secs(60 * 60);
 
+/// One part in so many of the bound is left free when files have to go.
+const SPARE: u64 = 10;
+
 /// The directory.
 #[derive(Debug)]
 pub(crate) struct Files {
     dir: PathBuf,
     /// Of all chunks together; 0 means no bound.
     max_bytes: u64,
+    /// Bytes of all chunks: those that the last listing found, and those that were put since. Unused where there is no bound.
+    used: Mutex<u64>,
+    /// How often the directory was listed, and how many files were looked at for that.
+    #[cfg(test)]
+    looks: [std::sync::atomic::AtomicUsize; 2],
 }
 
 /// What is there under a key.
@@ -80,14 +94,23 @@ impl Files {
         // The application may change its working directory.
         let dir = std::path::absolute(dir)?;
         create_private(&dir)?;
-        let files = Self { dir, max_bytes };
+        let files = Self {
+            dir,
+            max_bytes,
+            // Should it not be listed here, the first put lists it.
+            used: Mutex::new(max_bytes),
+            #[cfg(test)]
+            looks: Default::default(),
+        };
         for listed in files.list(is_temporary_name)? {
             let age = SystemTime::now().duration_since(listed.modified);
             if age.is_ok_and(|age| age > STALE) {
                 let _ = remove_own(&listed.path);
             }
         }
-        let _ = files.evict(None);
+        if max_bytes != 0 {
+            let _ = files.trim(None);
+        }
         Ok(files)
     }
 
@@ -117,11 +140,12 @@ impl Files {
 
     /// What is larger than the bound by itself isn't kept, and that isn't an error.
     pub(crate) fn put(&self, key: Key, recording: &Recording) -> io::Result<()> {
-        if self.max_bytes != 0 && recording.size()? > self.max_bytes {
+        let size = recording.size()?;
+        if self.max_bytes != 0 && size > self.max_bytes {
             return Ok(());
         }
         let path = self.path(key);
-        self.refuse_foreign(&path)?;
+        let replaced = self.replaced_size(&path)?;
         let named = tempfile::Builder::new()
             .prefix(TEMPORARY_PREFIX)
             .suffix(TEMPORARY_SUFFIX)
@@ -133,53 +157,71 @@ impl Files {
         file.sync_all()?;
         named.persist(&path).map_err(|failed| failed.error)?;
         sync_directory(&self.dir);
-        self.evict(Some(&path))
+        if self.counts_beyond_bound(size, replaced) {
+            self.trim(Some(&path))?;
+        }
+        Ok(())
+    }
+
+    /// A file of this size was put there. `true`: together with those that are known of, it is too much.
+    fn counts_beyond_bound(&self, size: u64, replaced: u64) -> bool {
+        let mut used = lock(&self.used);
+        *used = used.saturating_sub(replaced).saturating_add(size);
+        self.max_bytes != 0 && *used > self.max_bytes
     }
 
     fn path(&self, key: Key) -> PathBuf {
         self.dir.join(format!("{key}{SUFFIX}"))
     }
 
-    /// Renaming replaces whatever is there.
-    fn refuse_foreign(&self, path: &Path) -> io::Result<()> {
+    /// Bytes of the chunk that is there already. An error if it isn't ours, as renaming replaces whatever is there.
+    fn replaced_size(&self, path: &Path) -> io::Result<u64> {
         match open_own(path) {
+            Ok((_, metadata)) => Ok(metadata.len()),
             Err(Unusable::NotOurs(why)) => Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
                 format!("{} isn't a file of this cache: {why}", path.display()),
             )),
-            _ => Ok(()),
+            Err(_) => Ok(0),
         }
     }
 
-    /// Removes the oldest until the others are within the bound. `kept` was just written.
-    fn evict(&self, kept: Option<&Path>) -> io::Result<()> {
-        if self.max_bytes == 0 {
-            return Ok(());
-        }
+    /// Counts again, as other processes may have put files there or removed some. If it is too much, removes the oldest until the
+    /// others leave room for more. `kept` was just written, and stays.
+    fn trim(&self, kept: Option<&Path>) -> io::Result<()> {
         let mut files = self.list(is_chunk_name)?;
-        files.sort_by(|a, b| (a.modified, &a.path).cmp(&(b.modified, &b.path)));
         let mut total: u64 = files.iter().map(|file| file.size).sum();
-        for file in files {
-            if total <= self.max_bytes {
-                break;
-            }
-            if kept != Some(&file.path) {
-                remove_own(&file.path)?;
-                // Not ours, or removed by another process: neither counts.
-                total -= file.size;
+        let mut removed = Ok(());
+        if total > self.max_bytes {
+            let target = self.max_bytes - self.max_bytes / SPARE;
+            files.sort_by(|a, b| (a.modified, &a.path).cmp(&(b.modified, &b.path)));
+            for file in files {
+                if total <= target || removed.is_err() {
+                    break;
+                }
+                if kept != Some(&file.path) {
+                    removed = remove_own(&file.path);
+                    // Not ours, or removed by another process: neither counts.
+                    total -= file.size;
+                }
             }
         }
-        Ok(())
+        *lock(&self.used) = total;
+        removed
     }
 
     /// Files that bear such a name. What vanishes meanwhile is left out.
     fn list(&self, has_name: fn(&str) -> bool) -> io::Result<Vec<Listed>> {
+        #[cfg(test)]
+        self.count_look(0);
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
             if !entry.file_name().to_str().is_some_and(has_name) {
                 continue;
             }
+            #[cfg(test)]
+            self.count_look(1);
             // Of a link this is its own.
             let Some(metadata) = entry.metadata().ok().filter(Metadata::is_file) else {
                 continue;
@@ -338,7 +380,21 @@ fn sync_directory(dir: &Path) {
 mod tests {
     use super::super::recording::tests::{KEY, file_of, key, recording};
     use super::*;
+    use std::sync::atomic::Ordering;
     use tempfile::{TempDir, tempdir};
+
+    impl Files {
+        pub(super) fn count_look(&self, at: usize) {
+            self.looks[at].fetch_add(1, Ordering::SeqCst);
+        }
+
+        /// Listings of the directory, and files looked at for them, since this was asked last.
+        fn looks(&self) -> [usize; 2] {
+            self.looks
+                .each_ref()
+                .map(|looks| looks.swap(0, Ordering::SeqCst))
+        }
+    }
 
     fn open(dir: &TempDir) -> Files {
         Files::open(dir.path(), 0).unwrap()
@@ -537,7 +593,8 @@ mod tests {
     fn the_one_that_was_used_least_recently_goes_first() {
         let dir = tempdir().unwrap();
         let size = recording(1000).size().unwrap();
-        let files = Files::open(dir.path(), 3 * size).unwrap();
+        // Three, with the spare room.
+        let files = Files::open(dir.path(), 3 * size + size / 2).unwrap();
         for number in 1..=3 {
             files.put(key(number), &recording(1000)).unwrap();
             age(&files.path(key(number)), 100 - u64::from(number));
@@ -569,6 +626,50 @@ mod tests {
         // A lower bound holds at once.
         Files::open(dir.path(), size).unwrap();
         are_there(&[]);
+    }
+
+    #[test]
+    fn to_keep_a_chunk_takes_no_longer_the_more_there_are() {
+        const CHUNKS: u16 = 5_000;
+        // In memory, where there is such a place: a disk takes half a minute to sync all of them.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempdir());
+        let dir = dir.unwrap();
+        let number = |number: u16| {
+            let mut bytes = [0; 16];
+            bytes[..2].copy_from_slice(&number.to_be_bytes());
+            Key::from_bytes(bytes)
+        };
+        let size = recording(100).size().unwrap();
+        let put = |files: &Files, numbers: std::ops::Range<u16>| {
+            for at in numbers {
+                files.put(number(at), &recording(100)).unwrap();
+            }
+        };
+        let total = || names(dir.path()).len() as u64 * size;
+
+        let files = Files::open(dir.path(), u64::from(CHUNKS) * size).unwrap();
+        files.looks();
+        put(&files, 0..CHUNKS);
+        assert_eq!(files.looks(), [0, 0]);
+        assert_eq!(total(), u64::from(CHUNKS) * size);
+
+        // Where there is no room for all, a tenth of them goes at once.
+        let bound = 500;
+        let files = Files::open(dir.path(), bound * size).unwrap();
+        assert!(total() <= bound * size);
+        files.looks();
+        put(&files, 0..1_000);
+        let [listings, files_looked_at] = files.looks();
+        assert!((15..=25).contains(&listings), "{listings}");
+        assert!(files_looked_at <= 12 * 1_000, "{files_looked_at}");
+        assert!(total() <= bound * size);
+        // A chunk that is kept again takes no more room than before.
+        put(&files, 999..1_000);
+        files.looks();
+        for _ in 0..100 {
+            put(&files, 999..1_000);
+        }
+        assert_eq!(files.looks(), [0, 0]);
     }
 
     #[test]
