@@ -12,7 +12,7 @@ use crate::logic::frame::SessionId;
 use crate::panics::{self, Part};
 use crate::parallelenc::ParallelEnc;
 use crate::parallelenc::report::Snapshot;
-use crate::parallelenc::settings::Job;
+use crate::parallelenc::settings::{Job, quarter_of_memory};
 use crate::session::Session;
 use crate::session::encoder::EncoderError;
 use gst::prelude::*;
@@ -163,7 +163,8 @@ impl Distributor {
     pub(crate) fn prepare(&self, job: Job) -> Result<(), EncoderError> {
         // Of an earlier run, or of one that a panic kept from being cleared away.
         self.unprepare();
-        *lock(&self.state) = Some(State::new(job));
+        let max_raw_bytes = job.max_raw_bytes.unwrap_or_else(quarter_of_memory);
+        *lock(&self.state) = Some(State::new(job, max_raw_bytes));
         self.add_sessions(1);
         self.place_first()
     }

@@ -185,6 +185,8 @@ pub(super) struct Stream {
 
 pub(super) struct State {
     pub(super) job: Job,
+    /// Most bytes of raw frames that may be held, as set or by the machine's memory.
+    max_raw_bytes: u64,
     pub(super) mode: Mode,
     /// How the encoders are made: as set, or as chosen.
     pub(super) recipe: Option<Recipe>,
@@ -351,8 +353,9 @@ fn shrinkage(plan: &Plan, unit: u64) -> Option<String> {
 }
 
 impl State {
-    pub(super) fn new(job: Job) -> Self {
+    pub(super) fn new(job: Job, max_raw_bytes: u64) -> Self {
         Self {
+            max_raw_bytes,
             mode: Mode::Undecided,
             recipe: None,
             placed_with: 0,
@@ -522,7 +525,7 @@ impl State {
                 after: overlap(|it| it.after),
                 source_frames,
                 frame_bytes: frame_bytes(caps).unwrap_or(1),
-                max_raw_bytes: job.max_raw_bytes,
+                max_raw_bytes: self.max_raw_bytes,
             })
         };
         let recommended = decision.map_or(0, |it| {
@@ -565,7 +568,7 @@ impl State {
             let _ = roster.close(slot.session.id);
         }
         self.stream = Some(Stream {
-            budget: Budget::new(self.job.max_raw_bytes, plan.capacity_frames),
+            budget: Budget::new(self.max_raw_bytes, plan.capacity_frames),
             planner: Planner::new(plan),
             roster,
             clock: PrivateClock::default(),
@@ -584,7 +587,7 @@ impl State {
 
     /// Goes on with another plan, if it isn't too late for it.
     pub(super) fn replan(&mut self, plan: Plan) -> bool {
-        let limit_bytes = self.job.max_raw_bytes;
+        let limit_bytes = self.max_raw_bytes;
         let Some(stream) = &mut self.stream else {
             return false;
         };

@@ -338,16 +338,17 @@ impl ParallelEnc {
             return Err(gst::StateChangeError);
         }
         let distributor = self.distributor.imp();
-        let job = lock(&self.settings).job();
+        let job = || lock(&self.settings).job();
         let placed = match transition {
             gst::StateChange::NullToReady => {
+                let job = job();
                 gst::info!(CAT, imp = self, "{job:?}");
                 self.refused_property()
                     .and_then(|()| distributor.prepare(job))
             }
             gst::StateChange::ReadyToPaused => self
                 .refused_property()
-                .and_then(|()| distributor.start(&job)),
+                .and_then(|()| distributor.start(&job())),
             gst::StateChange::PausedToReady => {
                 gst::info!(CAT, imp = self, "{}", self.stats());
                 // Before the pads are deactivated: that waits for those who wait here.

@@ -77,7 +77,7 @@ pub(crate) struct Job {
     pub(crate) source_frames: Option<u64>,
     pub(crate) allow_parallel: bool,
     pub(crate) allow_parallel_live: bool,
-    pub(crate) max_raw_bytes: u64,
+    pub(crate) max_raw_bytes: Option<u64>,
     /// At least 1.
     pub(crate) max_attempts: u32,
     pub(crate) stall_timeout: Option<Duration>,
@@ -98,7 +98,7 @@ impl Settings {
             source_frames: nonzero(self.source_frame_count),
             allow_parallel: self.allow_parallel,
             allow_parallel_live: self.allow_parallel_live,
-            max_raw_bytes: nonzero(self.max_raw_bytes).unwrap_or_else(quarter_of_memory),
+            max_raw_bytes: nonzero(self.max_raw_bytes),
             max_attempts: self.max_attempts,
             stall_timeout: nonzero(self.stall_timeout).map(Duration::from_nanos),
             cache: self
@@ -113,8 +113,10 @@ impl Settings {
 /// Where the memory's size can't be read: a quarter of the 4 GiB that any machine for video has.
 const UNKNOWN_QUARTER: u64 = 1 << 30;
 
-/// A quarter of the machine's memory, or of the container's limit where that is less.
-fn quarter_of_memory() -> u64 {
+/// A quarter of the machine's memory, or of the container's limit where that is less. Reads files, so no lock is held.
+pub(crate) fn quarter_of_memory() -> u64 {
+    #[cfg(test)]
+    tests::READINGS.with(|readings| readings.set(readings.get() + 1));
     let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let Ok(system) = System::new_with_specifics(memory) else {
         return UNKNOWN_QUARTER;
@@ -129,6 +131,37 @@ fn quarter_of_memory() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parallelenc::ParallelEnc;
+    use gst::prelude::*;
+    use std::cell::Cell;
+
+    thread_local! {
+        /// How often this thread has read the memory's size.
+        pub(super) static READINGS: Cell<u32> = const { Cell::new(0) };
+    }
+
+    #[test]
+    fn the_memory_is_read_once_for_a_start_and_only_where_it_limits() {
+        gst::init().unwrap();
+        for (max_raw_bytes, expected) in [(0_u64, 1), (100 << 20, 0)] {
+            let enc: ParallelEnc = glib::Object::new();
+            enc.set_property("encoder", "jpegenc");
+            enc.set_property("max-raw-bytes", max_raw_bytes);
+            let readings = |states: &[gst::State]| {
+                READINGS.set(0);
+                for &state in states {
+                    enc.set_state(state).unwrap();
+                }
+                READINGS.get()
+            };
+            let (up, down) = (gst::State::Playing, gst::State::Ready);
+            assert_eq!(readings(&[gst::State::Ready, up]), expected);
+            assert_eq!(readings(&[gst::State::Paused, up, down]), 0);
+            // Another stream is another start.
+            assert_eq!(readings(&[up]), expected);
+            assert_eq!(readings(&[down, gst::State::Null]), 0);
+        }
+    }
 
     #[test]
     fn a_quarter_of_the_memory_is_a_plausible_figure() {
