@@ -247,6 +247,8 @@ fn whole_row(info: &gst_video::VideoInfo, plane: u32) -> Option<usize> {
     usize::try_from(stride).ok()
 }
 
+const BEYOND_MEMORY: Unhashable = Unhashable::Pixels("they end beyond their memory");
+
 /// Leaves out what is added to rows: nobody sees it, and it may never have been written.
 fn hash_plane(
     hasher: &mut KeyHasher,
@@ -257,7 +259,9 @@ fn hash_plane(
     let stride = frame.plane_stride()[plane as usize];
     let stride = usize::try_from(stride).ok().filter(|&stride| stride >= row);
     let stride = stride.ok_or(Unhashable::Pixels("their rows overlap or run backwards"))?;
-    let seen = seen(frame, plane, (rows - 1) * stride + row)?;
+    let length = (rows - 1).checked_mul(stride);
+    let length = length.and_then(|length| length.checked_add(row));
+    let seen = seen(frame, plane, length.ok_or(BEYOND_MEMORY)?)?;
     hasher.open(b'p', "plane", rows * row);
     if row == stride {
         hasher.0.write(seen);
@@ -289,7 +293,7 @@ fn seen<'a>(
     // SAFETY: the frame is mapped as long as it is borrowed.
     let data = unsafe { (*frame.as_ptr()).data[plane as usize].cast::<u8>() };
     if !is_there || data.is_null() {
-        return Err(Unhashable::Pixels("they end beyond their memory"));
+        return Err(BEYOND_MEMORY);
     }
     // SAFETY: `data` is where the plane begins in the mapped frame, which is borrowed as long as the slice, and the memory mapped
     // there has these bytes, as looked up above.

@@ -330,7 +330,7 @@ fn av1_key_frame(mut packet: &[u8]) -> Option<bool> {
         let (kind, has_extension, has_size) = (header >> 3 & 15, header & 4 != 0, header & 2 != 0);
         rest = rest.get(usize::from(has_extension)..)?;
         let size = if has_size {
-            leb128(&mut rest)?
+            usize::try_from(leb128(&mut rest)?).ok()?
         } else {
             rest.len()
         };
@@ -352,14 +352,15 @@ fn av1_key_frame(mut packet: &[u8]) -> Option<bool> {
     None
 }
 
-fn leb128(rest: &mut &[u8]) -> Option<usize> {
+/// A number, if it is one: none is larger, whatever a machine can hold (4.10.5).
+fn leb128(rest: &mut &[u8]) -> Option<u32> {
     let mut value = 0;
     for at in 0..8 {
         let (&byte, after) = rest.split_first()?;
         *rest = after;
-        value |= usize::from(byte & 127) << (7 * at);
+        value |= u64::from(byte & 127) << (7 * at);
         if byte & 128 == 0 {
-            return Some(value);
+            return u32::try_from(value).ok();
         }
     }
     None
@@ -520,6 +521,26 @@ mod tests {
         assert_eq!(whole(&[&delimiter, &header, &inter]), Some(false));
         assert_eq!(whole(&[&delimiter]), None);
         assert_eq!(whole(&[&delimiter, &[0x32, 200, 0]]), None);
+    }
+
+    #[test]
+    fn a_size_of_av1_is_a_number_of_32_bits() {
+        let read = |mut bytes: &[u8]| leb128(&mut bytes);
+        assert_eq!(read(&[0x7f]), Some(127));
+        assert_eq!(read(&[0xe5, 0x8e, 0x26]), Some(624_485));
+        // Zeros may follow.
+        assert_eq!(
+            read(&[0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0]),
+            Some(1)
+        );
+        assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0x0f]), Some(u32::MAX));
+        assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0x1f]), None);
+        assert_eq!(
+            read(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]),
+            None
+        );
+        assert_eq!(read(&[0x80; 9]), None);
+        assert_eq!(read(&[0x80]), None);
     }
 
     #[test]
