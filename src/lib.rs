@@ -51,10 +51,11 @@
 //! | session task | a chunk | a chunk opened, failed or left, flush, stop |
 //! | session task | the chunk's next frame | a frame, a chunk closed, EOS, the encoder's error, flush, stop, failure |
 //! | session task | the encoder's EOS | that EOS, the encoder's error, flush, stop, failure |
-//! | session task, and who starts or stops the bin | its turn to open or close an encoder | whoever has it, when that encoder is open or closed, or its session is left to itself |
-//! | who starts the bin, and the upstream thread at the first caps | the first encoder to open | that encoder; `stall-timeout` |
+//! | session task, and threads that open and close the first encoder | its turn to open or close an encoder | whoever has it, when that encoder is open or closed, or its session is left to itself; `stall-timeout`, after which it has the turn; to open one, a stop |
+//! | who starts the bin, and the upstream thread at the first caps | a thread that opens the first encoder | that encoder; `stall-timeout`; 10 seconds after a stop |
+//! | who stops the bin | a thread that closes the first encoder | that encoder; `stall-timeout`, 10 seconds at most |
 //! | session task | what an encoder does when it is called | that encoder; nobody waits for the session after `stall-timeout` |
-//! | who stops the bin, and who flushes | no session at work | a session that comes to rest, or is left to itself |
+//! | who stops the bin, and who flushes | no session at work, and the first encoder not being opened | a session that comes to rest, or is left to itself; whoever opens it |
 //! | the watch | its next tick | time, a stop |
 //! | encoder's thread, where the stream can't be cut | room for its packets | a packet that left, flush, stop, downstream's refusal |
 //! | aggregator task | a chunk verified, EOS | a packet or chunk, EOS, flush, stop; a timeout where input has stopped |

@@ -25,7 +25,7 @@ impl Distributor {
         // Upstream sends caps again that were refused, with its first frame.
         let failed = lock(&self.state)
             .as_ref()
-            .is_none_or(|state| state.flow.is_err());
+            .is_none_or(|state| state.stopped || state.flow.is_err());
         if failed {
             return false;
         }
@@ -176,7 +176,13 @@ impl Distributor {
         let Some(first) = self.session(SessionId(0)) else {
             return Ok(());
         };
-        first.place(&recipe, job.stall_timeout)?;
+        {
+            let _opening = OpeningFirst::begin(self);
+            first.place(&recipe, job.stall_timeout, &|| self.is_stopped())?;
+        }
+        if self.is_stopped() {
+            return Err(EncoderError::Stopped);
+        }
         self.add_sessions(sessions);
         if let Some(bin) = self.bin() {
             bin.imp().encoder_known();
@@ -206,11 +212,15 @@ impl Distributor {
         };
         // What was placed for encoding beside others isn't what a plain encoder is. (That it is linked is nothing to upstream: while
         // the mode isn't decided, it doesn't hear of it.)
-        if let Some(plain) = plain {
-            let placed = session.place(&plain, self.stall_timeout());
-            placed.map_err(|error| Refusal::of(self, session, &error))?;
+        {
+            let _opening = OpeningFirst::begin(self);
+            let (time, stops) = (self.stall_timeout(), || self.is_stopped());
+            if let Some(plain) = plain {
+                let placed = session.place(&plain, time, &stops);
+                placed.map_err(|error| Refusal::of(self, session, &error))?;
+            }
+            session.start_placed(time, &stops)?;
         }
-        session.start_placed()?;
         let early = {
             let mut state = lock(&self.state);
             let Some(state) = state.as_mut() else {
@@ -229,12 +239,12 @@ impl Distributor {
         Ok(())
     }
 
-    fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         let state = lock(&self.state);
         state.as_ref().is_none_or(|state| state.stopped)
     }
 
-    fn stall_timeout(&self) -> Option<Duration> {
+    pub(super) fn stall_timeout(&self) -> Option<Duration> {
         lock(&self.state).as_ref()?.job.stall_timeout
     }
 
@@ -294,7 +304,7 @@ impl Distributor {
         self.tell_latency();
         let timeout = self.stall_timeout();
         let primed = {
-            let _priming = Priming::begin(self);
+            let _opening = OpeningFirst::begin(self);
             let primed = session.prime_placed(caps, downstream, timeout, &|| self.is_stopped());
             if let Err(error @ EncoderError::Hangs { .. }) = &primed {
                 self.leave_placed(session, error);
@@ -318,22 +328,22 @@ impl Distributor {
     }
 }
 
-/// The first encoder is being opened with its caps: nobody touches its session as long as this lives.
-struct Priming<'a>(&'a Distributor);
+/// The first encoder is being opened: nobody touches its session as long as this lives, and who stops the element waits for it.
+struct OpeningFirst<'a>(&'a Distributor);
 
-impl<'a> Priming<'a> {
+impl<'a> OpeningFirst<'a> {
     fn begin(distributor: &'a Distributor) -> Self {
         if let Some(state) = &mut *lock(&distributor.state) {
-            state.primes = true;
+            state.opens_first = true;
         }
         Self(distributor)
     }
 }
 
-impl Drop for Priming<'_> {
+impl Drop for OpeningFirst<'_> {
     fn drop(&mut self) {
         if let Some(state) = &mut *lock(&self.0.state) {
-            state.primes = false;
+            state.opens_first = false;
         }
         self.0.calm.notify_all();
     }

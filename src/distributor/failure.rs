@@ -137,6 +137,10 @@ impl Distributor {
 
     /// The encoder that was opened ahead of the first chunk is of no use.
     pub(super) fn warn_of_first(&self, session: &Session, error: &EncoderError) {
+        if self.is_stopped() {
+            // None does.
+            return;
+        }
         let Some(bin) = self.bin() else { return };
         // Its own message says more.
         let why = match self.failure(session) {
@@ -321,6 +325,7 @@ pub(crate) fn encoder_error(error: &EncoderError) -> gst::ErrorMessage {
         }
         EncoderError::CannotStart { .. }
         | EncoderError::Hangs { .. }
+        | EncoderError::Stopped
         | EncoderError::NoThread(_) => gst::error_msg!(gst::LibraryError::Init, ("{error}")),
         EncoderError::CapsRefused { .. } | EncoderError::NoneTakes { .. } => {
             gst::error_msg!(gst::StreamError::Format, ("{error}"))

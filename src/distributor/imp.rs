@@ -179,7 +179,8 @@ impl Distributor {
     }
 
     pub(super) fn new_session(&self, id: SessionId) -> Arc<Session> {
-        Arc::new(Session::new(id, self.src_pad(id), &self.obj()))
+        let src = self.src_pad(id);
+        Arc::new(Session::new(id, src, &self.obj(), self.stall_timeout()))
     }
 
     /// Makes a session that is among the slots part of the element.
@@ -263,6 +264,9 @@ impl Distributor {
     pub(super) fn stop(&self) {
         if let Some(state) = &mut *lock(&self.state) {
             state.stopped = true;
+            for slot in &state.slots {
+                slot.session.standing.stop();
+            }
             state.wake_all();
         }
         self.room.notify_all();
@@ -273,7 +277,8 @@ impl Distributor {
     pub(crate) fn stopped(&self) {
         self.end_watch();
         for session in self.sessions() {
-            session.clear();
+            // One that doesn't close is left to itself; a next start makes others.
+            let _ = session.clear(&|| true);
         }
         let old = lock(&self.state)
             .as_mut()
@@ -286,8 +291,11 @@ impl Distributor {
         self.end_watch();
         self.part_left();
         for session in self.sessions() {
-            session.clear();
-            let _ = session.slot.set_state(gst::State::Null);
+            let is_closed = session.clear(&|| true).is_ok() && !session.standing.is_left();
+            if is_closed {
+                // (Otherwise whoever closes it after all does that, too.)
+                let _ = session.slot.set_state(gst::State::Null);
+            }
             if let Some(bin) = self.bin() {
                 let _ = bin.remove(&session.slot);
             }

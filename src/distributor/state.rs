@@ -218,8 +218,8 @@ pub(super) struct State {
     /// Serialized events before the first caps.
     pub(super) early: Vec<gst::Event>,
     pub(super) stream: Option<Stream>,
-    /// The first encoder is being opened with its caps.
-    pub(super) primes: bool,
+    /// The first encoder is being opened, by upstream's thread or the application's.
+    pub(super) opens_first: bool,
     /// It was started, so it can't be started again.
     pub(super) started: bool,
     pub(super) stopped: bool,
@@ -375,7 +375,7 @@ impl State {
             cache_warned: false,
             early: Vec::new(),
             stream: None,
-            primes: false,
+            opens_first: false,
             started: false,
             stopped: false,
             flushing: false,

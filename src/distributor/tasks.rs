@@ -144,7 +144,7 @@ impl Distributor {
         };
         let or_not = |act: &dyn Fn()| panics::caught(self, "a session after a panic", || (), act);
         // One that still waits for its first chunk has told its caps, which are forgotten with this attempt. While the watch sees it.
-        or_not(&|| session.clear());
+        or_not(&|| session.clear_in_task());
         if !self.has_returned(&session) {
             or_not(&|| bury(session.clone()));
             return;

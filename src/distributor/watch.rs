@@ -123,7 +123,7 @@ impl Distributor {
 
     fn tick(&self, watch: &mut Watch, patience: Patience) {
         may_panic!("watch");
-        let (signs, stops) = {
+        let (signs, at_work, stops) = {
             let state = lock(&self.state);
             let Some(state) = state.as_ref() else { return };
             let aggregator = self.aggregator();
@@ -132,12 +132,11 @@ impl Distributor {
                 .iter()
                 .map(|slot| (slot.session.id, state.sign(slot, aggregator)))
                 .collect();
-            (signs, state.stopped)
+            // Whatever they wait for: who waits for something of ours has been woken.
+            let at_work = state.slots.iter().filter(|slot| slot.is_at_work());
+            let at_work: Vec<_> = at_work.map(|slot| slot.session.id).collect();
+            (signs, at_work, state.stopped)
         };
-        let at_work: Vec<_> = signs
-            .iter()
-            .filter_map(|(id, sign)| sign.map(|_| *id))
-            .collect();
         self.replace_left();
         let silent = watch.tick(signs, patience.stall.unwrap_or(u32::MAX));
         if !stops {
@@ -162,10 +161,10 @@ impl Distributor {
             let encoder = state.encoder_name();
             let aborts = state.is_aborting();
             let slot = &mut state.slots[id.0];
-            let stage = slot.progress.stage;
-            if slot.gone || !slot.at_work || matches!(stage, Stage::Returned) {
+            if !slot.is_at_work() {
                 return;
             }
+            let stage = slot.progress.stage;
             let doing = slot.doing();
             slot.gone = true;
             slot.works |= self.aggregator().has_made_packets(id);
@@ -306,7 +305,7 @@ impl Distributor {
         let mut guard = lock(&self.state);
         while guard
             .as_ref()
-            .is_some_and(|state| state.primes || state.slots.iter().any(|slot| slot.at_work))
+            .is_some_and(|state| state.opens_first || state.slots.iter().any(|slot| slot.at_work))
         {
             guard = wait(&self.calm, guard);
         }
@@ -341,11 +340,10 @@ impl State {
         let waits = matches!(slot.waiting, Waiting::Chunk | Waiting::Frame)
             || slot.session.standing.awaits_turn()
             || aggregator.waits_for_room(id);
-        let progress = &slot.progress;
-        let is_over = matches!(progress.stage, Stage::Returned);
-        if !slot.at_work || slot.gone || is_over || waits {
+        if !slot.is_at_work() || waits {
             return None;
         }
+        let progress = &slot.progress;
         Some(Sign {
             chunk: progress.chunk?,
             position: progress.position,
@@ -357,6 +355,11 @@ impl State {
 }
 
 impl Slot {
+    /// Its task has an attempt that isn't over, and somebody waits for that.
+    fn is_at_work(&self) -> bool {
+        self.at_work && !self.gone && !matches!(self.progress.stage, Stage::Returned)
+    }
+
     /// What its encoder is doing.
     fn doing(&self) -> &'static str {
         let progress = &self.progress;

@@ -52,6 +52,8 @@ pub(crate) enum EncoderError {
     Hangs {
         time: Duration,
     },
+    /// Its element was stopped before it was its turn to open.
+    Stopped,
     NoThread(String),
     /// It doesn't take these raw caps.
     CapsRefused {
@@ -107,6 +109,7 @@ impl fmt::Display for EncoderError {
                 f,
                 "The encoder did not open within {time:?} (stall-timeout); try it alone with gst-launch-1.0"
             ),
+            Self::Stopped => write!(f, "The element was stopped before the encoder was opened"),
             Self::NoThread(reason) => write!(f, "No thread can be started: {reason}"),
             Self::CannotStart { encoder } => write!(
                 f,

@@ -40,7 +40,7 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use hints::Hints;
 use once_cell::sync::Lazy;
-use opening::{Standing, in_turn};
+use opening::{Standing, close_in_turn, open_in_turn};
 use overrides::Overrides;
 use slot::Slot;
 use std::fmt;
@@ -231,6 +231,8 @@ struct Live {
     element: gst::Element,
     /// The encoder in it, or it itself.
     encoder: gst::Element,
+    /// It was told to open, so it has something to close.
+    is_opened: bool,
     /// What it was primed with: raw caps, and what downstream accepts.
     caps: Option<gst::Caps>,
     downstream: Option<gst::Caps>,
@@ -247,11 +249,33 @@ impl Live {
         }
     }
 
-    /// Opens or closes the encoder when its library's turn comes.
-    fn in_turn<R>(&self, act: impl FnOnce() -> R) -> R {
+    /// Takes the encoder to the state of its bin.
+    fn follow_bin(&self) -> Result<(), EncoderError> {
+        let followed = self.element.sync_state_with_parent();
+        followed.map_err(|_| self.cannot_start())
+    }
+
+    /// What has a library of its own.
+    fn plugin(&self) -> glib::GString {
         let factory = self.encoder.factory();
         let plugin = factory.and_then(|factory| factory.plugin_name());
-        in_turn(plugin.as_deref().unwrap_or_default(), &self.standing, act)
+        plugin.unwrap_or_default()
+    }
+
+    /// Opens the encoder when its library's turn comes.
+    fn open_in_turn<R>(
+        &self,
+        act: impl FnOnce() -> Result<R, EncoderError>,
+    ) -> Result<R, EncoderError> {
+        open_in_turn(&self.plugin(), &self.standing, act).unwrap_or(Err(EncoderError::Stopped))
+    }
+
+    /// Opens the encoder as far as this state takes it, in turn.
+    fn open_to(&self, state: gst::State) -> Result<(), EncoderError> {
+        self.open_in_turn(|| {
+            let opened = self.element.set_state(state);
+            opened.map(drop).map_err(|_| self.cannot_start())
+        })
     }
 }
 
@@ -270,10 +294,14 @@ impl Live {
     fn close(&self) {
         may_panic!("session-closes");
         // First NULL, while its messages still come to us.
-        let stopped = self.in_turn(|| {
+        let stop = || {
             let stop = || self.element.set_state(gst::State::Null);
             stop().or_else(|_| stop())
-        });
+        };
+        let stopped = match self.is_opened {
+            true => close_in_turn(&self.plugin(), &self.standing, stop),
+            false => stop(),
+        };
         if stopped.is_err() {
             gst::warning!(
                 CAT,
@@ -305,8 +333,14 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(id: SessionId, src: gst::Pad, distributor: &Distributor) -> Self {
-        let standing = Arc::new(Standing::default());
+    /// `stall_timeout`: so long another one may keep its encoder from being opened or closed.
+    pub(crate) fn new(
+        id: SessionId,
+        src: gst::Pad,
+        distributor: &Distributor,
+        stall_timeout: Option<Duration>,
+    ) -> Self {
+        let standing = Arc::new(Standing::new(stall_timeout));
         Self {
             id,
             src,
@@ -335,6 +369,7 @@ impl Session {
             standing: self.standing.clone(),
             encoder: encoder::encoder_within(&element),
             element,
+            is_opened: false,
             caps: None,
             downstream: None,
         };
@@ -346,16 +381,16 @@ impl Session {
     }
 
     /// Puts an encoder into the slot, at READY.
-    fn enter(&self, live: &Live) -> Result<(), EncoderError> {
+    fn enter(&self, live: &mut Live) -> Result<(), EncoderError> {
         let added = self.slot.add(&live.element);
         added.map_err(|_| live.cannot_start())?;
-        let started = live.in_turn(|| live.element.set_state(gst::State::Ready));
-        started.map_err(|_| live.cannot_start())?;
-        Ok(())
+        let opened = live.open_to(gst::State::Ready);
+        live.is_opened = !matches!(opened, Err(EncoderError::Stopped));
+        opened
     }
 
     /// Does what an encoder may hang in, for so long at most, or as long as a shutdown waits once `stops` says so; then the session is
-    /// left to itself.
+    /// left to itself. Before that, time in which another one has the turn doesn't count.
     fn within<R: Send + 'static>(
         self: &Arc<Self>,
         time: Option<Duration>,
@@ -363,10 +398,6 @@ impl Session {
         act: impl FnOnce(&Self) -> Result<R, EncoderError> + Send + 'static,
     ) -> Result<R, EncoderError> {
         const SLICE: Duration = Duration::from_millis(100);
-        let act = |this: &Self| {
-            may_panic!("session-opens");
-            act(this)
-        };
         let time = time.unwrap_or(Duration::MAX);
         let (done, result) = std::sync::mpsc::channel();
         let this = self.clone();
@@ -380,21 +411,28 @@ impl Session {
                 this.bury_or_tell();
             }
         });
-        spawned.map_err(|error| EncoderError::NoThread(error.to_string()))?;
+        let thread = spawned.map_err(|error| EncoderError::NoThread(error.to_string()))?;
         // Counted while this thread runs: when the process is stopped, so is the encoder.
         let (mut waited, mut stopping) = (Duration::ZERO, Duration::ZERO);
         loop {
             let slice = SLICE.min(time);
             match result.recv_timeout(slice) {
-                Ok(Ok(result)) => return result,
+                Ok(Ok(result)) => {
+                    // It does no more than to let go of what is ours.
+                    let _ = thread.join();
+                    return result;
+                }
                 // As if there were no other thread.
                 Ok(Err(panic)) => std::panic::resume_unwind(panic),
-                Err(RecvTimeoutError::Timeout) if self.standing.awaits_turn() => (),
                 Err(RecvTimeoutError::Timeout)
                     if waited + slice < time && stopping < SHUTDOWN_TIMEOUT =>
                 {
-                    waited += slice;
-                    stopping += if stops() { slice } else { Duration::ZERO };
+                    if stops() {
+                        stopping += slice;
+                    }
+                    if !self.standing.awaits_turn() {
+                        waited += slice;
+                    }
                 }
                 Err(_) => {
                     self.leave();
@@ -437,13 +475,14 @@ impl Session {
         self: &Arc<Self>,
         recipe: &Recipe,
         time: Option<Duration>,
+        stops: &dyn Fn() -> bool,
     ) -> Result<(), EncoderError> {
-        self.clear();
+        self.clear(stops)?;
         let recipe = recipe.clone();
-        // (Nobody stops what is only starting.)
-        let live = self.within(time, &|| false, move |this| {
-            let live = this.make(&recipe, None)?;
-            this.enter(&live)?;
+        let live = self.within(time, stops, move |this| {
+            may_panic!("session-opens");
+            let mut live = this.make(&recipe, None)?;
+            this.enter(&mut live)?;
             Ok(live)
         })?;
         self.connect(&live)?;
@@ -480,8 +519,19 @@ impl Session {
         lock(&self.placed).is_some()
     }
 
-    /// Takes the placed encoder out.
-    pub(crate) fn clear(&self) {
+    /// Takes the placed encoder out, and closes it.
+    pub(crate) fn clear(self: &Arc<Self>, stops: &dyn Fn() -> bool) -> Result<(), EncoderError> {
+        let Some(placed) = lock(&self.placed).take() else {
+            return Ok(());
+        };
+        self.within(self.standing.patience(), stops, move |_| {
+            drop(placed);
+            Ok(())
+        })
+    }
+
+    /// As above, in the session's task, which is watched.
+    pub(crate) fn clear_in_task(&self) {
         let placed = lock(&self.placed).take();
         drop(placed);
     }
@@ -499,6 +549,7 @@ impl Session {
         };
         let caps = caps.clone();
         let primed = self.within(time, stops, move |this| {
+            may_panic!("session-opens");
             this.prime(&mut live, &caps)?;
             Ok(live)
         });
@@ -510,24 +561,32 @@ impl Session {
 
     /// Starts the placed encoder, the only one of its stream. It goes with its bin from now on, as an encoder without us
     /// would.
-    pub(crate) fn start_placed(&self) -> Result<(), EncoderError> {
+    pub(crate) fn start_placed(
+        self: &Arc<Self>,
+        time: Option<Duration>,
+        stops: &dyn Fn() -> bool,
+    ) -> Result<(), EncoderError> {
         // Out of its place while it starts: no lock is held then, and nobody else takes it in this time.
         let Some(live) = lock(&self.placed).take() else {
             return Ok(());
         };
-        let started = live.in_turn(|| live.element.set_state(gst::State::Paused));
-        started.map_err(|_| live.cannot_start())?;
+        let live = self.within(time, stops, move |_| {
+            may_panic!("session-opens");
+            live.open_to(gst::State::Paused)?;
+            live.follow_bin()?;
+            Ok(live)
+        })?;
         live.element.set_locked_state(false);
         self.slot.moves_encoder();
-        let synced = live.element.sync_state_with_parent();
-        synced.map_err(|_| live.cannot_start())?;
+        // The bin may have changed its state meanwhile.
+        live.follow_bin()?;
         *lock(&self.placed) = Some(live);
         Ok(())
     }
 
     /// Starts the encoder and tells it what comes.
     fn prime(&self, live: &mut Live, caps: &gst::Caps) -> Result<(), EncoderError> {
-        live.in_turn(|| self.open(live, caps))?;
+        live.open_in_turn(|| self.open(live, caps))?;
         live.caps = Some(caps.clone());
         Ok(())
     }
@@ -577,7 +636,7 @@ impl Session {
                     Some(made) => made,
                     None => self.make(&work.recipe, Some(&work.input.hints))?,
                 };
-                self.enter(&live)?;
+                self.enter(&mut live)?;
                 self.prime(&mut live, &work.input.caps)?;
                 live
             }
@@ -616,7 +675,7 @@ impl Session {
         let mut keep = None;
         if let Some(files) = work.cache.as_deref().filter(|_| !work.is_whole) {
             // What was placed is open, and may have changed its properties since: nobody could tell which one it is.
-            self.clear();
+            self.clear_in_task();
             let fresh = self.make(&work.recipe, Some(&work.input.hints));
             let fresh = fresh.map_err(unopened)?;
             let (known, base) =
