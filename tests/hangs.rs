@@ -13,6 +13,7 @@ use common::{
 use gst::glib;
 use gst::prelude::*;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -487,6 +488,60 @@ fn if_the_one_of_a_stream_that_cannot_be_cut_hangs_the_error_says_so() {
     let text = pipeline.run().error();
     for part in ["Chunk 0 (frames 0 to ", "has left", "stood still"] {
         assert!(text.contains(part), "{text}");
+    }
+}
+
+/// The encoder of the first chunk says that it failed, in a thread of its own, while its session waits for the next frame; and then
+/// it hangs as it is closed.
+fn fails_while_its_session_waits(name: &str) -> Pipeline {
+    let pipeline = scripted_pipeline(&format!(
+        "vtparallelenc name=enc {} {}",
+        properties(2),
+        hangs(name, "close", "", 1)
+    ));
+    let encoders = encoders_of(&pipeline.element("enc"));
+    pipeline.set_state(gst::State::Ready).unwrap();
+    let encoder = encoders.lock().unwrap()[0].upgrade().unwrap();
+    let (sender, fed) = mpsc::channel();
+    let sink = encoder.static_pad("sink").unwrap();
+    sink.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        let _ = sender.send(std::fs::read_link("/proc/thread-self").unwrap());
+        gst::PadProbeReturn::Ok
+    });
+    pipeline.set_state(gst::State::Playing).unwrap();
+    push(&pipeline, 0..5);
+    let threads: Vec<_> = (0..5).map(|_| fed.recv_timeout(HANG).unwrap()).collect();
+    until("its session waits", || sleeps(&threads[4]));
+    gst::element_error!(encoder, gst::StreamError::Encode, ["scripted failure"]);
+    hanging(name).wait_for(1);
+    pipeline
+}
+
+/// Whether a thread of this process waits, each time in a row that it is looked at.
+fn sleeps(thread: &Path) -> bool {
+    let stat = Path::new("/proc").join(thread).join("stat");
+    (0..100).all(|_| std::fs::read_to_string(&stat).unwrap().contains(") S "))
+}
+
+#[test]
+fn one_that_fails_while_its_session_waits_and_hangs_then() {
+    // The application stops, or the stream goes on without that encoder.
+    for stops in [true, false] {
+        let name = format!("fails-waiting-{stops}");
+        let pipeline = fails_while_its_session_waits(&name);
+        let _release = Release(name);
+        if stops {
+            let (sender, stopped) = mpsc::channel();
+            let element = pipeline.0.clone();
+            std::thread::spawn(move || sender.send(element.set_state(gst::State::Null)));
+            stopped.recv_timeout(HANG).unwrap().unwrap();
+            continue;
+        }
+        let output = record(&sink_pad(&pipeline));
+        push(&pipeline, 5..FRAMES);
+        app_src(&pipeline).end_of_stream().unwrap();
+        pipeline.end().expect_eos();
+        assert_eq!(output.lock().unwrap().frames().len() as u64, FRAMES);
     }
 }
 

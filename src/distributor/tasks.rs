@@ -323,21 +323,20 @@ impl Distributor {
         let mut guard = lock(&self.state);
         let result = loop {
             if session.standing.is_left() {
+                // Another one may have its number.
                 return Err(Failure::Aborted);
             }
             let Some(state) = guard.as_mut().filter(|state| !state.is_aborting()) else {
-                break Err(Failure::Aborted);
+                break Some(Err(Failure::Aborted));
             };
             if state.slots[id.0].progress.replanned {
-                break Err(Failure::Replanned);
+                break Some(Err(Failure::Replanned));
             }
             if state.slots[id.0].progress.error.is_some() {
-                drop(guard);
-                // A fault says more than the error that it led to.
-                return Err(self.failure(session).unwrap_or(Failure::Aborted));
+                break None;
             }
             if let Some(result) = ready(state) {
-                break Ok(result);
+                break Some(Ok(result));
             }
             let slot = &mut state.slots[id.0];
             slot.waiting = waiting;
@@ -346,10 +345,13 @@ impl Distributor {
             }
             guard = self.wait(&session.wake, guard);
         };
+        // Else what it does next, closing its encoder, would count as waiting.
         if let Some(state) = guard.as_mut() {
             state.slots[id.0].waiting = Waiting::Nothing;
         }
-        result
+        drop(guard);
+        // A fault says more than the error that it led to.
+        result.unwrap_or_else(|| Err(self.failure(session).unwrap_or(Failure::Aborted)))
     }
 
     /// The session's encoder has sent EOS.
