@@ -22,6 +22,7 @@
 //! - `session`: one live encoder in one slot; runs a chunk through a fresh encoder.
 //! - `aggregator`: packets in, one stream out.
 //! - `cache`: what encoders made of chunks in earlier runs, in files.
+//! - `clock`: the time by which the input is watched.
 //! - `pad_task`: starting what runs in pads.
 //! - `panics`: what becomes of a panic, wherever we are called from.
 //! - `queries`: answers to queries, apart from the pads that give them.
@@ -63,9 +64,11 @@
 //! While whole chunks keep their frames until downstream has the first packets (see below), whoever waits in the distributor lets
 //! those frames go after a second.
 //!
-//! Input that stops while output is held may be waiting for that output, on the far side of a muxer. After a second, packets
-//! leave as they come; after another, the open chunk ends where it is. The second is the one thing that makes chunks depend on
-//! timing, and it happens only where the pipeline would stand still for ever.
+//! Input that stands still while output is held may be waiting for that output, on the far side of a muxer. What counts as standing
+//! still goes by the input's own pace (`logic/pace.rs`). Then the packets of one chunk leave as they come, of twice as many chunks
+//! each time that it happens again. If it goes on, what waits for more frames is given up: a chunk gets a shorter trail, frames that
+//! might have been a chunk of their own go to the one before, and a chunk that was to be looked up in the cache is encoded. That is the
+//! one thing that makes chunks depend on timing.
 //!
 //! # Encoders that fail and hang
 //!
@@ -87,6 +90,7 @@
 
 mod aggregator;
 mod cache;
+mod clock;
 mod distributor;
 mod locking;
 pub mod logic;
@@ -95,6 +99,10 @@ mod panics;
 pub mod parallelenc;
 mod queries;
 mod session;
+
+/// For tests.
+#[cfg(feature = "failpoints")]
+pub use clock::by_hand as clock_by_hand;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     parallelenc::register(plugin)

@@ -2,12 +2,14 @@
 
 //! Pads and the task of the aggregator.
 
-use super::state::{Batch, Feed, FrameTimes, Item, Stall, State, Step};
+use super::state::{Batch, Feed, FrameTimes, Item, State, Step};
 use crate::cache::Recording;
+use crate::clock;
 use crate::distributor::{self, Distributor};
-use crate::locking::{lock, wait, wait_timeout};
+use crate::locking::{lock, wait};
 use crate::logic::frame::{Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys;
+use crate::logic::pace::Stall;
 use crate::logic::reorder::{Delivered, Fault, Kind};
 use crate::pad_task;
 use crate::panics::{self, Part, may_panic};
@@ -17,7 +19,6 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use once_cell::sync::{Lazy, OnceCell};
 use std::sync::{Condvar, Mutex};
-use std::time::{Duration, Instant};
 
 static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
     gst::DebugCategory::new(
@@ -26,9 +27,6 @@ static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
         Some("vtparallelenc: packets of all sessions to one stream"),
     )
 });
-
-/// Input that stands still for so long while output is held back may be waiting for that output.
-const INPUT_STALL: Duration = Duration::from_secs(1);
 
 pub(crate) struct Aggregator {
     src: gst::Pad,
@@ -274,20 +272,19 @@ impl Aggregator {
 
     /// The next frame has come in.
     pub(crate) fn frame(&self, private: u64, times: FrameTimes) {
-        if lock(&self.state).frame(private, times) {
+        if lock(&self.state).frame(private, times, clock::now()) {
             self.wake.notify_all();
         }
     }
 
     /// The next frame waits for room: that the input stands still is our doing.
-    pub(crate) fn input_waits(&self, waits: bool) {
-        {
-            let mut state = lock(&self.state);
-            state.input_waits = waits;
-            state.last_input = Instant::now();
-        }
-        // The task begins to watch the input again.
-        self.wake.notify_all();
+    pub(crate) fn input_waits(&self) {
+        lock(&self.state).pace.arrives(clock::now());
+    }
+
+    /// When the next frame comes says nothing of the input's pace.
+    pub(crate) fn input_interrupted(&self) {
+        lock(&self.state).pace.interrupted();
     }
 
     pub(crate) fn open(&self, chunk: ChunkId, start: FrameNo) {
@@ -784,20 +781,24 @@ impl Aggregator {
         &'a self,
         mut state: std::sync::MutexGuard<'a, State>,
     ) -> std::sync::MutexGuard<'a, State> {
-        if !state.watches_input() || self.passes() {
-            return wait(&self.wake, state);
+        let now = clock::now();
+        match state.time_to_stall(now).filter(|_| !self.passes()) {
+            None => return wait(&self.wake, state),
+            Some(0) => (),
+            Some(time) => return clock::wait(&self.wake, state, time),
         }
-        let rest = INPUT_STALL.saturating_sub(state.last_input.elapsed());
-        if !rest.is_zero() {
-            return wait_timeout(&self.wake, state, rest);
-        }
-        let stall = state.stalled();
+        let stall = state.stalls(now);
+        let told = matches!(stall, Stall::LeaveEarly { .. }) && state.tells_of_stall();
         let holds_back = state.holds_back;
         drop(state);
         self.end_herald();
-        self.with_distributor(|distributor| match stall {
-            Stall::First => distributor.warn_of_stall(holds_back),
-            Stall::Again => distributor.release_withheld(),
+        self.with_distributor(|distributor| {
+            if told {
+                distributor.warn_of_stall(holds_back);
+            }
+            if stall == Stall::GiveUpWithheld {
+                distributor.release_withheld();
+            }
         });
         lock(&self.state)
     }

@@ -6,13 +6,13 @@ use super::recorder::Recorder;
 use crate::cache::Recording;
 use crate::logic::frame::{ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::keys;
+use crate::logic::pace::{Pace, Stall};
 use crate::logic::reorder::{Accepted, Fault, Kind, Pop, Reorder};
 use crate::logic::timeline::{
     DEEPEST, FrameTable, LATEST, THOUSAND_HOURS, Timeline, announced_depth, reorder_depth,
 };
 use crate::session::bitstream::{self, Described, Format};
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
 use twox_hash::XxHash3_128;
 
 /// A frame's own times, as upstream gave them.
@@ -91,16 +91,6 @@ enum Herald {
     Leaves,
 }
 
-/// What is done about input that stands still.
-#[must_use]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stall {
-    /// Packets leave early from now on: say so.
-    First,
-    /// They do already: let the distributor give out what it withholds.
-    Again,
-}
-
 /// What the task does next.
 #[must_use]
 pub(super) enum Step {
@@ -172,12 +162,10 @@ pub(super) struct State {
     caps_may_change: bool,
     /// EOS has come in, and no frame since.
     ended: bool,
-    /// When the last frame came in.
-    pub(super) last_input: Instant,
-    /// Input stands still, and all that can be done about it was done.
-    gave_all: bool,
-    /// The next frame waits at our door.
-    pub(super) input_waits: bool,
+    /// Whether the input stands still.
+    pub(super) pace: Pace,
+    /// That it did was said.
+    stall_told: bool,
     /// Longest time of video that is held back, as planned.
     pub(super) holds_back: Option<gst::ClockTime>,
     /// Nothing is sent any more until the next start.
@@ -214,9 +202,8 @@ impl State {
             sent: Sent::default(),
             caps_may_change: true,
             ended: false,
-            last_input: Instant::now(),
-            gave_all: false,
-            input_waits: false,
+            pace: Pace::default(),
+            stall_told: false,
             holds_back: None,
             stopped: false,
             flushing: false,
@@ -235,6 +222,8 @@ impl State {
             event.is_sticky() && !ends.contains(&event.type_())
         };
         let events = std::mem::take(&mut self.events).into_iter();
+        let mut pace = std::mem::take(&mut self.pace);
+        pace.interrupted();
         // An encoder that waits for its first chunk has told its caps already.
         let feeds = std::mem::take(&mut self.feeds);
         Self {
@@ -252,6 +241,8 @@ impl State {
             holds_back: self.holds_back,
             stopped: self.stopped,
             proven: self.proven,
+            pace,
+            stall_told: self.stall_told,
             feeds,
             ..Self::new(0)
         }
@@ -261,29 +252,33 @@ impl State {
         self.stopped || self.flushing
     }
 
-    /// Frames are under way, more may come, that none comes isn't our doing, and something can be done about it.
-    pub(super) fn watches_input(&self) -> bool {
+    /// Frames are under way and more may come: time until the input has stood still for too long.
+    pub(super) fn time_to_stall(&self, now: u64) -> Option<u64> {
         let under_way =
             !self.reorder.is_empty() && !self.ended && self.flow.is_ok() && !self.failed;
-        under_way && !self.input_waits && !self.gave_all
+        self.pace.time_left(now).filter(|_| under_way)
     }
 
     /// The input has stood still for too long: what is held leaves early.
-    pub(super) fn stalled(&mut self) -> Stall {
-        if self.reorder.leaves_early() {
+    pub(super) fn stalls(&mut self, now: u64) -> Stall {
+        let stall = self.pace.stalls(now, self.reorder.leaves_early());
+        let Stall::LeaveEarly { chunks } = stall else {
             // All there is, even if that may give wrong DTS with an encoder that announces none.
-            self.reorder.leave_early(1);
-            self.gave_all = true;
-            return Stall::Again;
-        }
+            self.reorder.leave_at_once();
+            return stall;
+        };
         // An encoder that doesn't announce how far it reorders shows it in its first packets.
         let announced = self.feeds.iter().filter_map(|feed| feed.announced).max();
         let announced = announced.unwrap_or(0).max(self.depth);
         self.herald = Herald::No;
         let packets = if announced > 0 { 1 } else { DEEPEST + 1 };
-        self.reorder.leave_early(packets);
-        self.last_input = Instant::now();
-        Stall::First
+        self.reorder.leave_early(packets, chunks);
+        stall
+    }
+
+    /// `true`: the application is to be told of the stall. Once a stream.
+    pub(super) fn tells_of_stall(&mut self) -> bool {
+        !std::mem::replace(&mut self.stall_told, true)
     }
 
     pub(super) fn join(&mut self, chunk: ChunkId, own: FrameRange) {
@@ -395,13 +390,12 @@ impl State {
         self.sent.caps.clone()
     }
 
-    /// A frame came in. `true`: the input had stood still and is to be watched again.
+    /// A frame came in. `true`: the input wasn't watched, and is to be watched again.
     #[must_use]
-    pub(super) fn frame(&mut self, private: u64, times: FrameTimes) -> bool {
+    pub(super) fn frame(&mut self, private: u64, times: FrameTimes, now: u64) -> bool {
         self.frames.push(private, times);
         self.ended = false;
-        self.last_input = Instant::now();
-        std::mem::take(&mut self.gave_all)
+        self.pace.taken(now)
     }
 
     /// `true`: it may leave at once.
@@ -409,7 +403,10 @@ impl State {
     pub(super) fn event(&mut self, before: FrameNo, event: gst::Event) -> bool {
         let may_leave = is_end(&event);
         self.ends += usize::from(may_leave);
-        self.ended |= event.type_() == gst::EventType::Eos;
+        if event.type_() == gst::EventType::Eos {
+            self.ended = true;
+            self.pace.interrupted();
+        }
         // (A chunk is opened after its first frame has come.)
         let at = self.events.partition_point(|(other, _)| *other <= before);
         self.events.insert(at, (before, event));

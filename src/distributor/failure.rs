@@ -107,7 +107,7 @@ impl Distributor {
         }
     }
 
-    /// Output was held back while no input came, and leaves early now.
+    /// Output was held back while no input came, and some of it leaves early.
     pub(crate) fn warn_of_stall(&self, holds_back: Option<gst::ClockTime>) {
         let Some(bin) = self.bin() else { return };
         let time = holds_back.map_or_else(
@@ -117,7 +117,7 @@ impl Distributor {
         gst::element_warning!(
             bin,
             gst::StreamError::Encode,
-            ("No video came for a second while encoded video was held back; it leaves early from now on, which \
+            ("No video came for a while in which encoded video was held back, so some of it leaves early, which \
                  may cost parallelism. If another branch of the pipeline waits for it, let that branch's queue hold {time} \
                  (max-size-time, with max-size-bytes=0 and max-size-buffers=0)")
         );
@@ -216,17 +216,12 @@ impl Distributor {
         }
     }
 
-    /// No input comes although all that could leave has left. Frames of which it isn't known yet to which chunk they
-    /// belong, or that wait for a trail, are given up to the chunk they are in: shorter chunks, but no deadlock.
+    /// No input comes although all that could leave has left: what waits for more frames gets what is there, so that nothing
+    /// stands still for ever.
     pub(crate) fn release_withheld(&self) {
-        let mut state = lock(&self.state);
-        if let Some(state) = state.as_mut().filter(|state| state.withholds()) {
-            gst::warning!(
-                CAT,
-                imp = self,
-                "Input has stopped, the open chunk ends here"
-            );
-            state.cut(self.aggregator());
+        gst::info!(CAT, imp = self, "Input has stopped");
+        if let Some(state) = &mut *lock(&self.state) {
+            state.give_out(self.aggregator());
         }
     }
 

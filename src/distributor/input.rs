@@ -101,13 +101,10 @@ impl Distributor {
             }
             if !waited {
                 waited = true;
-                self.aggregator().input_waits(true);
+                self.aggregator().input_waits();
             }
             guard = self.wait(&self.room, guard);
         };
-        if waited {
-            self.aggregator().input_waits(false);
-        }
         result?;
         if let Some(state) = guard.as_mut() {
             may_panic!("distributor-chain-locked");

@@ -189,25 +189,22 @@ impl Distributor {
         drop(guard);
         self.aggregator().end_herald();
         guard = lock(&self.state);
-        // That no frame comes meanwhile is no wonder.
-        self.aggregator().input_waits(true);
-        let drained = loop {
+        // That no frame comes meanwhile is no wonder, and afterwards nothing is held.
+        self.aggregator().input_interrupted();
+        loop {
             let Some(state) = guard.as_ref() else {
-                break true;
+                return true;
             };
             let stream = state.stream.as_ref();
             let holds = stream.is_some_and(|stream| stream.planner.oldest().is_some());
             if !holds && state.releasing == 0 {
-                break true;
+                return true;
             }
             if state.is_aborting() {
-                break false;
+                return false;
             }
             guard = wait(&self.room, guard);
-        };
-        drop(guard);
-        self.aggregator().input_waits(false);
-        drained
+        }
     }
 
     pub(super) fn src_event(&self, event: gst::Event) -> bool {

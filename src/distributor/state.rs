@@ -177,6 +177,8 @@ pub(super) struct Stream {
     tags: Vec<gst::Event>,
     /// What downstream accepted when the last chunk was opened.
     downstream: Option<gst::Caps>,
+    /// The last chunk that was begun without the cache because the input stood still.
+    uncached: Option<ChunkId>,
     /// EOS has come in.
     pub(super) ended: bool,
     /// The plan is made for the source's length.
@@ -580,6 +582,7 @@ impl State {
             failures: BTreeMap::new(),
             tags: Vec::new(),
             downstream: self.downstream.clone(),
+            uncached: None,
             ended: false,
             length_known: false,
         });
@@ -865,14 +868,23 @@ impl State {
         }
     }
 
-    /// Frames have come that no session is fed until more come.
-    pub(super) fn withholds(&self) -> bool {
+    /// Frames that no session is fed until more come are fed, and the open chunk, which isn't begun before all of it is there where
+    /// chunks are kept, is begun without the cache.
+    pub(super) fn give_out(&mut self, aggregator: &aggregator::imp::Aggregator) {
+        let Some(stream) = self.stream.as_mut().filter(|stream| !stream.ended) else {
+            return;
+        };
+        if let Some(closed) = stream.planner.give_out() {
+            aggregator.close(closed.id, closed.own);
+        }
+        stream.uncached = stream.planner.open_chunk();
+        self.wake(Waiting::Frame);
+    }
+
+    /// The chunk isn't waited for as a whole.
+    pub(super) fn is_uncached(&self, chunk: ChunkId) -> bool {
         let stream = self.stream.as_ref();
-        // Where chunks are kept, none is begun before all of it is there.
-        stream.is_some_and(|stream| {
-            let waits = self.cache.is_some() && stream.planner.is_open();
-            !stream.ended && (waits || stream.planner.withholds())
-        })
+        stream.is_some_and(|stream| stream.uncached == Some(chunk))
     }
 
     pub(super) fn input(&self, chunk: ChunkId) -> Option<Input> {

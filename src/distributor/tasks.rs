@@ -246,12 +246,18 @@ impl Distributor {
         })
     }
 
-    /// Waits until all of the session's chunk is there, which then counts as fed.
-    pub(crate) fn content(&self, session: &Session, chunk: ChunkId) -> Result<Content, Failure> {
+    /// Waits until all of the session's chunk is there, which then counts as fed. `None`: it isn't waited for.
+    pub(crate) fn content(
+        &self,
+        session: &Session,
+        chunk: ChunkId,
+    ) -> Result<Option<Content>, Failure> {
         self.wait_as(session, Waiting::Frame, |state| {
-            let content = state.content(chunk)?;
+            let Some(content) = state.content(chunk) else {
+                return state.is_uncached(chunk).then_some(None);
+            };
             state.slots[session.id.0].progress.position = content.chunk.fed.end;
-            Some(content)
+            Some(Some(content))
         })
     }
 

@@ -8,11 +8,13 @@
 //!
 //! In the order in which a frame meets them: [`frame`] names things, [`budget`] lets a frame in,
 //! [`planner`] gives it to chunks, [`roster`] gives chunks to sessions, [`watch`] sees
-//! whether these live, [`reorder`] puts the packets back in order, [`timeline`] restores their times, [`tally`] counts all of it.
+//! whether these live, [`reorder`] puts the packets back in order, [`pace`] sees whether the input waits for them, [`timeline`] restores
+//! their times, [`tally`] counts all of it.
 
 pub mod budget;
 pub mod frame;
 pub mod keys;
+pub mod pace;
 pub mod planner;
 pub mod reorder;
 pub mod roster;

@@ -692,9 +692,10 @@ impl Planner {
         self.live.back().is_none_or(|live| live.own_end.is_some())
     }
 
-    /// Frames have come of a chunk whose end isn't known.
-    pub fn is_open(&self) -> bool {
-        !self.opens_next()
+    /// The chunk whose end isn't known, if frames of it have come.
+    pub fn open_chunk(&self) -> Option<ChunkId> {
+        let open = self.live.back().filter(|live| live.own_end.is_none());
+        open.map(|live| live.id)
     }
 
     /// The chunk that isn't done and owns this frame.
@@ -1011,6 +1012,20 @@ impl Planner {
             None => self.arrived > live.target.0,
             Some(_) => !live.feed_end(self.arrived).1,
         })
+    }
+
+    /// Somebody waits for what [`withholds`](Self::withholds) says: chunks that lack their trail have no more of it, and frames that
+    /// may be a tail go to the open chunk, which ends with them. It doesn't end otherwise.
+    pub fn give_out(&mut self) -> Option<Closing> {
+        let arrived = FrameNo(self.arrived);
+        let open = self.live.back().filter(|live| live.own_end.is_none());
+        if open.is_some_and(|open| arrived > open.target) {
+            return self.cut();
+        }
+        for live in self.live.iter_mut().filter(|it| it.own_end.is_some()) {
+            live.barrier.get_or_insert(arrived);
+        }
+        None
     }
 
     /// The chunk was delivered. Let the frames go that are returned: no other chunk needs them.
@@ -1452,6 +1467,44 @@ mod tests {
         assert!(planner.cut().is_some());
         assert!(!planner.withholds());
         assert_eq!(drained(&planner)[0].own, FrameRange::new(0, 6));
+    }
+
+    #[test]
+    fn what_is_withheld_is_given_out_and_no_chunk_gets_shorter_than_the_least() {
+        for (before, after) in [(0, 0), (2, 8), (5, 3)] {
+            let mut planner = Planner::new(fixed(10, 4, before, after));
+            let mut closed = Vec::new();
+            for number in 0..200 {
+                match planner.frame(true) {
+                    Verdict::Splits { closed: ends, .. } => closed.push(ends),
+                    Verdict::Opens(_) | Verdict::Continues => (),
+                }
+                if number % 7 == 6 {
+                    let withheld = planner.withholds();
+                    let open = planner.open_chunk();
+                    let ends = planner.give_out();
+                    assert!(!planner.withholds());
+                    assert!(withheld || ends.is_none());
+                    assert_eq!(ends.map(|ends| ends.id), open.filter(|_| ends.is_some()));
+                    closed.extend(ends);
+                }
+            }
+            closed.extend(planner.cut());
+            let (last, others) = closed.split_last().unwrap();
+            assert_eq!(last.own.end, FrameNo(200));
+            assert!(others.iter().all(|ends| ends.own.len() >= 10), "{others:?}");
+            let starts = closed.iter().skip(1).map(|ends| ends.own.start);
+            assert!(
+                closed
+                    .iter()
+                    .map(|ends| ends.own.end)
+                    .zip(starts)
+                    .all(|(a, b)| a == b)
+            );
+            for chunk in drained(&planner) {
+                assert!(chunk.fed.end.0 <= chunk.own.end.0 + after);
+            }
+        }
     }
 
     #[test]

@@ -281,8 +281,17 @@ pub struct Reorder<P> {
     next: ChunkId,
     /// Chunks aren't cut from each other any more.
     joined: bool,
-    /// Packets of the next chunk leave as they come, without waiting for the whole chunk, once so many are there.
-    early: Option<usize>,
+    /// Packets leave before their chunk is whole.
+    early: Option<Early>,
+}
+
+/// How packets leave that don't wait for their chunk to be whole.
+#[derive(Debug, Clone, Copy)]
+struct Early {
+    /// The first of a chunk leave when so many of it are there; the others as they come.
+    packets: usize,
+    /// The first chunk that is whole again before it leaves.
+    end: ChunkId,
 }
 
 impl<P> Default for Reorder<P> {
@@ -384,7 +393,7 @@ impl<P> Reorder<P> {
         self.chunks.clear();
         self.joined = true;
         self.chunks.insert(chunk, Store::new(own));
-        self.leave_early(packets);
+        self.leave_early(packets, u64::MAX);
     }
 
     /// A visible picture of `frame` would be the first of the chunk's own ones.
@@ -480,10 +489,18 @@ impl<P> Reorder<P> {
         }
     }
 
-    /// Packets of the chunk that is next leave from now on as soon as they come; the first of a chunk when
+    /// Packets of the chunk that is next, and of `chunks` chunks in all, leave as soon as they come; the first of a chunk when
     /// `packets` of it are there, which is at least 1.
-    pub fn leave_early(&mut self, packets: usize) {
-        self.early = Some(packets);
+    pub fn leave_early(&mut self, packets: usize, chunks: u64) {
+        let end = ChunkId(self.next.0.saturating_add(chunks));
+        self.early = Some(Early { packets, end });
+    }
+
+    /// Where packets leave early, the first of a chunk do, too.
+    pub fn leave_at_once(&mut self) {
+        if let Some(early) = &mut self.early {
+            early.packets = 1;
+        }
     }
 
     pub fn leaves_early(&self) -> bool {
@@ -512,7 +529,7 @@ impl<P> Reorder<P> {
         let Some(store) = self.chunks.get_mut(&chunk) else {
             return Pop::Nothing;
         };
-        let enough = |packets| store.leaves || store.packets.len() >= packets;
+        let enough = |early: Early| store.leaves || store.packets.len() >= early.packets;
         let leaves = store.verified || early.is_some_and(enough);
         if !leaves {
             return Pop::Nothing;
@@ -538,6 +555,7 @@ impl<P> Reorder<P> {
         let end = store.own.end;
         self.chunks.remove(&chunk);
         self.next = chunk.next();
+        self.early = early.filter(|early| self.next < early.end);
         Pop::ChunkLeft { chunk, end }
     }
 
@@ -778,7 +796,7 @@ mod tests {
     fn what_left_early_comes_again_and_doesnt_leave_again() {
         let mut reorder = two();
         give_all(&mut reorder, C0, &[0, 2]);
-        reorder.leave_early(1);
+        reorder.leave_early(1, 1);
         assert_eq!(drain(&mut reorder), [0, 2]);
         assert!(reorder.retract(C0));
         assert_eq!(reorder.begin_after_ahead(C0), None, "frame 1 is missing");
@@ -796,13 +814,34 @@ mod tests {
     #[test]
     fn a_chunk_begins_to_leave_early_when_enough_of_it_is_there() {
         let mut reorder = two();
-        reorder.leave_early(2);
+        reorder.leave_early(2, 1);
         give_all(&mut reorder, C0, &[0]);
         assert_eq!(drain(&mut reorder), [] as [u64; 0]);
         let _ = give(&mut reorder, C0, Kind::Delta, 2).unwrap();
         assert_eq!(drain(&mut reorder), [0, 2]);
         let _ = give(&mut reorder, C0, Kind::Delta, 1).unwrap();
         assert_eq!(drain(&mut reorder), [1]);
+    }
+
+    #[test]
+    fn after_so_many_chunks_they_are_whole_again() {
+        let mut reorder = two();
+        reorder.leave_early(3, 1);
+        let _ = give(&mut reorder, C0, Kind::Key, 0).unwrap();
+        assert_eq!(drain(&mut reorder), [] as [u64; 0]);
+        reorder.leave_at_once();
+        assert_eq!(drain(&mut reorder), [0]);
+        for frame in [1, 2] {
+            let _ = give(&mut reorder, C0, Kind::Delta, frame).unwrap();
+        }
+        assert!(finish(&mut reorder, chunk(0, 0, 3)).is_ok());
+        assert_eq!(drain(&mut reorder), [1, 2]);
+        assert!(!reorder.leaves_early());
+        give_all(&mut reorder, C1, &[3, 4]);
+        reorder.leave_at_once();
+        assert_eq!(drain(&mut reorder), [] as [u64; 0]);
+        reorder.leave_early(1, u64::MAX);
+        assert_eq!(drain(&mut reorder), [3, 4]);
     }
 
     proptest! {
@@ -827,7 +866,7 @@ mod tests {
                 start = own.end.0;
             }
             if early {
-                reorder.leave_early(1);
+                reorder.leave_early(1, 3);
             }
             let mut out = Vec::new();
             for pick in picks {

@@ -86,7 +86,7 @@ pub(super) enum Known {
     Delivered(Chunk, Delivered),
     /// Keep what is made of this under this key.
     Keep(Key, Content),
-    /// It can't be told from others.
+    /// It can't be told from others, or isn't waited for.
     No,
 }
 
@@ -100,7 +100,9 @@ impl Session {
         files: &Files,
         encoder: &gst::Element,
     ) -> Result<(Known, u64), Failure> {
-        let content = distributor.content(self, work.chunk)?;
+        let Some(content) = distributor.content(self, work.chunk)? else {
+            return Ok((Known::No, 0));
+        };
         let base = content.base();
         let key = match content.key(work, encoder) {
             Ok(key) => key,
