@@ -4,8 +4,9 @@
 
 mod common;
 
-use common::pictures::{clip, encode, synthetic};
-use common::{Output, constant, encode_times};
+use common::pictures::{clip, encode, pipeline, synthetic};
+use common::{Output, constant, encode_times, record};
+use gst::prelude::*;
 
 fn assert_plain(plain: &Output, ours: &Output, what: &str) {
     assert_eq!(plain.packets.len(), ours.packets.len(), "{what}");
@@ -75,4 +76,82 @@ fn a_live_source_is_not_delayed_by_chunks() {
     pipeline.run().expect_eos();
     let reason: String = pipeline.stats().get("sequential-reason").unwrap();
     assert!(reason.contains("live"), "{reason}");
+}
+
+/// What leaves, and why it wasn't encoded in chunks, if it wasn't.
+fn encode_saying_why(pictures: &[Vec<u8>], encoder: &str) -> (Output, Option<String>) {
+    let pipeline = pipeline(pictures, encoder, "fakesink name=sink sync=false");
+    let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
+    pipeline.run().expect_eos();
+    let reason = pipeline.stats().get("sequential-reason").ok();
+    pipeline.set_state(gst::State::Null).unwrap();
+    let output = output.lock().unwrap().clone();
+    (output, reason)
+}
+
+const CHUNKS: &str = "vtparallelenc name=enc sessions=2 chunk-frames=20";
+
+#[test]
+fn packets_that_are_parts_of_frames_come_from_one_encoder() {
+    let pictures = synthetic(50);
+    const X264: &str = "x264enc threads=1 tune=zerolatency";
+    const X265: &str = "x265enc speed-preset=ultrafast option-string=pools=none:frame-threads=1";
+    const AV1: &str = "av1enc cpu-used=8 threads=1 lag-in-frames=20 target-bitrate=1500";
+    for (encoder, parser, caps) in [
+        (X264, "h264parse", "video/x-h264,alignment=nal"),
+        (
+            X264,
+            "h264parse",
+            "video/x-h264,stream-format=byte-stream,alignment=nal",
+        ),
+        (X265, "h265parse", "video/x-h265,alignment=nal"),
+        (AV1, "av1parse", "video/x-av1,alignment=obu"),
+        (AV1, "av1parse", "video/x-av1,alignment=frame"),
+    ] {
+        let plain = encode(&pictures, &format!("{encoder} ! {parser} ! {caps}"));
+        assert!(plain.packets.len() > pictures.len(), "{caps}");
+        // The chain says so, or what comes after it wants it so.
+        for ours in [
+            format!("{CHUNKS} encoder=\"{encoder} ! {parser} ! capsfilter caps={caps}\""),
+            format!("{CHUNKS} encoder=\"{encoder} ! {parser}\" ! {caps}"),
+        ] {
+            let (output, reason) = encode_saying_why(&pictures, &ours);
+            let reason = reason.expect(&ours);
+            assert!(reason.contains("parts of frames"), "{reason}");
+            assert_eq!(output.packets, plain.packets, "{ours}");
+        }
+    }
+}
+
+#[test]
+fn packets_that_are_whole_frames_are_encoded_in_chunks() {
+    let pictures = synthetic(50);
+    for (encoder, caps) in [
+        ("x264enc threads=1 ! h264parse", "video/x-h264"),
+        ("x264enc threads=1 ! h264parse", "video/x-h264,alignment=au"),
+        ("av1enc cpu-used=8 ! av1parse", "video/x-av1"),
+        ("vp9enc cpu-used=8 deadline=1 ! vp9parse", "video/x-vp9"),
+        ("jpegenc ! jpegparse", "image/jpeg"),
+    ] {
+        let ours = format!("{CHUNKS} encoder=\"{encoder}\" ! {caps}");
+        let (output, reason) = encode_saying_why(&pictures, &ours);
+        assert_eq!(reason, None, "{ours}");
+        assert_eq!(output.packets.len(), pictures.len(), "{ours}");
+    }
+}
+
+#[test]
+fn an_encoder_whose_caps_say_too_late_that_it_makes_parts_is_refused() {
+    let ours = format!("{CHUNKS} encoder=\"scriptedenc alignment=nal\"");
+    let (end, _, stats) = encode_times(&ours, &constant(50));
+    let error = end.error();
+    for part in ["alignment=nal", "alignment=au", "allow-parallel=false"] {
+        assert!(error.contains(part), "{error}");
+    }
+    let failed = stats.unwrap().get::<u64>("attempts-failed");
+    assert_eq!(failed, Ok(0), "another attempt would be the same");
+    for fine in ["au", "tu"] {
+        let ours = format!("{CHUNKS} encoder=\"scriptedenc alignment={fine}\"");
+        encode_times(&ours, &constant(50)).0.expect_eos();
+    }
 }

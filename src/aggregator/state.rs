@@ -47,6 +47,8 @@ pub(super) struct Feed {
     caps: Option<gst::Caps>,
     /// What the caps declare.
     format: Format,
+    /// The alignment by which its packets are parts of frames.
+    parts: Option<String>,
     /// The parameter sets of the attempt's first packet, which some encoders send just once.
     sets: Option<Vec<Vec<u8>>>,
     /// It has made a packet of a frame.
@@ -458,6 +460,7 @@ impl State {
             recorder.caps(&caps);
         }
         feed.format = Format::of(&caps);
+        feed.parts = bitstream::alignment_of_parts(&caps);
         feed.caps = Some(caps);
     }
 
@@ -507,6 +510,10 @@ impl State {
         let Some(chunk) = feed.chunk else {
             return Err(());
         };
+        if let Some(alignment) = feed.parts.clone() {
+            feed.fault = Some(Fault::Parts { alignment });
+            return Err(());
+        }
         if feed.is_whole {
             return Ok(());
         }

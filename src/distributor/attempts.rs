@@ -104,6 +104,8 @@ impl Distributor {
         }
         Some(match failure {
             Failure::Fault(Fault::Differs(_)) => Outcome::Later,
+            // Another attempt would be the same.
+            Failure::Fault(Fault::Parts { .. }) => Outcome::Final(Because::Hopeless),
             Failure::Fault(Fault::StartNotKey(_)) if state.can_join(aggregator) => Outcome::Join {
                 says: !std::mem::replace(&mut state.join_warned, true),
             },

@@ -11,6 +11,7 @@ use crate::logic::frame::SessionId;
 use crate::parallelenc::ParallelEnc;
 use crate::parallelenc::settings::Job;
 use crate::session::Session;
+use crate::session::bitstream::alignment_of_parts;
 use crate::session::encoder::{self, EncoderError, Recipe};
 use crate::session::overrides::Overrides;
 use crate::session::profile::ForcedKey;
@@ -18,6 +19,10 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Why an encoder isn't used in chunks.
+const PARTS_OF_FRAMES: &str = "its packets are parts of frames, by the alignment that it or what comes after it asks for (alignment=au, \
+                               or tu for AV1, makes them whole)";
 
 impl Distributor {
     /// The first caps: decides how the stream is encoded.
@@ -57,7 +62,12 @@ impl Distributor {
             let placed = self.place(&job, &description);
             placed.map_err(|error| Refusal::of(self, &session, &error))?;
         }
-        let sequential = self.sequential();
+        let sequential = self.sequential().or_else(|| {
+            let made = session.makes().intersect(&snapshot);
+            let alignment = alignment_of_parts(&made)?;
+            gst::info!(CAT, imp = self, "What is made has alignment={alignment}");
+            Some(Sequential::Encoder(PARTS_OF_FRAMES))
+        });
         let is_live = sequential.is_none() && {
             let mut latency = gst::query::Latency::new();
             self.sink.peer_query(&mut latency) && latency.result().0

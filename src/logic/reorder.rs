@@ -45,12 +45,19 @@ pub enum Fault {
     UnknownTime,
     UnknownChunk(ChunkId),
     Twice(FrameNo),
-    Missing { first: FrameNo, count: u64 },
+    Missing {
+        first: FrameNo,
+        count: u64,
+    },
     StartNotKey(FrameNo),
     StartMissing(FrameNo),
     LeadAfterOwn(FrameNo),
     OwnAfterTrail(FrameNo),
     Differs(FrameNo),
+    /// By this alignment, each packet is a part of a frame.
+    Parts {
+        alignment: String,
+    },
 }
 
 impl fmt::Display for Fault {
@@ -84,6 +91,11 @@ impl fmt::Display for Fault {
             Fault::Differs(frame) => write!(
                 f,
                 "frame {frame}, which has left, came out otherwise at another attempt: the encoder isn't deterministic"
+            ),
+            Fault::Parts { alignment } => write!(
+                f,
+                "the encoder's packets are parts of frames (its caps say alignment={alignment}), which can't be used in chunks; have \
+                 it make whole ones (alignment=au, for AV1 alignment=tu), or set allow-parallel=false"
             ),
         }
     }

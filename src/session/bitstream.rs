@@ -366,6 +366,34 @@ fn leb128(rest: &mut &[u8]) -> Option<u32> {
     None
 }
 
+/// The alignment that the caps declare, where each packet is then a part of a frame (a NAL unit, an OBU, a stripe). `None`: packets may
+/// be whole frames, or the caps say nothing of it.
+pub(crate) fn alignment_of_parts(caps: &gst::CapsRef) -> Option<String> {
+    let alignments_of = |format: &gst::StructureRef| -> Vec<String> {
+        if let Ok(one) = format.get::<String>("alignment") {
+            return vec![one];
+        }
+        let some = format.get::<gst::List>("alignment");
+        let some = some.iter().flat_map(|some| some.iter());
+        some.flat_map(|it| it.get()).collect()
+    };
+    let mut parts = None;
+    for format in caps.iter() {
+        let alignments = alignments_of(format);
+        let is_whole = |alignment: &String| match alignment.as_str() {
+            "au" | "tu" | "super-frame" => true,
+            // One that isn't shown comes by itself.
+            "frame" => !matches!(format.name().as_str(), "video/x-vp9" | "video/x-av1"),
+            _ => false,
+        };
+        if alignments.is_empty() || alignments.iter().any(is_whole) {
+            return None;
+        }
+        parts = parts.or(alignments.into_iter().next());
+    }
+    parts
+}
+
 /// How the caps of one chunk stand to those that were sent before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Described {
@@ -541,6 +569,35 @@ mod tests {
         );
         assert_eq!(read(&[0x80; 9]), None);
         assert_eq!(read(&[0x80]), None);
+    }
+
+    #[test]
+    fn caps_may_say_that_packets_are_parts_of_frames() {
+        gst::init().unwrap();
+        for (caps, expected) in [
+            ("video/x-h264", None),
+            ("video/x-h264,alignment=au", None),
+            ("video/x-h264,alignment={au,nal}", None),
+            ("video/x-h264,alignment=nal", Some("nal")),
+            ("video/x-h265,alignment={nal}", Some("nal")),
+            (
+                "video/x-h264,alignment=nal; video/x-h265,alignment=au",
+                None,
+            ),
+            ("video/x-h264,alignment=nal; video/x-vp8", None),
+            ("video/x-av1,alignment=tu", None),
+            ("video/x-av1,alignment=frame", Some("frame")),
+            ("video/x-av1,alignment={obu,frame}", Some("obu")),
+            ("video/x-vp9,alignment=super-frame", None),
+            ("video/x-vp9,alignment=frame", Some("frame")),
+            ("image/x-jpc,alignment=frame", None),
+            ("image/x-jpc,alignment=stripe", Some("stripe")),
+            ("ANY", None),
+            ("EMPTY", None),
+        ] {
+            let parsed: gst::Caps = caps.parse().unwrap();
+            assert_eq!(alignment_of_parts(&parsed).as_deref(), expected, "{caps}");
+        }
     }
 
     #[test]

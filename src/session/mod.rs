@@ -515,6 +515,12 @@ impl Session {
             .ok_or_else(|| live.cannot_start())
     }
 
+    /// What the placed encoder, with what follows it, can make.
+    pub(crate) fn makes(&self) -> gst::Caps {
+        let src = self.slot.static_pad("src");
+        src.map_or_else(gst::Caps::new_any, |src| src.query_caps(None))
+    }
+
     pub(crate) fn is_placed(&self) -> bool {
         lock(&self.placed).is_some()
     }

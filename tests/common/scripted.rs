@@ -166,6 +166,8 @@ mod imp {
         /// Its packets are others each time.
         vary_packets: bool,
         refuse_caps: bool,
+        /// What its caps say of this, once they come.
+        alignment: Option<String>,
         /// One in so many frames fails, each in one way, the first time that an encoder with this `failure` gets it; 0: none. It
         /// is the same ones in each run.
         fail_one_in: u64,
@@ -240,6 +242,7 @@ mod imp {
         #[property(name = "vary-caps", get, set, type = bool, member = vary_caps)]
         #[property(name = "vary-packets", get, set, type = bool, member = vary_packets)]
         #[property(name = "fail-one-in", get, set, type = u64, member = fail_one_in)]
+        #[property(name = "alignment", get, set, type = Option<String>, member = alignment)]
         #[property(name = "refuse-caps", get, set, type = bool, member = refuse_caps)]
         script: Mutex<Script>,
         state: Mutex<State>,
@@ -377,6 +380,9 @@ mod imp {
             self.state.lock().unwrap().instance = instance;
             if script.vary_caps {
                 caps.make_mut().set("instance", instance);
+            }
+            if let Some(alignment) = &script.alignment {
+                caps.make_mut().set("alignment", alignment);
             }
             let obj = self.obj();
             let output = obj
