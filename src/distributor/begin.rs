@@ -30,16 +30,17 @@ impl Distributor {
         // Upstream sends caps again that were refused, with its first frame.
         let failed = lock(&self.state)
             .as_ref()
-            .is_none_or(|state| state.stopped || state.flow.is_err());
-        if failed {
-            return false;
+            .is_none_or(|state| state.flow.is_err());
+        if failed || self.is_stopped() {
+            return self.is_stopped();
         }
         match self.begin(caps, event) {
             Ok(()) => return true,
             Err(Refusal::Ours(error)) => self.fail(error),
             Err(Refusal::Encoders(message)) => self.fail_as_posted(SessionId(0), message),
         }
-        false
+        // To refuse caps would be upstream's error, which may hear sooner of that than of the stop.
+        self.is_stopped()
     }
 
     pub(super) fn begin(&self, caps: &gst::Caps, event: gst::Event) -> Result<(), Refusal> {

@@ -36,6 +36,7 @@ impl Distributor {
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         may_panic!("distributor-chain");
         match self.mode() {
+            Mode::Undecided if self.is_stopped() => Err(gst::FlowError::Flushing),
             Mode::Undecided => Err(gst::FlowError::NotNegotiated),
             Mode::Sequential(_) => {
                 if let Some(state) = &mut *lock(&self.state) {
