@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::rig::{Entry, Rig};
 use common::scripted::HINTS;
 use common::{constant, encode_times, feed, scripted_pipeline};
 use gst::prelude::*;
@@ -62,6 +63,42 @@ fn the_overlap_counts_and_a_tail_belongs_to_its_chunk() {
 fn what_is_not_known_is_not_said() {
     let told = told("unknown", "sessions=2 chunk-frames=10", 20);
     assert_eq!(told, ["false true 0 25", "true true 0 25"]);
+}
+
+/// The frames that chunks begin with, and what their encoders were told, where upstream knows its length after so many frames.
+fn with_length_known_after(known_after: Option<u64>) -> (Vec<u64>, Vec<String>) {
+    const FRAMES: u64 = 150;
+    let name = format!("length-{known_after:?}");
+    let rig = Rig::bare(&format!(
+        "vtparallelenc sessions=2 min-chunk-frames=2 encoder=\"hintedenc failure={name}\""
+    ));
+    rig.begin(common::GRAY);
+    for number in 0..FRAMES {
+        if known_after == Some(number) {
+            let length = gst::ClockTime::from_mseconds(40) * FRAMES;
+            rig.upstream.lock().unwrap().duration = Some(length);
+        }
+        rig.push(number).unwrap();
+    }
+    rig.end();
+    let entries = rig.entries();
+    let keys = entries.iter().filter(|entry| entry.is_key());
+    let keys = keys.filter_map(Entry::frame).collect();
+    let mut told = HINTS.lock().unwrap().remove(&name).unwrap();
+    told.sort();
+    (keys, told)
+}
+
+#[test]
+fn the_plan_depends_on_the_length_alone_and_not_on_when_it_becomes_known() {
+    let known = with_length_known_after(Some(0));
+    let unknown = with_length_known_after(None);
+    assert_eq!(known.0, [0, 75]);
+    assert_eq!(unknown.0, [0, 100]);
+    for frames in 1..=100 {
+        let late = with_length_known_after(Some(frames));
+        assert!(late == known || late == unknown, "{frames}: {late:?}");
+    }
 }
 
 #[test]

@@ -149,17 +149,16 @@ impl Distributor {
         Err(gst::FlowError::Error)
     }
 
-    /// Asks upstream how long the stream will be, to plan equal chunks. Some parsers know it only after some frames, so
-    /// this asks at fixed frames until it is known or too late for the first chunk.
+    /// Asks upstream how long the stream will be, to plan equal chunks. Before the first frame: some parsers know it only after some
+    /// frames, but the first encoder has been told by then that nobody does, and when upstream gets to know it is chance.
     pub(super) fn plan_with_length(&self) {
-        const ASK_AT: [FrameNo; 4] = [FrameNo(0), FrameNo(16), FrameNo(32), FrameNo(64)];
         let (caps, segment, told) = {
             let state = lock(&self.state);
             let Some(state) = state.as_ref() else { return };
             let (Some(stream), Some(caps)) = (&state.stream, &state.caps) else {
                 return;
             };
-            if stream.length_known || !ASK_AT.contains(&stream.planner.next_frame()) {
+            if stream.planner.next_frame() != FrameNo(0) {
                 return;
             }
             let unit = buffers_per_picture(caps);
@@ -176,9 +175,6 @@ impl Distributor {
         // The length can't make a plan impossible that was possible without it.
         if let (Some(_), Ok(plan)) = (frames, state.plan(&caps, frames)) {
             let capacity_frames = plan.capacity_frames;
-            if let Some(stream) = &mut state.stream {
-                stream.length_known = true;
-            }
             if state.replan(plan) {
                 self.announce(&caps, capacity_frames);
                 let shrinks = state.shrinks(&plan, &caps);

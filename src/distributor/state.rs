@@ -181,8 +181,6 @@ pub(super) struct Stream {
     uncached: Option<ChunkId>,
     /// EOS has come in.
     pub(super) ended: bool,
-    /// The plan is made for the source's length.
-    pub(super) length_known: bool,
 }
 
 pub(super) struct State {
@@ -584,7 +582,6 @@ impl State {
             downstream: self.downstream.clone(),
             uncached: None,
             ended: false,
-            length_known: false,
         });
     }
 

@@ -778,19 +778,11 @@ impl Planner {
         })
     }
 
-    /// Goes on with another plan: after a [`cut`](Self::cut), or because the source's length became known while the first
-    /// chunk is still open, which then gets the new length. `false` if it is too late for that: the old plan stays.
+    /// Goes on with another plan: before the first frame, or after a [`cut`](Self::cut). `false` if a chunk was begun by the old plan,
+    /// which stays.
     pub fn replan(&mut self, plan: Plan) -> bool {
-        if self.joined && self.live.back().is_some_and(|live| live.own_end.is_none()) {
+        if self.open_chunk().is_some() {
             return false;
-        }
-        if let Some(open) = self.live.back_mut().filter(|live| live.own_end.is_none()) {
-            let target = FrameNo(open.start.0.saturating_add(plan.length.of(0)));
-            if self.section_chunks > 1 || target.0 < self.arrived {
-                return false;
-            }
-            open.target = target;
-            open.after = plan.after;
         }
         self.plan = plan;
         if self.joined {
@@ -1430,7 +1422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_that_becomes_known_late_still_gives_equal_chunks() {
+    fn a_length_that_is_known_before_the_first_frame_gives_equal_chunks() {
         let known = Plan::make(&Request {
             source_frames: Some(100),
             ..request()
@@ -1453,8 +1445,7 @@ mod tests {
             (accepted, lengths)
         };
         assert_eq!(after(0), (true, vec![50, 50]));
-        assert_eq!(after(50), (true, vec![50, 50]));
-        assert_eq!(after(51), (false, vec![100]));
+        assert_eq!(after(1), (false, vec![100]));
     }
 
     #[test]

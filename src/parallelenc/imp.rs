@@ -78,7 +78,7 @@ pub struct ParallelEnc {
     #[property(name = "source-frame-count", get, set, type = u64, member = source_frame_count, default = 0,
         mutable_ready, nick = "Number of frames of the source",
         blurb = "The number of frames that the source has, which is used to make all chunks equal. 0 means to ask upstream \
-                 for its duration.")]
+                 for its duration, before the first frame.")]
     #[property(name = "allow-parallel", get, set, type = bool, member = allow_parallel, default = true, mutable_ready,
         nick = "Allow parallel encoding",
         blurb = "Whether the video may be encoded in chunks. If it is false, one encoder encodes the whole stream as it would \
