@@ -517,6 +517,43 @@ fn fails_while_its_session_waits(name: &str) -> Pipeline {
     pipeline
 }
 
+#[test]
+fn an_application_that_stops_when_it_hears_of_one_that_hangs() {
+    // In the thread that tells it, which is the one that gives up encoders that hang; and another one hangs as well.
+    let name = "stopped-by-handler";
+    let pipeline = scripted_pipeline(&format!(
+        "vtparallelenc name=enc {} {}",
+        properties(2),
+        hangs(name, "frame", "fault-frame=5 fault-every=10", 2)
+    ));
+    let _release = Release(name.to_string());
+    let encoders = encoders_of(&pipeline.element("enc"));
+    let (sender, stopped) = mpsc::channel();
+    let weak = pipeline.downgrade();
+    let heard = std::sync::atomic::AtomicBool::new(false);
+    let bus = pipeline.bus().unwrap();
+    bus.set_sync_handler(move |_, message| {
+        let is_first = message.type_() == gst::MessageType::Warning
+            && !heard.swap(true, std::sync::atomic::Ordering::SeqCst);
+        if let Some(pipeline) = weak.upgrade().filter(|_| is_first) {
+            let _ = sender.send(pipeline.set_state(gst::State::Null));
+        }
+        gst::BusSyncReply::Pass
+    });
+    push(&pipeline, 0..FRAMES);
+    pipeline.set_state(gst::State::Playing).unwrap();
+    stopped.recv_timeout(HANG).unwrap().unwrap();
+    bus.unset_sync_handler();
+
+    let output = record(&sink_pad(&pipeline));
+    start_again(&pipeline);
+    pipeline.end().expect_eos();
+    assert_eq!(output.lock().unwrap().packets.len() as u64, FRAMES);
+    pipeline.set_state(gst::State::Null).unwrap();
+    hanging(name).open();
+    until("all are gone", || are_gone(&encoders));
+}
+
 /// Whether a thread of this process waits, each time in a row that it is looked at.
 fn sleeps(thread: &Path) -> bool {
     let stat = Path::new("/proc").join(thread).join("stat");

@@ -133,7 +133,7 @@ impl Distributor {
             Err(failure) => self.attempt_failed(id, &failure),
         }
         self.aggregator().leave(id);
-        self.comes_to_rest(id);
+        self.comes_to_rest(&session);
     }
 
     /// The session's task panicked, which has closed its encoder. It has no attempt any more, and nobody waits for it; it rests until
@@ -154,7 +154,7 @@ impl Distributor {
         if let Some(state) = &mut *lock(&self.state) {
             state.slots[id.0].waiting = Waiting::Nothing;
         }
-        self.comes_to_rest(id);
+        self.comes_to_rest(&session);
     }
 
     /// The session's encoder is closed, whatever it has made. `false`: nobody has waited for that.

@@ -3,8 +3,8 @@
 //! Sessions whose encoder hangs are left to themselves, with their threads, and others take their places.
 //!
 //! One thread watches while the element runs. It is the only one that gives sessions up, also for whoever waits for them to come to
-//! rest (a flush, the shutdown). What it does itself can't hang: it only parts pads and bins, which takes no lock that an encoder
-//! has.
+//! rest (a flush, the shutdown). What it does itself takes no lock that an encoder has: it parts pads and bins, and it posts messages. A
+//! handler of these runs in its thread, and may stop the element there: then it watches on while it waits for the others.
 
 use super::imp::{CAT, Distributor};
 use super::state::{Slot, Stage, State, Waiting};
@@ -69,13 +69,17 @@ impl Patience {
     }
 }
 
+impl Watcher {
+    /// This very thread watches.
+    fn is_here(&self) -> bool {
+        self.thread.thread().id() == std::thread::current().id()
+    }
+}
+
 impl Distributor {
     /// Watches from now on.
     pub(super) fn start_watch(&self) {
-        let timeout = lock(&self.state)
-            .as_ref()
-            .and_then(|state| state.job.stall_timeout);
-        let patience = Patience::new(timeout);
+        let patience = Patience::new(self.stall_timeout());
         let ends = Arc::new((Mutex::new(false), Condvar::new()));
         let weak = self.downgrade();
         let thread = std::thread::Builder::new().name("vtparallelenc-watch".to_string());
@@ -118,7 +122,10 @@ impl Distributor {
         };
         *lock(&watcher.ends.0) = true;
         watcher.ends.1.notify_all();
-        let _ = watcher.thread.join();
+        // The thread that watches ends when it comes back to its next tick.
+        if !watcher.is_here() {
+            let _ = watcher.thread.join();
+        }
     }
 
     fn tick(&self, watch: &mut Watch, patience: Patience) {
@@ -134,7 +141,7 @@ impl Distributor {
                 .collect();
             // Whatever they wait for: who waits for something of ours has been woken.
             let at_work = state.slots.iter().filter(|slot| slot.is_at_work());
-            let at_work: Vec<_> = at_work.map(|slot| slot.session.id).collect();
+            let at_work: Vec<_> = at_work.map(|slot| slot.session.clone()).collect();
             (signs, at_work, state.stopped)
         };
         self.replace_left();
@@ -142,28 +149,31 @@ impl Distributor {
         if !stops {
             watch.go_on();
         } else if watch.stop_tick(patience.stop) {
-            for id in at_work {
-                self.set_aside(id, patience.stop_timeout);
+            for session in at_work {
+                self.set_aside(&session, patience.stop_timeout);
             }
             return;
         }
-        for id in silent {
-            self.set_aside(id, patience.stall_timeout);
+        for session in at_work.iter().filter(|it| silent.contains(&it.id)) {
+            self.set_aside(session, patience.stall_timeout);
         }
     }
 
     /// The session's encoder hangs: it is left to itself, and its chunk is encoded again. Another session takes its place at the
     /// next tick.
-    fn set_aside(&self, id: SessionId, time: Duration) {
+    fn set_aside(&self, session: &Arc<Session>, time: Duration) {
+        let id = session.id;
         let (failure, stage, aborts) = {
             let mut guard = lock(&self.state);
             let Some(state) = guard.as_mut() else { return };
             let encoder = state.encoder_name();
             let aborts = state.is_aborting();
-            let slot = &mut state.slots[id.0];
-            if !slot.is_at_work() {
+            // Somebody may have stopped the element, and started it again, since this was asked for.
+            let slot = state.slots.get_mut(id.0);
+            let slot = slot.filter(|slot| Arc::ptr_eq(&slot.session, session));
+            let Some(slot) = slot.filter(|slot| slot.is_at_work()) else {
                 return;
-            }
+            };
             let stage = slot.progress.stage;
             let doing = slot.doing();
             slot.gone = true;
@@ -203,7 +213,7 @@ impl Distributor {
                 _ => self.attempt_failed(id, &failure),
             }
         });
-        self.comes_to_rest(id);
+        self.comes_to_rest(session);
     }
 
     /// Other sessions take the places of those that were left to themselves. Not while the bin changes its state: it goes
@@ -293,21 +303,45 @@ impl Distributor {
     }
 
     /// The session's task has no attempt any more.
-    pub(super) fn comes_to_rest(&self, id: SessionId) {
-        if let Some(state) = &mut *lock(&self.state) {
-            state.slots[id.0].at_work = false;
+    pub(super) fn comes_to_rest(&self, session: &Arc<Session>) {
+        if let Some(state) = &mut *lock(&self.state)
+            && let Some(slot) = state.slots.get_mut(session.id.0)
+            && Arc::ptr_eq(&slot.session, session)
+        {
+            slot.at_work = false;
         }
         self.calm.notify_all();
     }
 
     /// Waits until no session is at work, after all were told to stop. Woken by each that comes to rest, or is left to itself.
     pub(super) fn settle(&self) {
+        if lock(&self.watcher).as_ref().is_some_and(Watcher::is_here) {
+            self.settle_watching();
+            return;
+        }
         let mut guard = lock(&self.state);
         while guard
             .as_ref()
             .is_some_and(|state| state.opens_first || state.slots.iter().any(|slot| slot.at_work))
         {
             guard = wait(&self.calm, guard);
+        }
+    }
+
+    /// As above, in the thread that watches, in the middle of leaving a session. That one isn't waited for.
+    fn settle_watching(&self) {
+        let patience = Patience::new(self.stall_timeout());
+        let mut watch = Watch::default();
+        loop {
+            let guard = lock(&self.state);
+            let is_busy = guard
+                .as_ref()
+                .is_some_and(|state| state.opens_first || state.slots.iter().any(Slot::is_at_work));
+            if !is_busy {
+                return;
+            }
+            drop(wait_timeout(&self.calm, guard, patience.tick));
+            self.tick(&mut watch, patience);
         }
     }
 }
