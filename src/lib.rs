@@ -37,7 +37,8 @@
 //! 3. the aggregator's state.
 //!
 //! Leaves, under which nothing is called: what stands for the encoder among the bin's children, the properties set on it
-//! (`session/overrides.rs`), whose turn it is to open an encoder (`session/opening.rs`), and the watch's thread.
+//! (`session/overrides.rs`), the encoder that a session has ahead of its first chunk, whose turn it is to open an encoder
+//! (`session/opening.rs`), the aggregator's list of pads, the bytes that the cache has counted, and the watch's thread.
 //!
 //! No pad push, event, query, message, property or state change of another object happens while any of them is held. `locking` says
 //! what a panic does to a lock, `panics` what it does otherwise. The watch also takes the bin's own state lock, of GStreamer, before all of these, and only if

@@ -112,7 +112,7 @@ pub struct ParallelEnc {
         blurb = "A directory in which each encoded chunk is kept, so that another run, after a crash or an edit, encodes only the                  chunks whose frames, times, caps or encoder with its properties are others. It is made if it isn't there. One                  session encodes in chunks, too, then. If it can't be used, there is a warning. Unset means not to keep anything.")]
     #[property(name = "cache-max-bytes", get, set, type = u64, member = cache_max_bytes, default = DEFAULT_CACHE_MAX_BYTES,
         mutable_ready, nick = "Maximum of the cache in bytes",
-        blurb = "The most bytes that chunks take in cache-location. Those that were not used for the longest time are removed first.                  0 means no bound.")]
+        blurb = "The most bytes that chunks take in cache-location. Those that were not used for the longest time are removed first. Processes that share it may pass the bound for a while.                  0 means no bound.")]
     settings: Mutex<Settings>,
     #[property(name = "active-encoder", get = Self::active_encoder, type = Option<String>, nick = "Active encoder",
         blurb = "The factory name of the encoder that is used, whether it was set or chosen. It is unset until that is known: \
