@@ -580,6 +580,23 @@ pub(super) mod tests {
         assert_eq!(own_lengths(plan(5, 8), 5), [5]);
     }
 
+    /// Even chunks of what is left would be longer than fits, as none may be shorter than `min_frames`.
+    #[test]
+    fn no_chunk_of_a_length_that_becomes_even_is_longer_than_the_longest() {
+        let plan = Plan::make(&Request {
+            min_chunk_frames: 24,
+            before: Overlap::Exactly(7),
+            source_frames: Some(361),
+            frame_bytes: 7,
+            max_raw_bytes: 55 * 7,
+            ..request()
+        });
+        let plan = plan.unwrap();
+        let longest = plan.length.longest();
+        let lengths: Vec<u64> = (0..100).map(|index| plan.length.of(index)).collect();
+        assert!(lengths.iter().all(|&it| it <= longest), "{lengths:?}");
+    }
+
     #[test]
     fn a_source_that_announced_a_wrong_length_is_still_cut() {
         let plan = Plan::make(&Request {

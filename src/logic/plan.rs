@@ -209,7 +209,9 @@ impl Taper {
             // More came than was announced, which the memory wasn't planned for.
             return self.of(0);
         }
-        ((left / chunks) as u64 + u64::from(index < left % chunks)).max(1)
+        let even = (left / chunks) as u64 + u64::from(index < left % chunks);
+        // (Where even chunks would have to be longer, as none may be shorter than `min_frames`, the rest is a tail.)
+        even.clamp(1, self.longest.max(1))
     }
 }
 
