@@ -29,7 +29,9 @@
 //! | 1 | [`logic`]: the brains: plain Rust that knows no GStreamer, no clock and no thread. [`logic::engine`] is all of them as one machine |
 //!
 //! Where to look first: a frame is cut in `logic/chunker.rs`, an attempt is judged in `logic/engine/verdict.rs`, a packet gets its DTS in
-//! `logic/timeline.rs`, by `stream/output/writer.rs`.
+//! `logic/timeline.rs`, by `stream/output/writer.rs`. That one encoder has to do is decided in `stream/decision.rs` and, for what is only
+//! known of the stream, in `stream/negotiate.rs`; an encoder that hangs is noticed in `logic/liveness.rs` and left in
+//! `stream/watchdog.rs`; a chunk's key in the cache is put together in `session/replay.rs`.
 //!
 //! # One lock and its leaves
 //!
@@ -40,8 +42,8 @@
 //! Leaves, under which nothing of ours is called, and which are taken by themselves: how the stream is encoded, what is known of
 //! its input, what was said and what was sent; the sessions and what comes on their pads; the watch's thread; what stands for the
 //! encoder among the bin's children and the properties set on it (`encoder/`); the bytes that the cache has. Two are also taken under the
-//! engine's lock: the list of the sessions, to wake them, and whose turn it is to open an encoder (`encoder/turn.rs`), when a
-//! session is abandoned. The watch takes the bin's own state lock, of GStreamer, before all of these, and only if
+//! engine's lock: the list of the sessions, to wake or to watch them, and whose turn it is to open an encoder (`encoder/turn.rs`), when a
+//! session is abandoned (which also sets a flag of its slot, under that object's lock). The watch takes the bin's own state lock, of GStreamer, before all of these, and only if
 //! nobody has it. A panic poisons none of them (`panics` says what becomes of it).
 //!
 //! # Who waits, and who wakes
@@ -61,8 +63,8 @@
 //! | the watch | its next tick | time, a stop |
 //! | the output's task | a chunk verified, EOS | a packet, a chunk, EOS, flush, stop, failure; a timeout where input has stopped |
 //!
-//! While finished chunks keep their frames until downstream has the first packets (see below), whoever waits in the input lets
-//! those frames go after a second.
+//! While finished chunks keep their frames until downstream has the first packets (see below), whoever waits (for room, or in a
+//! session for a chunk, a frame or EOS) lets those frames go after a second.
 //!
 //! Input that stands still while output is held may be waiting for that output, on the far side of a muxer. What counts as standing
 //! still goes by the input's own pace (`logic/pace.rs`). Then the packets of one chunk leave as they come, of twice as many chunks

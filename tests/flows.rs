@@ -5,6 +5,7 @@
 mod common;
 
 use common::rig::Rig;
+use common::scripted::{Release, hanging};
 use gst::prelude::*;
 
 const CHUNKS: &str = "sessions=2 chunk-frames=10 min-chunk-frames=3";
@@ -126,5 +127,28 @@ fn an_end_after_a_refusal_arrives() {
             rig.src.push_event(gst::event::Eos::new());
             rig.wait_for_end();
         }
+    }
+}
+
+/// What downstream returns isn't kept back by the pad of a session that hangs, or that has left the element.
+#[test]
+fn a_session_that_is_given_up_has_no_say() {
+    for (index, flow) in REFUSALS.into_iter().enumerate() {
+        let name = format!("no-say-{index}");
+        let _release = Release(name.clone());
+        let rig = Rig::new(&format!(
+            "vtparallelenc {CHUNKS} stall-timeout=300000000 \
+             encoder=\"scriptedenc failure={name} fault=hang@frame fault-frame=15\""
+        ));
+        rig.push_all(0..25);
+        let since = std::time::Instant::now();
+        while !hanging(&name).stands(1) {
+            assert!(since.elapsed().as_secs() < 30, "none hangs");
+            std::thread::yield_now();
+        }
+        rig.downstream.lock().unwrap().flow = Err(flow);
+        // Upstream waits for room until another session has taken the chunk.
+        let heard = (25..2000).find_map(|number| rig.push(number).err());
+        assert_eq!(heard, Some(flow));
     }
 }

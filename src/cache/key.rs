@@ -5,7 +5,7 @@
 //! XXH3 with 128 bits reads as fast as memory does, and among 10¹² chunks the odds that any two share a key are below 1 to 10¹⁴.
 //! It isn't a cryptographic hash: who builds two inputs with one key gets one in place of the other, in their own cache, and
 //! gains nothing. What can't be hashed for certain (metas, objects, files that an encoder reads) is refused: such a chunk is
-//! encoded every time. `digest` says what is hashed of a frame, `identity` of an encoder.
+//! encoded every time. `session/replay.rs` puts the key together; `digest` says what is hashed of a frame, `identity` of an encoder.
 
 use super::digest::FrameDigest;
 use super::format;

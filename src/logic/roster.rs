@@ -147,14 +147,6 @@ impl Roster {
         Some(attempt)
     }
 
-    /// The attempt that the session makes.
-    pub fn attempt_of(&self, session: SessionId) -> Option<Attempt> {
-        match self.seats.get(session.0)?.slot {
-            Slot::Running(attempt) => Some(attempt),
-            _ => None,
-        }
-    }
-
     /// The session goes on with its attempt under another name.
     pub fn rename(&mut self, session: SessionId, id: AttemptId) {
         if let Some(Seat {

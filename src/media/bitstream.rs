@@ -5,7 +5,7 @@
 //! H.264 and H.265 are told by their NAL units, VP8, VP9 and AV1 by their frame headers, still images by their name; for any
 //! other format the flag is all there is. Only the first bits are read, here: the parser crates that know these formats want to decode whole
 //! headers, and the one that knows all five (cros-codecs 0.0.6) panics on damaged ones. Reordering across a random access point (the leading pictures of an open GOP) is
-//! seen in the order of the packets, by [`crate::logic::reorder`].
+//! seen in the order of the packets, by [`crate::logic::store`].
 
 use gst::prelude::*;
 

@@ -211,10 +211,7 @@ impl Assignment for Assigned {
     }
 
     fn skip(&self, private: gst::ClockTime) {
-        let attempt = self.intake.lock().skip(private);
-        if let Some(attempt) = attempt {
-            self.shared.lock().skip(attempt, private.nseconds());
-        }
+        self.shared.skip(&self.intake, private);
     }
 
     fn cache_failed(&self, reason: &str) {

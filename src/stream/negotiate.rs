@@ -198,7 +198,8 @@ impl Shared {
             encoding.recipe = Some(recipe.clone());
             (sessions, encoding.job.stall_timeout)
         };
-        *self.lock().settings() = self.encoding.lock().settings();
+        let settings = self.encoding.lock().settings();
+        *self.lock().settings() = settings;
         {
             let _opening = OpeningFirst::begin(self);
             first.place(&recipe, timeout, &|| self.stops())?;

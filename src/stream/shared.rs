@@ -414,9 +414,6 @@ impl SlotOwner for Shared {
         let Some(branch) = self.branch(id) else {
             return;
         };
-        let attempt = branch.intake.lock().skip(private);
-        if let Some(attempt) = attempt {
-            self.lock().skip(attempt, private.nseconds());
-        }
+        self.skip(&branch.intake, private);
     }
 }

@@ -2,8 +2,8 @@
 
 //! Sessions whose encoder hangs are abandoned, with their threads, and others take their places.
 //!
-//! One thread watches while the element runs. It is the only one that gives sessions up, also for whoever waits for them to come to
-//! rest (a flush, the shutdown). What it does itself takes no lock that an encoder has: it takes pads and slots out of the element. It
+//! One thread watches while the element runs. It gives up sessions that have an attempt, also for whoever waits for them to come to
+//! rest (a flush, the shutdown); a session that hangs with the first encoder is given up by whoever opens or closes it. What it does itself takes no lock that an encoder has: it takes pads and slots out of the element. It
 //! also posts messages, whose handlers are the application's: as long as one doesn't return, nobody watches.
 
 use super::shared::Shared;

@@ -160,14 +160,7 @@ impl<M: Media> Engine<M> {
                 return Err(why);
             }
         }
-        let (Some(stream), Some(Some(work))) = (
-            &self.stream,
-            self.sessions
-                .get_mut(attempt.session.0)
-                .map(|it| it.work.as_mut()),
-        ) else {
-            return Err(Why::Aborted);
-        };
+        let (stream, work) = self.at_work(attempt).ok_or(Why::Aborted)?;
         let chunk = match work.is_complete {
             true => stream.chunker.cut_short(work.chunk, work.position),
             false => stream.chunker.complete(work.chunk),

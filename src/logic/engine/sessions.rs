@@ -2,7 +2,7 @@
 
 //! What sessions do: they take chunks, feed them, deliver packets, and end their attempts.
 
-use super::{Engine, Freed, Media};
+use super::{Engine, Freed, Media, Stream};
 use crate::logic::chunker::{self, Neighbours};
 use crate::logic::ids::{AttemptId, Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::store::{Delivered, Fault, Kind};
@@ -285,14 +285,14 @@ impl<M: Media> Engine<M> {
 
     /// The attempt, unless it is over.
     pub(super) fn work(&mut self, attempt: AttemptId) -> Option<&mut Work> {
-        let session = self.sessions.get_mut(attempt.session.0)?;
-        let work = session.work.as_mut();
-        work.filter(|work| work.attempt == attempt && work.phase != AttemptPhase::Done)
+        work_of(&mut self.sessions, attempt)
     }
 
-    /// The attempt isn't over, and nobody has given it up.
-    pub fn is_current(&mut self, attempt: AttemptId) -> bool {
-        self.work(attempt).is_some()
+    /// The stream, and the attempt at one of its chunks, unless that is over.
+    pub(super) fn at_work(&mut self, attempt: AttemptId) -> Option<(&Stream<M>, &mut Work)> {
+        let stream = self.stream.as_ref()?;
+        let work = work_of(&mut self.sessions, attempt)?;
+        Some((stream, work))
     }
 
     /// The next frame that the attempt at this chunk is fed.
@@ -333,12 +333,7 @@ impl<M: Media> Engine<M> {
         if let Some(why) = self.why(attempt) {
             return Next::Stop(why);
         }
-        let (Some(stream), Some(Some(work))) = (
-            &self.stream,
-            self.sessions
-                .get_mut(attempt.session.0)
-                .map(|it| it.work.as_mut()),
-        ) else {
+        let Some((stream, work)) = self.at_work(attempt) else {
             return Next::Stop(Why::Aborted);
         };
         match stream.chunker.next(work.chunk, position) {
@@ -371,12 +366,7 @@ impl<M: Media> Engine<M> {
         if let Some(why) = self.why(attempt) {
             return Content::Stop(why);
         }
-        let (Some(stream), Some(Some(work))) = (
-            &self.stream,
-            self.sessions
-                .get_mut(attempt.session.0)
-                .map(|it| it.work.as_mut()),
-        ) else {
+        let Some((stream, work)) = self.at_work(attempt) else {
             return Content::Stop(Why::Aborted);
         };
         let Some(chunk) = stream.chunker.complete(work.chunk) else {
@@ -503,4 +493,10 @@ impl<M: Media> Engine<M> {
     pub fn is_idle(&self) -> bool {
         self.sessions.iter().all(|session| session.work.is_none())
     }
+}
+
+/// (Apart from the engine, whose stream may be in use beside it.)
+fn work_of<M: Media>(sessions: &mut [Session<M>], attempt: AttemptId) -> Option<&mut Work> {
+    let work = sessions.get_mut(attempt.session.0)?.work.as_mut();
+    work.filter(|work| work.attempt == attempt && work.phase != AttemptPhase::Done)
 }

@@ -546,7 +546,7 @@ impl World {
         self.over.push(old);
         let abandoned = self.engine.abandon(SessionId(id)).expect("it was there");
         self.workers[id] = Worker::Gone;
-        assert!(!self.engine.is_current(old));
+        assert!(self.engine.work(old).is_none());
         if abandoned.is_verified {
             let freed = self.engine.delivered(abandoned.attempt, 1);
             match freed {

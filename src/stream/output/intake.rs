@@ -65,8 +65,7 @@ impl Intake {
         self.recorder.take()?.finish()
     }
 
-    /// The encoder leaves out the frame with this private time.
-    pub(in crate::stream) fn skip(&mut self, private: gst::ClockTime) -> Option<AttemptId> {
+    fn skip(&mut self, private: gst::ClockTime) -> Option<AttemptId> {
         if let Some(recorder) = &mut self.recorder {
             recorder.skip(private.nseconds());
         }
@@ -194,6 +193,14 @@ impl Shared {
             Err(Refused::Flushing) => Err(gst::FlowError::Flushing),
             Err(Refused::Halted(flow)) => Err(flow),
             Err(Refused::Over | Refused::Faulty) => Err(gst::FlowError::Error),
+        }
+    }
+
+    /// The encoder leaves out the frame with this private time.
+    pub(in crate::stream) fn skip(&self, intake: &Mutex<Intake>, private: gst::ClockTime) {
+        let attempt = intake.lock().skip(private);
+        if let Some(attempt) = attempt {
+            self.lock().skip(attempt, private.nseconds());
         }
     }
 
