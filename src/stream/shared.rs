@@ -331,6 +331,10 @@ impl Shared {
         self.passes.store(passes, Ordering::SeqCst);
     }
 
+    pub(super) fn is_opening_first(&self) -> bool {
+        self.opens_first.load(Ordering::SeqCst)
+    }
+
     /// The first encoder is being opened, or isn't any more.
     pub(super) fn opens_first(&self, opens: bool) {
         self.opens_first.store(opens, Ordering::SeqCst);
@@ -340,9 +344,13 @@ impl Shared {
     }
 
     /// Waits until no session is at work, after all were told to stop. Woken by each that rests, or is abandoned.
-    pub(super) fn wait_until_idle(&self) {
+    pub(super) fn wait_until_idle(self: &Arc<Self>) {
+        if self.is_watch() {
+            self.watch_until_idle();
+            return;
+        }
         let mut engine = self.lock();
-        while self.opens_first.load(Ordering::SeqCst) || !engine.is_idle() {
+        while self.is_opening_first() || !engine.is_idle() {
             engine.wait_until(&self.idle, None);
         }
     }

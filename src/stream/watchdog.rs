@@ -4,10 +4,11 @@
 //!
 //! One thread watches while the element runs. It gives up sessions that have an attempt, also for whoever waits for them to come to
 //! rest (a flush, the shutdown); a session that hangs with the first encoder is given up by whoever opens or closes it. What it does itself takes no lock that an encoder has: it takes pads and slots out of the element. It
-//! also posts messages, whose handlers are the application's: as long as one doesn't return, nobody watches.
+//! also posts messages, whose handlers are the application's: as long as one doesn't return, nobody watches, unless it stops the element.
 
 use super::shared::Shared;
 use super::workers;
+use crate::clock;
 use crate::encoder::description::EncoderError;
 use crate::job::SHUTDOWN_TIMEOUT;
 use crate::logic::engine::{Abandoned, Doing};
@@ -43,6 +44,12 @@ const LEAST_TICKS: u32 = 8;
 pub(crate) struct Watch {
     ends: Arc<(Mutex<bool>, Condvar)>,
     thread: JoinHandle<()>,
+}
+
+impl Watch {
+    fn is_here(&self) -> bool {
+        self.thread.thread().id() == std::thread::current().id()
+    }
 }
 
 /// What it goes by.
@@ -126,8 +133,32 @@ impl Shared {
         };
         *watch.ends.0.lock() = true;
         watch.ends.1.notify_all();
-        if watch.thread.thread().id() != std::thread::current().id() {
+        if !watch.is_here() {
             let _ = watch.thread.join();
+        }
+    }
+
+    /// This thread is the one that watches, which tells the application something.
+    pub(super) fn is_watch(&self) -> bool {
+        self.watch.lock().as_ref().is_some_and(Watch::is_here)
+    }
+
+    /// An application stops the element where it hears of what the watch tells: it watches on while it waits. The session that it is just
+    /// abandoning isn't waited for.
+    pub(super) fn watch_until_idle(self: &Arc<Self>) {
+        let timeout = self.encoding.lock().job.stall_timeout;
+        let patience = Patience::new(timeout);
+        let tick = u64::try_from(patience.tick.as_nanos()).unwrap_or(u64::MAX);
+        loop {
+            {
+                let mut engine = self.lock();
+                if !self.is_opening_first() && engine.has_only_abandoned_at_work() {
+                    return;
+                }
+                let next = clock::now().saturating_add(tick);
+                engine.wait_until(&self.idle, Some(next));
+            }
+            self.tick(patience);
         }
     }
 

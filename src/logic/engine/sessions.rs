@@ -489,6 +489,12 @@ impl<M: Media> Engine<M> {
         }
     }
 
+    /// No session is at work but those that were abandoned.
+    pub fn has_only_abandoned_at_work(&self) -> bool {
+        let mut there = self.sessions.iter().filter(|it| !it.is_abandoned());
+        there.all(|session| session.work.is_none())
+    }
+
     /// No session is at work.
     pub fn is_idle(&self) -> bool {
         self.sessions.iter().all(|session| session.work.is_none())
