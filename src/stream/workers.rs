@@ -139,6 +139,8 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
         Err(failure) => attempt_failed(shared, &assignment, failure),
     }
     shared.lock().rest(attempt);
+    // It may have been abandoned since. From here on it can't be.
+    let _ = is_disposed_of(shared, &session);
 }
 
 /// Nobody waits for the session, which has come back after all: it is disposed of. Its task can't wait for itself.
@@ -270,4 +272,5 @@ fn give_up(shared: &Arc<Shared>, id: SessionId) {
     let _ = session.src.pause_task();
     *branch.intake.lock() = output::intake::Intake::default();
     shared.lock().rest_after_panic(id);
+    let _ = is_disposed_of(shared, &session);
 }
