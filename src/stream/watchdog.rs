@@ -244,10 +244,7 @@ impl Shared {
     /// The first encoder hangs before there is a chunk: another session takes the place of its own.
     pub(super) fn abandon_placed(&self, session: &Session, error: &EncoderError) {
         let id = session.id;
-        let abandoned = self.lock().abandon(id);
-        if let Some(abandoned) = abandoned {
-            self.lock().rest(abandoned.attempt);
-        }
+        self.lock().abandon_placed(id);
         gst::warning!(
             CAT,
             obj = session.slot,

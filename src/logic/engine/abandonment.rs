@@ -30,7 +30,8 @@ pub struct Abandoned {
 }
 
 impl<M: Media> Engine<M> {
-    /// Nobody waits for the session any more.
+    /// Nobody waits for the session any more, which hangs in its attempt. `None`: it has come to rest since it was found to hang, or was
+    /// abandoned before.
     pub fn abandon(&mut self, id: SessionId) -> Option<Abandoned> {
         let is_aborting = self.is_aborting();
         let session = self.sessions.get_mut(id.0)?;
@@ -41,12 +42,11 @@ impl<M: Media> Engine<M> {
             session: id,
             number: self.next_attempt,
         };
-        self.next_attempt += 1;
-        session.state = SessionState::Abandoned;
-        session.waits_for_chunk = false;
-        self.wakes.session(id);
         let work = session.work.as_mut()?;
         work.attempt = attempt;
+        self.next_attempt += 1;
+        session.state = SessionState::Abandoned;
+        self.wakes.session(id);
         let doing = work.doing();
         let was_delivered = work.phase == AttemptPhase::CacheIo && work.drains;
         if let Some(stream) = &mut self.stream {
@@ -58,6 +58,19 @@ impl<M: Media> Engine<M> {
             is_verified: matches!(work.phase, AttemptPhase::Closing(..)),
             is_over: is_aborting || was_delivered || work.phase == AttemptPhase::Done,
         })
+    }
+
+    /// Nobody waits for the session any more, which hangs with an encoder that it has ahead of its first chunk.
+    pub fn abandon_placed(&mut self, id: SessionId) {
+        if let Some(abandoned) = self.abandon(id) {
+            self.rest(abandoned.attempt);
+        } else if let Some(session) = self.sessions.get_mut(id.0)
+            && !session.is_abandoned()
+        {
+            session.state = SessionState::Abandoned;
+            session.waits_for_chunk = false;
+            self.wakes.session(id);
+        }
     }
 
     /// Abandoned sessions that are still part of the element.
