@@ -937,3 +937,20 @@ fn a_stall_lets_packets_leave_and_then_what_is_withheld() {
     }
     assert_eq!(world.sent.len(), 10);
 }
+
+/// Between being found to hang and being abandoned, a session may come to rest.
+#[test]
+fn a_session_that_rests_is_not_abandoned() {
+    let mut engine = Engine::<Imagined>::new(Settings {
+        max_raw_bytes: BYTES,
+        max_attempts: 3,
+        forces_keys: true,
+        key_period: None,
+    });
+    let id = engine.add_session();
+    assert!(engine.abandon(id).is_none());
+    assert!(!engine.is_abandoned(id));
+    assert!(engine.abandoned().is_empty());
+    engine.abandon_placed(id);
+    assert_eq!(engine.abandoned(), [id]);
+}
