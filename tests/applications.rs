@@ -6,19 +6,12 @@
 mod common;
 
 use common::pictures::{I420, number_of, pipeline, synthetic};
-use common::{Pipeline, init, record};
+use common::{Pipeline, alone, record};
 use gst::prelude::*;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 const FRAMES: usize = 75;
-
-/// Ranks are the process's own: one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    init();
-    TURN.lock().unwrap_or_else(|poison| poison.into_inner())
-}
 
 const H264: &str = "vtparallelh264enc|element-properties,chunk-frames=(uint)20,sessions=(uint)2,\
     encoder-properties=[p,bitrate=(uint)3000,speed-preset=(string)ultrafast]";

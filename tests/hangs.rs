@@ -8,7 +8,8 @@ mod common;
 use common::rig::{Entry, Rig};
 use common::scripted::{Gate, Release, hanging};
 use common::{
-    GRAY, Output, Packet, Pipeline, app_src, constant, encode, gray, record, scripted_pipeline,
+    GRAY, Output, Packet, Pipeline, app_src, encode, push, record, scripted_pipeline, start_again,
+    threads, until, when_passed,
 };
 use gst::glib;
 use gst::prelude::*;
@@ -16,7 +17,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// No wait takes nearly as long: one that does hangs.
 const HANG: Duration = Duration::from_secs(60);
@@ -44,15 +45,6 @@ fn hangs(name: &str, place: &str, when: &str, times: usize) -> String {
     )
 }
 
-/// Waits until it is so.
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let since = Instant::now();
-    while !is_so() {
-        assert!(since.elapsed() < HANG, "in vain: {what}");
-        std::thread::yield_now();
-    }
-}
-
 /// All encoders that were made, as long as they live.
 type Encoders = Arc<Mutex<Vec<glib::WeakRef<gst::Element>>>>;
 
@@ -72,14 +64,6 @@ fn are_gone(encoders: &Encoders) -> bool {
     encoders.iter().all(|encoder| encoder.upgrade().is_none())
 }
 
-fn push(pipeline: &Pipeline, frames: std::ops::Range<u64>) {
-    let times = constant(frames.end);
-    for number in frames {
-        let buffer = gray(number, times[number as usize]);
-        app_src(pipeline).push_buffer(buffer).unwrap();
-    }
-}
-
 fn assert_same(is: &[Packet], should: &[Packet], what: &str) {
     for (at, (is, should)) in is.iter().zip(should).enumerate() {
         assert_eq!(is, should, "{what}: packet {at}");
@@ -87,32 +71,8 @@ fn assert_same(is: &[Packet], should: &[Packet], what: &str) {
     assert_eq!(is.len(), should.len(), "{what}");
 }
 
-/// Calls back when the `nth` buffer passes the pad.
-fn when_passed(pad: &gst::Pad, nth: usize) -> mpsc::Receiver<()> {
-    let (sender, receiver) = mpsc::channel();
-    let passed = std::sync::atomic::AtomicUsize::new(0);
-    pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-        if passed.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1 == nth {
-            let _ = sender.send(());
-        }
-        gst::PadProbeReturn::Ok
-    });
-    receiver
-}
-
 fn sink_pad(pipeline: &Pipeline) -> gst::Pad {
     pipeline.element("sink").static_pad("sink").unwrap()
-}
-
-/// Plays another stream, without the messages of the last one.
-fn start_again(pipeline: &Pipeline) {
-    let bus = pipeline.bus().unwrap();
-    bus.set_flushing(true);
-    bus.set_flushing(false);
-    // (appsrc takes nothing before.)
-    pipeline.set_state(gst::State::Playing).unwrap();
-    push(pipeline, 0..FRAMES);
-    app_src(pipeline).end_of_stream().unwrap();
 }
 
 /// Places where encoders hang, with what makes any number of them hang there.
@@ -152,7 +112,7 @@ fn stop_and_start(
 
     let output = record(&sink_pad(&pipeline));
     let begun = when_passed(&sink_pad(&pipeline), 15);
-    start_again(&pipeline);
+    start_again(&pipeline, FRAMES);
     if early {
         begun.recv_timeout(HANG).expect(&what);
         gate.open();
@@ -183,16 +143,6 @@ fn stop_and_start_everywhere() {
             }
         }
     }
-}
-
-/// Threads of this process with such a name; of all of them.
-fn threads(name: &str) -> usize {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let names = tasks.flatten().map(|task| {
-        // One that has just ended has no name.
-        std::fs::read_to_string(task.path().join("comm")).unwrap_or_default()
-    });
-    names.filter(|it| it.starts_with(name)).count()
 }
 
 #[test]
@@ -234,7 +184,7 @@ fn one_that_hangs_before_there_is_a_stream() {
 
         let output = record(&sink_pad(&pipeline));
         let begun = when_passed(&sink_pad(&pipeline), 15);
-        start_again(&pipeline);
+        start_again(&pipeline, FRAMES);
         begun.recv_timeout(HANG).unwrap();
         hanging(&name).open();
         pipeline.end().expect_eos();
@@ -493,7 +443,7 @@ fn an_application_that_stops_when_it_hears_of_one_that_hangs() {
     bus.unset_sync_handler();
 
     let output = record(&sink_pad(&pipeline));
-    start_again(&pipeline);
+    start_again(&pipeline, FRAMES);
     pipeline.end().expect_eos();
     assert_eq!(output.lock().unwrap().packets.len() as u64, FRAMES);
     pipeline.set_state(gst::State::Null).unwrap();

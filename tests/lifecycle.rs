@@ -16,37 +16,12 @@ mod common;
 
 use common::rig::{Entry, Rig, push_to};
 use common::scripted::Gate;
-use common::{Pipeline, app_src, constant, gray, record, scripted_pipeline};
+use common::{Pipeline, app_src, push, record, scripted_pipeline, when_passed};
 use gst::prelude::*;
 use std::sync::mpsc;
 
 const ENCODER: &str = "vtparallelenc name=enc encoder=\"scriptedenc bframes=2 look-ahead=3\" sessions=3 \
      chunk-frames=10 min-chunk-frames=3 overlap-before=2 overlap-after=2";
-
-fn push(pipeline: &Pipeline, frames: std::ops::Range<u64>) {
-    let src = app_src(pipeline);
-    for number in frames {
-        let time = constant(number + 1)[number as usize];
-        src.push_buffer(gray(number, time)).unwrap();
-    }
-}
-
-/// Calls back when the `nth` buffer passes the pad.
-fn when_passed(pad: &gst::Pad, nth: usize) -> mpsc::Receiver<()> {
-    let (sender, receiver) = mpsc::channel();
-    let mut passed = 0;
-    let count = std::sync::Mutex::new(move || {
-        passed += 1;
-        if passed == nth {
-            let _ = sender.send(());
-        }
-    });
-    pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-        (count.lock().unwrap())();
-        gst::PadProbeReturn::Ok
-    });
-    receiver
-}
 
 fn stop(pipeline: &Pipeline) {
     let stopped = pipeline.set_state(gst::State::Null).unwrap();

@@ -6,42 +6,20 @@
 mod common;
 
 use common::scripted::{Gate, Release, hanging};
-use common::{Pipeline, app_src, constant, gray, record, scripted_pipeline};
+use common::{
+    Pipeline, alone, app_src, push, record, scripted_pipeline, start_again, threads, until,
+};
 use gst::prelude::*;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 /// No wait takes nearly as long: one that does hangs.
 const HANG: Duration = Duration::from_secs(60);
 
 const FRAMES: u64 = 60;
 
-/// All scripted encoders of the process take turns: one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let since = Instant::now();
-    while !is_so() {
-        assert!(since.elapsed() < HANG, "in vain: {what}");
-        std::thread::yield_now();
-    }
-}
-
 /// Threads of ours that open or close an encoder for somebody else.
-fn opening_threads() -> usize {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let names = tasks.flatten().map(|task| {
-        // One that has just ended has no name.
-        std::fs::read_to_string(task.path().join("comm")).unwrap_or_default()
-    });
-    // The kernel keeps 15 characters.
-    names
-        .filter(|name| name.trim() == "vtparallelenc-o")
-        .count()
-}
+const OPENING: &str = "vtparallelenc-o";
 
 /// Changes the state in a thread of its own, so that a test can fail where that hangs.
 fn assert_goes_to(pipeline: &Pipeline, state: gst::State, what: &str) {
@@ -52,14 +30,6 @@ fn assert_goes_to(pipeline: &Pipeline, state: gst::State, what: &str) {
     });
     let changed = receiver.recv_timeout(HANG);
     assert_eq!(changed, Ok(Ok(gst::StateChangeSuccess::Success)), "{what}");
-}
-
-fn push(pipeline: &Pipeline, frames: std::ops::Range<u64>) {
-    let times = constant(frames.end);
-    for number in frames {
-        let buffer = gray(number, times[number as usize]);
-        app_src(pipeline).push_buffer(buffer).unwrap();
-    }
 }
 
 /// Another element, whose only encoder hangs as it is started, and which has no timeout.
@@ -179,13 +149,13 @@ impl Waiter {
                 });
             }
             _ => {
-                let before = opening_threads();
+                let before = threads(OPENING);
                 self.pipeline.set_state(gst::State::Playing).unwrap();
                 push(&self.pipeline, 0..FRAMES);
                 if let Some(blocked) = self.blocked.take() {
                     self.source().remove_probe(blocked);
                 }
-                until("the first encoder is opened", || opening_threads() > before);
+                until("the first encoder is opened", || threads(OPENING) > before);
             }
         }
     }
@@ -205,19 +175,14 @@ fn a_stop_ends_the_wait_for_a_turn() {
         }
     });
     holder.let_go();
-    until("no thread is left", || opening_threads() == 0);
+    until("no thread is left", || threads(OPENING) == 0);
     // What it left behind keeps nobody from anything.
     for Waiter {
         pipeline, place, ..
     } in &waiters
     {
         let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
-        let bus = pipeline.bus().unwrap();
-        bus.set_flushing(true);
-        bus.set_flushing(false);
-        pipeline.set_state(gst::State::Playing).unwrap();
-        push(pipeline, 0..FRAMES);
-        app_src(pipeline).end_of_stream().unwrap();
+        start_again(pipeline, FRAMES);
         pipeline.end().expect_eos();
         let packets = output.lock().unwrap().packets.len() as u64;
         assert_eq!(packets, FRAMES, "{place}");
@@ -298,5 +263,5 @@ fn a_stop_while_the_encoder_that_was_chosen_hangs() {
     has_entered.recv_timeout(HANG).unwrap();
     assert_goes_to(&pipeline, gst::State::Null, "chosen");
     drop(release);
-    until("no thread is left", || opening_threads() == 0);
+    until("no thread is left", || threads(OPENING) == 0);
 }

@@ -6,32 +6,15 @@
 mod common;
 
 use common::rig::{Entry, Rig};
+use common::{alone, until};
 use gstvtparallelenc::clock_by_hand as clock;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-
-/// No wait takes nearly as long: one that does hangs.
-const HANG: Duration = Duration::from_secs(60);
+use std::time::Duration;
 
 const FRAMES: u64 = 60;
 
 /// As frames come from a camera or a file.
 const QUICK: Duration = Duration::from_millis(40);
-
-/// There is one clock: one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let since = Instant::now();
-    while !is_so() {
-        assert!(since.elapsed() < HANG, "in vain: {what}");
-        std::thread::yield_now();
-    }
-}
 
 /// Time passes, and whoever watches the input sees it.
 fn advance(time: Duration) {

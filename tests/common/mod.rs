@@ -10,7 +10,9 @@ pub mod scripted;
 
 use gst::prelude::*;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, Once};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 /// No pipeline here takes nearly as long: one that does hangs.
 const HANG: gst::ClockTime = gst::ClockTime::from_seconds(60);
@@ -22,6 +24,65 @@ pub fn init() {
         gstvtparallelenc::plugin_register_static().unwrap();
         scripted::register();
     });
+}
+
+/// What tests change belongs to the process: one of them at a time.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    init();
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until it is so.
+pub fn until(what: &str, is_so: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !is_so() {
+        assert!(since.elapsed() < Duration::from(HANG), "in vain: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Threads of this process whose name begins so; of all of them. (The kernel keeps 15 characters.)
+pub fn threads(name: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.flatten().map(|task| {
+        // One that has just ended has no name.
+        std::fs::read_to_string(task.path().join("comm")).unwrap_or_default()
+    });
+    names.filter(|it| it.starts_with(name)).count()
+}
+
+/// Calls back when the `nth` buffer passes the pad.
+pub fn when_passed(pad: &gst::Pad, nth: usize) -> mpsc::Receiver<()> {
+    let (sender, receiver) = mpsc::channel();
+    let passed = AtomicUsize::new(0);
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        if passed.fetch_add(1, Ordering::SeqCst) + 1 == nth {
+            let _ = sender.send(());
+        }
+        gst::PadProbeReturn::Ok
+    });
+    receiver
+}
+
+/// Pushes these of the frames at a constant rate.
+pub fn push(pipeline: &Pipeline, frames: std::ops::Range<u64>) {
+    let times = constant(frames.end);
+    for number in frames {
+        let buffer = gray(number, times[number as usize]);
+        app_src(pipeline).push_buffer(buffer).unwrap();
+    }
+}
+
+/// Plays another stream of so many frames, without the messages of the last one.
+pub fn start_again(pipeline: &Pipeline, frames: u64) {
+    let bus = pipeline.bus().unwrap();
+    bus.set_flushing(true);
+    bus.set_flushing(false);
+    // (appsrc takes nothing before.)
+    pipeline.set_state(gst::State::Playing).unwrap();
+    push(pipeline, 0..frames);
+    app_src(pipeline).end_of_stream().unwrap();
 }
 
 /// A pipeline that is shut down when it goes out of scope, so that a failed test leaves nothing running.
