@@ -3,7 +3,7 @@
 //! What the engine handles here: raw frames, packets, events and flows of GStreamer.
 
 use crate::cache::FrameDigest;
-use crate::logic::engine::Media;
+use crate::logic::engine::{EventKind, Media};
 use crate::logic::store::Payload;
 use crate::media::tags::of_stream;
 use crate::session::failure::Failure;
@@ -71,6 +71,14 @@ impl Media for Video {
     type Event = gst::Event;
     type Failure = Arc<Failure>;
     type Flow = gst::FlowError;
+
+    fn kind(event: &gst::Event) -> EventKind {
+        match event.type_() {
+            gst::EventType::Eos => EventKind::Eos,
+            gst::EventType::SegmentDone => EventKind::SegmentDone,
+            _ => EventKind::Other,
+        }
+    }
 
     fn stamp(frame: &mut Frame, private: u64) {
         let buffer = frame.buffer.make_mut();

@@ -101,19 +101,12 @@ impl<M: Media> Engine<M> {
             is_closed = stream.roster.is_closed(id);
             let _ = stream.roster.replace(id, is_closed);
         }
-        self.sessions.push(Session {
-            state: if is_closed {
-                SessionState::Closed
-            } else {
-                SessionState::Open
-            },
-            works: false,
-            waits_for_chunk: false,
-            work: None,
-            media: std::marker::PhantomData,
-        });
-        self.tally.add_session();
-        Some(SessionId(self.sessions.len() - 1))
+        let state = if is_closed {
+            SessionState::Closed
+        } else {
+            SessionState::Open
+        };
+        Some(self.push_session(state))
     }
 
     /// A tick passed. Returns the sessions that are to be abandoned: those at work that showed no sign of life for `stall` ticks, if
@@ -125,20 +118,17 @@ impl<M: Media> Engine<M> {
         excused: impl Fn(SessionId) -> bool,
     ) -> Vec<SessionId> {
         let sessions = self.sessions.iter().enumerate();
-        let signs = sessions.map(|(id, session)| (SessionId(id), session.sign()));
-        let signs: Vec<_> = signs.collect();
         if self.is_stopped {
             if !self.liveness.stop_tick(stop) {
                 return Vec::new();
             }
-            let at_work = self.sessions.iter().enumerate();
-            let at_work = at_work.filter(|(_, it)| it.work.is_some() && !it.is_abandoned());
+            let at_work = sessions.filter(|(_, it)| it.work.is_some() && !it.is_abandoned());
             return at_work.map(|(id, _)| SessionId(id)).collect();
         }
         self.liveness.go_on();
-        let signs = signs.into_iter().map(|(id, sign)| {
-            let sign = sign.filter(|_| !excused(id));
-            (id, sign)
+        let signs = sessions.map(|(id, session)| {
+            let id = SessionId(id);
+            (id, session.sign().filter(|_| !excused(id)))
         });
         self.liveness.tick(signs, stall.unwrap_or(u32::MAX))
     }

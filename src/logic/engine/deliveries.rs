@@ -2,7 +2,7 @@
 
 //! What sessions deliver: packets, and in the end their chunks.
 
-use super::sessions::{AttemptPhase, Why};
+use super::sessions::{AttemptPhase, Why, work_of};
 use super::{Engine, Freed, Lifecycle, Media};
 use crate::logic::early_start::Ready;
 use crate::logic::ids::{AttemptId, FrameNo};
@@ -63,12 +63,7 @@ impl<M: Media> Engine<M> {
         if let Lifecycle::Refused(flow) = self.lifecycle {
             return Err(Refused::Halted(flow));
         }
-        let session = self.sessions.get_mut(attempt.session.0);
-        let Some(session) = session else {
-            return Err(Refused::Over);
-        };
-        let work = session.work.as_mut();
-        let work = work.filter(|it| it.attempt == attempt && it.phase != AttemptPhase::Done);
+        let work = work_of(&mut self.sessions, attempt);
         let (Some(work), Some(stream)) = (work, &mut self.stream) else {
             return Err(Refused::Over);
         };
@@ -112,15 +107,15 @@ impl<M: Media> Engine<M> {
             }
         }
         work.made_packets = true;
-        session.works = true;
+        let (chunk, announced) = (work.chunk, work.announced.unwrap_or(0));
+        self.sessions[attempt.session.0].works = true;
         stream.any_packets = true;
         if frame.is_some() {
-            let announced = work.announced.unwrap_or(0);
             let is_in_order = times.dts.is_some() && times.dts == times.pts;
             match stream.early.packet(announced, is_in_order) {
                 Ready::Not => (),
                 Ready::With { frames } => {
-                    let first = stream.stores.take_first(work.chunk, frames);
+                    let first = stream.stores.take_first(chunk, frames);
                     if !first.is_empty() {
                         stream.first.extend(first);
                         stream.early.push();

@@ -2,10 +2,10 @@
 
 //! What comes in: frames, events, and requests for key frames.
 
-use super::{Engine, Entry, EventKind, Freed, Media, Queued};
+use super::{Engine, Entry, Freed, Media, Queued, SessionState};
 use crate::logic::budget;
 use crate::logic::chunker::{Closing, Opening, Verdict};
-use crate::logic::ids::{ChunkId, FrameNo};
+use crate::logic::ids::{ChunkId, FrameNo, SessionId};
 use crate::logic::keys;
 
 /// A frame's times, in nanoseconds.
@@ -166,7 +166,7 @@ impl<M: Media> Engine<M> {
         } = self;
         for (id, session) in sessions.iter().enumerate() {
             if session.waits_for_frame() {
-                wakes.session(crate::logic::ids::SessionId(id));
+                wakes.session(SessionId(id));
             }
         }
     }
@@ -201,7 +201,8 @@ impl<M: Media> Engine<M> {
     }
 
     /// A serialized event stands before the next frame.
-    pub fn event(&mut self, kind: EventKind, event: M::Event) {
+    pub fn event(&mut self, event: M::Event) {
+        let kind = M::kind(&event);
         self.ends += usize::from(kind.is_end());
         self.wakes.output |= kind.is_end();
         self.events.push_back(Queued {
@@ -338,7 +339,7 @@ impl<M: Media> Engine<M> {
         for (id, session) in sessions.iter_mut().enumerate() {
             if let Some(work) = session.work.as_mut().filter(|work| work.chunk == chunk) {
                 work.replanned = true;
-                wakes.session(crate::logic::ids::SessionId(id));
+                wakes.session(SessionId(id));
             }
         }
     }
@@ -354,9 +355,9 @@ impl<M: Media> Engine<M> {
         };
         let mut newest = None;
         for (id, session) in self.sessions.iter().enumerate() {
-            let is_out = stream.roster.is_out(crate::logic::ids::SessionId(id));
+            let is_out = stream.roster.is_out(SessionId(id));
             // Another one takes the place of a session that was abandoned.
-            let is_replaced = session.state == super::SessionState::Abandoned;
+            let is_replaced = session.state == SessionState::Abandoned;
             if session.waits_for_frame() {
                 newest = newest.max(session.work.as_ref().map(|work| work.chunk));
             } else if !is_out || is_replaced {
@@ -371,8 +372,9 @@ impl<M: Media> Engine<M> {
     }
 
     /// Sticky events that a flush kept from being sent go first after it.
-    pub fn put_back(&mut self, events: impl DoubleEndedIterator<Item = (EventKind, M::Event)>) {
-        for (kind, event) in events.rev() {
+    pub fn put_back(&mut self, events: Vec<M::Event>) {
+        for event in events.into_iter().rev() {
+            let kind = M::kind(&event);
             self.ends += usize::from(kind.is_end());
             self.events.push_front(Queued {
                 before: FrameNo(0),

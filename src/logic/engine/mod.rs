@@ -63,6 +63,9 @@ pub trait Media {
     /// What ends the stream: the flow that upstream gets.
     type Flow: Copy;
 
+    /// What an event is to the order of things.
+    fn kind(event: &Self::Event) -> EventKind;
+
     /// Gives a frame its private timestamp.
     fn stamp(frame: &mut Self::Frame, private: u64);
 }
@@ -83,21 +86,19 @@ pub struct Wakes {
 }
 
 impl Wakes {
+    fn bit(id: SessionId) -> Option<u128> {
+        1u128.checked_shl(u32::try_from(id.0).ok()?)
+    }
+
     fn session(&mut self, id: SessionId) {
-        match u32::try_from(id.0)
-            .ok()
-            .and_then(|id| 1u128.checked_shl(id))
-        {
+        match Self::bit(id) {
             Some(bit) => self.sessions |= bit,
             None => self.all_sessions = true,
         }
     }
 
     pub fn wakes(&self, id: SessionId) -> bool {
-        let bit = u32::try_from(id.0)
-            .ok()
-            .and_then(|id| 1u128.checked_shl(id));
-        self.all_sessions || bit.is_some_and(|bit| self.sessions & bit != 0)
+        self.all_sessions || Self::bit(id).is_some_and(|bit| self.sessions & bit != 0)
     }
 
     pub fn any_session(&self) -> bool {

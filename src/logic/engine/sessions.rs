@@ -170,17 +170,21 @@ pub enum Content<M: Media> {
 impl<M: Media> Engine<M> {
     /// There is one session more.
     pub fn add_session(&mut self) -> SessionId {
+        if let Some(stream) = &mut self.stream {
+            stream.roster.add();
+        }
+        self.push_session(SessionState::Open)
+    }
+
+    pub(super) fn push_session(&mut self, state: SessionState) -> SessionId {
         self.sessions.push(Session {
-            state: SessionState::Open,
+            state,
             works: false,
             waits_for_chunk: false,
             work: None,
             media: std::marker::PhantomData,
         });
         self.tally.add_session();
-        if let Some(stream) = &mut self.stream {
-            stream.roster.add();
-        }
         SessionId(self.sessions.len() - 1)
     }
 
@@ -501,8 +505,11 @@ impl<M: Media> Engine<M> {
     }
 }
 
-/// (Apart from the engine, whose stream may be in use beside it.)
-fn work_of<M: Media>(sessions: &mut [Session<M>], attempt: AttemptId) -> Option<&mut Work> {
+/// The attempt, unless it is over. (Apart from the engine, whose stream may be in use beside it.)
+pub(super) fn work_of<M: Media>(
+    sessions: &mut [Session<M>],
+    attempt: AttemptId,
+) -> Option<&mut Work> {
     let work = sessions.get_mut(attempt.session.0)?.work.as_mut();
     work.filter(|work| work.attempt == attempt && work.phase != AttemptPhase::Done)
 }

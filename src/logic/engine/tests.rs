@@ -43,6 +43,13 @@ impl Media for Imagined {
     type Failure = &'static str;
     type Flow = &'static str;
 
+    fn kind(event: &u64) -> EventKind {
+        match *event {
+            u64::MAX => EventKind::Eos,
+            _ => EventKind::Other,
+        }
+    }
+
     fn stamp(frame: &mut Raw, private: u64) {
         frame.private = private;
     }
@@ -297,7 +304,7 @@ impl World {
             }
             None => {
                 self.engine.end();
-                self.engine.event(EventKind::Eos, u64::MAX);
+                self.engine.event(u64::MAX);
                 self.has_ended = true;
                 self.wake();
                 return true;
@@ -306,7 +313,7 @@ impl World {
         match self.engine.frame(raw, &incoming, self.frames) {
             Admission::Taken => {
                 if self.frames.is_multiple_of(7) {
-                    self.engine.event(EventKind::Other, self.frames + 1);
+                    self.engine.event(self.frames + 1);
                 }
                 self.frames += 1;
             }

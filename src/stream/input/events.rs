@@ -3,7 +3,6 @@
 //! Events from upstream, and key frames that are asked for.
 
 use super::CAT;
-use crate::logic::engine::EventKind;
 use crate::logic::keys;
 use crate::media::caps::restricted;
 use crate::media::raw::{UNKNOWN_DURATION, are_fields, is_same_video};
@@ -42,7 +41,7 @@ impl Shared {
                 let early = self.input.lock().take_early();
                 let mut engine = self.lock();
                 for event in early.into_iter().chain([event]) {
-                    engine.event(kind(&event), event);
+                    engine.event(event);
                 }
                 true
             }
@@ -64,7 +63,7 @@ impl Shared {
                     self.lock().cut();
                     self.input.lock().segment = times.clone();
                 }
-                self.lock().event(EventKind::Other, event);
+                self.lock().event(event);
             }
             gst::EventView::StreamStart(_) => {
                 // Another stream begins, perhaps after the end of the last one: nothing of that one holds any more.
@@ -74,13 +73,13 @@ impl Shared {
                 input.tags = None;
                 input.set_context(|context| context.tags = None);
                 drop(input);
-                self.lock().event(EventKind::Other, event);
+                self.lock().event(event);
             }
             gst::EventView::SegmentDone(_) => {
                 // All that came before it leaves before it, as nothing may come after it.
                 let mut engine = self.lock();
                 engine.cut();
-                engine.event(EventKind::SegmentDone, event);
+                engine.event(event);
             }
             gst::EventView::Tag(_) => self.add_tags(event),
             gst::EventView::Eos(_) => {
@@ -94,11 +93,11 @@ impl Shared {
                 if let Some(flow) = unheard {
                     self.tell_of_refusal_after_end(flow);
                 }
-                self.lock().event(EventKind::Eos, event);
+                self.lock().event(event);
             }
             _ => match key_request(&event) {
                 Some((request, _)) => self.lock().ask_for_key(request),
-                None => self.lock().event(EventKind::Other, event),
+                None => self.lock().event(event),
             },
         }
         true
@@ -123,7 +122,7 @@ impl Shared {
         drop(input);
         let mut engine = self.lock();
         for tags in waiting {
-            engine.event(EventKind::Other, tags);
+            engine.event(tags);
         }
     }
 
@@ -243,14 +242,6 @@ impl Shared {
             // One session's QoS or latency is not the stream's.
             _ => true,
         }
-    }
-}
-
-pub(in crate::stream) fn kind(event: &gst::Event) -> EventKind {
-    match event.type_() {
-        gst::EventType::Eos => EventKind::Eos,
-        gst::EventType::SegmentDone => EventKind::SegmentDone,
-        _ => EventKind::Other,
     }
 }
 

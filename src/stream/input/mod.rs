@@ -19,8 +19,6 @@ mod events;
 mod frames;
 mod queries;
 
-pub(super) use events::kind;
-
 use super::shared::Shared;
 use super::video::Context;
 use super::workers;

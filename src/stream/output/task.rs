@@ -7,7 +7,6 @@ use super::writer::{Batch, Item};
 use crate::clock;
 use crate::logic::engine::{Output, Sending, Stalled};
 use crate::panics::{self, may_panic};
-use crate::stream::input::kind;
 use crate::stream::shared::Shared;
 use crate::stream::video::Video;
 use crate::tasks;
@@ -124,7 +123,6 @@ impl Shared {
             }
         }
         if !unsent.is_empty() {
-            let unsent = unsent.into_iter().map(|event| (kind(&event), event));
             self.lock().put_back(unsent);
         }
         result
