@@ -328,7 +328,7 @@ impl<P: Payload> Store<P> {
 /// Packets leave before their chunk is finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Early {
-    /// Once so many are there.
+    /// Once so many are there, where nothing was announced.
     packets: usize,
     /// Of the chunks before this one.
     until: ChunkId,
@@ -506,7 +506,8 @@ impl<P: Payload> Stores<P> {
         }
     }
 
-    /// Packets of so many chunks, counted from the one that is next, leave as they come from now on, once so many packets are there.
+    /// Packets of so many chunks, counted from the one that is next, leave as they come from now on: from the first one where the encoder
+    /// has said how far it reorders, and otherwise once so many packets are there, which show it.
     pub fn leave_early(&mut self, chunks: u64, packets: usize) {
         self.early = Some(Early {
             packets,
@@ -514,10 +515,13 @@ impl<P: Payload> Stores<P> {
         });
     }
 
-    /// Where packets leave as they come, the first of a chunk do, too.
+    /// Where packets leave as they come, the first of a chunk do, too, and those of all chunks that have opened: that is the last thing
+    /// that is done for whoever waits for them.
     pub fn leave_at_once(&mut self) {
         if let Some(early) = &mut self.early {
             early.packets = 1;
+            let last = self.chunks.last_key_value();
+            early.until = last.map_or(early.until, |(last, _)| early.until.max(last.next()));
         }
     }
 
@@ -544,7 +548,14 @@ impl<P: Payload> Stores<P> {
         let Some(store) = self.chunks.get_mut(&chunk) else {
             return Pop::Nothing;
         };
-        let is_enough = |early: Early| store.begun || store.packets.len() >= early.packets;
+        let is_enough = |early: Early| {
+            let least = if store.announced > 0 {
+                1
+            } else {
+                early.packets
+            };
+            store.begun || store.packets.len() >= least
+        };
         if !store.finished && !early.is_some_and(is_enough) {
             return Pop::Nothing;
         }
@@ -805,6 +816,27 @@ mod tests {
         assert_eq!(drain(&mut stores), [0, 2]);
         let _ = give(&mut stores, C0, Kind::Delta, 1).unwrap();
         assert_eq!(drain(&mut stores), [1]);
+    }
+
+    #[test]
+    fn in_the_end_all_that_has_opened_leaves_at_once() {
+        let mut stores = two();
+        stores.leave_early(1, 17);
+        stores.leave_at_once();
+        give_all(&mut stores, C0, &[0, 1, 2]);
+        give_all(&mut stores, C1, &[3]);
+        assert!(finish(&mut stores, chunk(0, 0, 3)).is_ok());
+        assert_eq!(drain(&mut stores), [0, 1, 2, 3]);
+    }
+
+    /// Whether it was before input stopped that its encoder said so is chance.
+    #[test]
+    fn a_chunk_whose_encoder_says_how_far_it_reorders_leaves_at_once() {
+        let mut stores = two();
+        stores.leave_early(u64::MAX, 17);
+        stores.announce(C0, 1);
+        give_all(&mut stores, C0, &[0]);
+        assert_eq!(drain(&mut stores), [0]);
     }
 
     proptest! {

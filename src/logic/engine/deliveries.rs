@@ -214,10 +214,4 @@ impl<M: Media> Engine<M> {
             None => false,
         }
     }
-
-    /// By so many frames the encoders at work say that they reorder.
-    pub(super) fn announced(&self) -> usize {
-        let work = self.sessions.iter().filter_map(|it| it.work.as_ref());
-        work.filter_map(|work| work.announced).max().unwrap_or(0)
-    }
 }

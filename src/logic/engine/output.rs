@@ -223,15 +223,12 @@ impl<M: Media> Engine<M> {
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return (Stalled::No, Freed(Vec::new()));
         }
-        let announced = self.announced();
         let Some(stream) = &mut self.stream else {
             return (Stalled::No, Freed(Vec::new()));
         };
         match stream.pace.stalls(now, stream.stores.leaves_early()) {
             Stall::LeaveEarly { chunks } => {
-                // An encoder that doesn't say how far it reorders shows it in its first packets.
-                let packets = if announced > 0 { 1 } else { DEEPEST + 1 };
-                stream.stores.leave_early(chunks, packets);
+                stream.stores.leave_early(chunks, DEEPEST + 1);
                 (Stalled::LeavesEarly, self.end_early_start())
             }
             Stall::GiveUpWithheld => {
