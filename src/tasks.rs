@@ -39,8 +39,31 @@ pub(crate) fn activation_after_panic(
     if active {
         return Err(gst::loggable_error!(CAT, "Panicked while starting"));
     }
+    stop(pad)
+}
+
+fn stop(pad: &gst::Pad) -> Result<(), gst::LoggableError> {
     pad.stop_task()
         .map_err(|error| gst::loggable_error!(CAT, "Task can't be stopped: {error}"))
+}
+
+/// Starts or stops a pad that has a task. `ends`: whatever the task waits for returns.
+pub(crate) fn activate(
+    pad: &gst::Pad,
+    mode: gst::PadMode,
+    active: bool,
+    starts: impl FnOnce(),
+    ends: impl FnOnce(),
+) -> Result<(), gst::LoggableError> {
+    if mode != gst::PadMode::Push {
+        return Err(gst::loggable_error!(CAT, "Only push mode is supported"));
+    }
+    if active {
+        starts();
+        return Ok(());
+    }
+    ends();
+    stop(pad)
 }
 
 mod imp {

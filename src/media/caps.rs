@@ -118,6 +118,21 @@ pub(crate) fn taken_by(factory: &gst::ElementFactory) -> gst::Caps {
     caps
 }
 
+/// The template of a pad, whose name says its direction (`sink` or `src`), and by a number in it that it comes on request.
+pub(crate) fn pad_template(name: &str, caps: &gst::Caps) -> gst::PadTemplate {
+    let direction = match name.starts_with("sink") {
+        true => gst::PadDirection::Sink,
+        false => gst::PadDirection::Src,
+    };
+    let presence = match name.contains('%') {
+        true => gst::PadPresence::Request,
+        false => gst::PadPresence::Always,
+    };
+    let template = gst::PadTemplate::new(name, direction, presence, caps);
+    // PANIC: a name with a number is of a pad that comes on request.
+    template.expect("template")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

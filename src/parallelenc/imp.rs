@@ -466,14 +466,10 @@ pub(super) fn metadata(long_name: &str) -> gst::subclass::ElementMetadata {
 }
 
 pub(super) fn pad_templates(encoded: &gst::Caps) -> Vec<gst::PadTemplate> {
-    let always = gst::PadPresence::Always;
-    [
-        gst::PadTemplate::new("sink", gst::PadDirection::Sink, always, &caps::raw()),
-        gst::PadTemplate::new("src", gst::PadDirection::Src, always, encoded),
+    vec![
+        caps::pad_template("sink", &caps::raw()),
+        caps::pad_template("src", encoded),
     ]
-    .into_iter()
-    .flatten()
-    .collect()
 }
 
 // Getters of what is known once the encoder is.

@@ -8,7 +8,7 @@ use crate::cache::Recording;
 use crate::logic::engine::{self, Freed, Next, Why};
 use crate::logic::ids::{AttemptId, FrameNo};
 use crate::panics::may_panic;
-use crate::session::failure::{self, Failure};
+use crate::session::failure::Failure;
 use crate::session::replay::{Content, Fed};
 use crate::session::{Assignment, Session, Step};
 use parking_lot::Mutex;
@@ -39,11 +39,8 @@ impl Assigned {
             Why::Replanned => Failure::Replanned,
             Why::Fault(fault) => Failure::Fault(fault),
             Why::EncoderFailed => {
-                let posted = self.session.posted.lock().clone();
-                let encoder = self.shared.encoding.lock().encoder_name();
-                posted.map_or(Failure::Aborted, |message| {
-                    failure::posted(message, &encoder, Some(&self.context.caps))
-                })
+                let posted = self.shared.posted(&self.session, Some(&self.context.caps));
+                posted.unwrap_or(Failure::Aborted)
             }
         }
     }
@@ -65,12 +62,6 @@ impl Assigned {
                 }
             }
         }
-    }
-
-    /// What came of an encoder is nobody's. One that still waits for its first chunk goes with it, as it has told its caps and won't again.
-    pub(super) fn forget_encoder(&self) {
-        self.session.clear_in_task();
-        *self.intake.lock() = super::output::intake::Intake::default();
     }
 
     /// The attempt is whole: drops what that frees, and warns of sessions that could not open an encoder.
@@ -185,7 +176,7 @@ impl Assignment for Assigned {
     }
 
     fn begin_again(&self) -> bool {
-        self.forget_encoder();
+        *self.intake.lock() = super::output::intake::Intake::default();
         let begun = self.shared.lock().begin_again(self.attempt);
         self.begin();
         begun

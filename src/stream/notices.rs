@@ -155,7 +155,7 @@ impl Shared {
         }
         let Some(bin) = self.host.bin() else { return };
         // Its own message says more.
-        let why = match self.posted(session) {
+        let why = match self.posted_ahead(session) {
             Some(posted @ Failure::Posted(_)) => posted.to_string(),
             _ => error.to_string(),
         };
@@ -170,12 +170,17 @@ impl Shared {
         );
     }
 
-    /// The error that the session's encoder has posted.
-    pub(super) fn posted(&self, session: &Session) -> Option<Failure> {
+    /// The error that the session's encoder has posted, which was given these raw caps.
+    pub(super) fn posted(&self, session: &Session, caps: Option<&gst::Caps>) -> Option<Failure> {
         let message = session.posted.lock().clone()?;
         let encoder = self.encoding.lock().encoder_name();
+        Some(failure::posted(message, &encoder, caps))
+    }
+
+    /// As above, of an encoder that is opened ahead of its first chunk.
+    fn posted_ahead(&self, session: &Session) -> Option<Failure> {
         let caps = self.input.lock().caps();
-        Some(failure::posted(message, &encoder, caps.as_ref()))
+        self.posted(session, caps.as_ref())
     }
 
     /// Chunks can't be kept, which is said once.
@@ -407,7 +412,7 @@ impl From<gst::ErrorMessage> for Refusal {
 impl Refusal {
     /// The encoder's own error where it posted one.
     pub(super) fn of(shared: &Shared, session: &Session, error: &EncoderError) -> Self {
-        match shared.posted(session) {
+        match shared.posted_ahead(session) {
             Some(Failure::Posted(message)) => Self::Encoders(message),
             _ => Self::Ours(error.message()),
         }

@@ -84,10 +84,13 @@ impl Patience {
 }
 
 impl Shared {
+    fn patience(&self) -> Patience {
+        Patience::new(self.encoding.lock().job.stall_timeout)
+    }
+
     /// Watches from now on.
     pub(super) fn start_watch(self: &Arc<Self>) {
-        let timeout = self.encoding.lock().job.stall_timeout;
-        let patience = Patience::new(timeout);
+        let patience = self.patience();
         let ends = Arc::new((Mutex::new(false), Condvar::new()));
         let weak = Arc::downgrade(self);
         let thread = std::thread::Builder::new().name("vtparallelenc-watch".to_string());
@@ -146,8 +149,7 @@ impl Shared {
     /// An application stops the element where it hears of what the watch tells: it watches on while it waits. The session that it is just
     /// abandoning isn't waited for.
     pub(super) fn watch_until_idle(self: &Arc<Self>) {
-        let timeout = self.encoding.lock().job.stall_timeout;
-        let patience = Patience::new(timeout);
+        let patience = self.patience();
         let tick = u64::try_from(patience.tick.as_nanos()).unwrap_or(u64::MAX);
         loop {
             {

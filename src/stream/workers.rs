@@ -129,34 +129,35 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
     let intake = branch.intake.clone();
     let (work, assignment) = prepare(shared, &session, intake, recipe, assigned);
     let result = session.run(&work, &assignment);
-    if is_disposed_of(shared, &session) {
-        return;
-    }
-    // What the encoder still sends is nobody's.
-    assignment.forget_encoder();
+    // What the encoder still sends is nobody's. One that waits for its first chunk even now has told its caps, and won't again.
+    session.clear_in_task();
+    *branch.intake.lock() = output::intake::Intake::default();
     match result {
         Ok(()) => gst::debug!(CAT, obj = session.slot, "Chunk {chunk} done"),
         Err(failure) => attempt_failed(shared, &assignment, failure),
     }
-    shared.lock().rest(attempt);
-    // It may have been abandoned since. From here on it can't be.
-    let _ = is_disposed_of(shared, &session);
+    come_to_rest(shared, &session, |engine| engine.rest(attempt));
 }
 
-/// Nobody waits for the session, which has come back after all: it is disposed of. Its task can't wait for itself.
-fn is_disposed_of(shared: &Shared, session: &Arc<Session>) -> bool {
-    let is_abandoned = {
+/// The session's attempt is over: from here on nobody can abandon it. If somebody has, nobody waits for it, and it is disposed of; its
+/// task can't wait for itself.
+fn come_to_rest(
+    shared: &Shared,
+    session: &Arc<Session>,
+    rest: impl FnOnce(&mut engine::Engine<super::video::Video>),
+) {
+    {
         // Whoever abandons it holds the lock.
-        let _engine = shared.lock();
-        session.status.is_abandoned()
-    };
-    if is_abandoned {
-        let _ = session.src.pause_task();
-        let session = session.clone();
-        let thread = std::thread::Builder::new().name("vtparallelenc-dispose".to_string());
-        let _ = thread.spawn(move || session.dispose_abandoned());
+        let mut engine = shared.lock();
+        if !session.status.is_abandoned() {
+            rest(&mut engine);
+            return;
+        }
     }
-    is_abandoned
+    let _ = session.src.pause_task();
+    let session = session.clone();
+    let thread = std::thread::Builder::new().name("vtparallelenc-dispose".to_string());
+    let _ = thread.spawn(move || session.dispose_abandoned());
 }
 
 /// Waits for a chunk: until one is offered, a flush, a stop, the end of the stream, or until the session is abandoned. `None`: there is
@@ -266,11 +267,7 @@ fn give_up(shared: &Arc<Shared>, id: SessionId) {
     panics::reporting(&**shared, "a session after a panic", || {
         session.clear_in_task();
     });
-    if is_disposed_of(shared, &session) {
-        return;
-    }
     let _ = session.src.pause_task();
     *branch.intake.lock() = output::intake::Intake::default();
-    shared.lock().rest_after_panic(id);
-    let _ = is_disposed_of(shared, &session);
+    come_to_rest(shared, &session, |engine| engine.rest_after_panic(id));
 }

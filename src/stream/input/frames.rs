@@ -56,6 +56,7 @@ impl Shared {
 
     /// The frame as it may be held, with all that is known of it; `None` if it is outside the segment.
     fn prepared(&self, buffer: gst::Buffer) -> Result<Option<(Frame, Incoming)>, gst::FlowError> {
+        let keeps = self.encoding.lock().cache.is_some();
         let input = self.input.lock();
         let Some((pts, duration)) = raw::clip(&input.segment, &buffer) else {
             drop(input);
@@ -69,7 +70,8 @@ impl Shared {
         let running_time = input.segment.to_running_time(pts);
         let context = input.context.clone().ok_or(gst::FlowError::NotNegotiated)?;
         let assumed = duration.or(input.duration).unwrap_or(UNKNOWN_DURATION);
-        let (known, info) = (input.pool, input.info.clone());
+        let info = keeps.then(|| input.info.clone()).flatten();
+        let known = input.pool;
         drop(input);
 
         let buffer = match may_be_pooled(&buffer) {
@@ -77,10 +79,7 @@ impl Shared {
             false => buffer,
         };
         // While its pixels are still in the processor's cache: somebody has just written them.
-        let keeps = self.encoding.lock().cache.is_some();
-        let digest = info
-            .filter(|_| keeps)
-            .and_then(|info| digest(&buffer, &info));
+        let digest = info.and_then(|info| digest(&buffer, &info));
         let bytes = buffer.size() as u64;
         let mut buffer = stampable(buffer);
         buffer.make_mut().set_duration(duration);
@@ -181,10 +180,10 @@ impl Shared {
     fn plan_with_length(&self) {
         let (caps, segment) = {
             let mut input = self.input.lock();
-            let was_asked = std::mem::replace(&mut input.asked_length, true);
-            let Some(caps) = input.caps().filter(|_| !was_asked) else {
+            if std::mem::replace(&mut input.asked_length, true) {
                 return;
-            };
+            }
+            let Some(caps) = input.caps() else { return };
             (caps, input.segment.clone())
         };
         let told = self.encoding.lock().job.source_frames;

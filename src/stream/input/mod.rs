@@ -23,7 +23,7 @@ use super::shared::Shared;
 use super::video::Context;
 use super::workers;
 use crate::logic::ids::SessionId;
-use crate::media::caps;
+use crate::media::caps::{self, pad_template};
 use crate::media::raw::Pool;
 use crate::tasks;
 use gst::prelude::*;
@@ -129,8 +129,8 @@ mod imp {
         fn pad_templates() -> &'static [gst::PadTemplate] {
             static TEMPLATES: Lazy<Vec<gst::PadTemplate>> = Lazy::new(|| {
                 vec![
-                    template("sink", gst::PadDirection::Sink, gst::PadPresence::Always),
-                    template("src_%u", gst::PadDirection::Src, gst::PadPresence::Request),
+                    pad_template("sink", &caps::raw()),
+                    pad_template("src_%u", &caps::raw()),
                 ]
             });
             &TEMPLATES
@@ -141,16 +141,6 @@ mod imp {
 glib::wrapper! {
     pub(crate) struct Input(ObjectSubclass<imp::Input>)
         @extends gst::Element, gst::Object;
-}
-
-fn template(
-    name: &str,
-    direction: gst::PadDirection,
-    presence: gst::PadPresence,
-) -> gst::PadTemplate {
-    let template = gst::PadTemplate::new(name, direction, presence, &caps::raw());
-    // PANIC: a name with a number is of a pad that comes on request.
-    template.expect("template")
 }
 
 /// The element, with its sink pad.
@@ -164,7 +154,7 @@ pub(super) fn element(shared: &Shared) -> Result<Input, glib::BoolError> {
 
 pub(super) fn sink_pad(shared: &Weak<Shared>) -> gst::Pad {
     let (chain, event, query) = (shared.clone(), shared.clone(), shared.clone());
-    let template = template("sink", gst::PadDirection::Sink, gst::PadPresence::Always);
+    let template = pad_template("sink", &caps::raw());
     gst::Pad::builder_from_template(&template)
         .name("sink")
         .chain_function(move |_, _, buffer| {
@@ -197,7 +187,7 @@ pub(super) fn sink_pad(shared: &Weak<Shared>) -> gst::Pad {
 /// A session's src pad, with its task.
 pub(super) fn session_pad(shared: &Weak<Shared>, id: SessionId) -> gst::Pad {
     let (activate, event, query) = (shared.clone(), shared.clone(), shared.clone());
-    let template = template("src_%u", gst::PadDirection::Src, gst::PadPresence::Request);
+    let template = pad_template("src_%u", &caps::raw());
     gst::Pad::builder_from_template(&template)
         .name(format!("src_{id}"))
         .activatemode_function(move |pad, parent, mode, active| {
@@ -210,17 +200,8 @@ pub(super) fn session_pad(shared: &Weak<Shared>, id: SessionId) -> gst::Pad {
                 "starting or stopping a session",
                 || tasks::activation_after_panic(pad, active),
                 |shared| {
-                    if mode != gst::PadMode::Push {
-                        return Err(gst::loggable_error!(CAT, "Only push mode is supported"));
-                    }
-                    if active {
-                        workers::start_task(shared, pad, id);
-                        return Ok(());
-                    }
-                    shared.stop();
-                    pad.stop_task().map_err(|error| {
-                        gst::loggable_error!(CAT, "Task can't be stopped: {error}")
-                    })
+                    let starts = || workers::start_task(shared, pad, id);
+                    tasks::activate(pad, mode, active, starts, || shared.stop())
                 },
             )
         })

@@ -17,6 +17,7 @@ pub(super) mod writer;
 
 use super::shared::{Branch, Shared};
 use crate::logic::ids::SessionId;
+use crate::media::caps::pad_template;
 use crate::media::queries::{answer_caps, convert_encoded};
 use crate::tasks;
 use gst::prelude::*;
@@ -67,12 +68,8 @@ mod imp {
         fn pad_templates() -> &'static [gst::PadTemplate] {
             static TEMPLATES: Lazy<Vec<gst::PadTemplate>> = Lazy::new(|| {
                 vec![
-                    template("src", gst::PadDirection::Src, gst::PadPresence::Always),
-                    template(
-                        "sink_%u",
-                        gst::PadDirection::Sink,
-                        gst::PadPresence::Request,
-                    ),
+                    pad_template("src", &gst::Caps::new_any()),
+                    pad_template("sink_%u", &gst::Caps::new_any()),
                 ]
             });
             &TEMPLATES
@@ -83,17 +80,6 @@ mod imp {
 glib::wrapper! {
     pub(crate) struct Output(ObjectSubclass<imp::Output>)
         @extends gst::Element, gst::Object;
-}
-
-fn template(
-    name: &str,
-    direction: gst::PadDirection,
-    presence: gst::PadPresence,
-) -> gst::PadTemplate {
-    let any = gst::Caps::new_any();
-    let template = gst::PadTemplate::new(name, direction, presence, &any);
-    // PANIC: a name with a number is of a pad that comes on request.
-    template.expect("template")
 }
 
 /// The element, with its src pad.
@@ -107,7 +93,7 @@ pub(super) fn element(shared: &Shared) -> Result<Output, glib::BoolError> {
 
 pub(super) fn src_pad(shared: &Weak<Shared>) -> gst::Pad {
     let (activate, event, query) = (shared.clone(), shared.clone(), shared.clone());
-    let template = template("src", gst::PadDirection::Src, gst::PadPresence::Always);
+    let template = pad_template("src", &gst::Caps::new_any());
     gst::Pad::builder_from_template(&template)
         .name("src")
         .activatemode_function(move |pad, _, mode, active| {
@@ -116,17 +102,8 @@ pub(super) fn src_pad(shared: &Weak<Shared>) -> gst::Pad {
                 "starting or stopping the output",
                 || tasks::activation_after_panic(pad, active),
                 |shared| {
-                    if mode != gst::PadMode::Push {
-                        return Err(gst::loggable_error!(CAT, "Only push mode is supported"));
-                    }
-                    if active {
-                        shared.start_output();
-                        return Ok(());
-                    }
-                    shared.stop();
-                    pad.stop_task().map_err(|error| {
-                        gst::loggable_error!(CAT, "Task can't be stopped: {error}")
-                    })
+                    let starts = || shared.start_output();
+                    tasks::activate(pad, mode, active, starts, || shared.stop())
                 },
             )
         })
@@ -155,11 +132,7 @@ pub(super) fn session_pad(shared: &Weak<Shared>, id: SessionId) -> (gst::Pad, Ar
     let intake = Arc::<Mutex<Intake>>::default();
     let intakes = [intake.clone(), intake.clone(), intake.clone()];
     let [packets, events, queries] = intakes;
-    let template = template(
-        "sink_%u",
-        gst::PadDirection::Sink,
-        gst::PadPresence::Request,
-    );
+    let template = pad_template("sink_%u", &gst::Caps::new_any());
     let pad = gst::Pad::builder_from_template(&template)
         .name(format!("sink_{id}"))
         .chain_function(move |_, _, buffer| {
