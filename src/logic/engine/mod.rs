@@ -469,7 +469,7 @@ impl<M: Media> Engine<M> {
     /// The frames were dropped that a call had freed.
     pub fn dropped(&mut self, freed: usize) {
         self.releasing = self.releasing.saturating_sub(freed);
-        self.wakes.room = true;
+        self.wakes.room |= freed > 0;
     }
 
     /// No frame is held, and none is about to be dropped.

@@ -357,12 +357,18 @@ impl<M: Media> Engine<M> {
                 Next::Drain
             }
             Some(chunker::Next::Wait) => {
-                work.waits = Waits::Frame;
-                self.recall_if_stuck();
-                Next::Wait
+                self.waits_for_frame(attempt).map_or(Next::Wait, Next::Stop)
             }
             None => Next::Stop(Why::Aborted),
         }
+    }
+
+    /// The attempt waits for its next frame, unless it is the one that has to give way for frames to come.
+    fn waits_for_frame(&mut self, attempt: AttemptId) -> Option<Why> {
+        self.work(attempt)?.waits = Waits::Frame;
+        self.recall_if_stuck();
+        let gives_way = self.work(attempt)?.replanned;
+        gives_way.then_some(Why::Replanned)
     }
 
     /// All of the attempt's chunk, once that is there; it counts as fed.
@@ -378,9 +384,9 @@ impl<M: Media> Engine<M> {
             if stream.impatient && is_open {
                 return Content::Incomplete;
             }
-            work.waits = Waits::Frame;
-            self.recall_if_stuck();
-            return Content::Wait;
+            return self
+                .waits_for_frame(attempt)
+                .map_or(Content::Wait, Content::Stop);
         };
         let frames = chunk.fed.iter().map(|frame| {
             let entry = stream.frames.get(frame)?;

@@ -148,6 +148,8 @@ enum Worker {
         has_fed: bool,
         verified: bool,
     },
+    /// It tells of that attempt, which failed.
+    Telling(AttemptId),
     /// It hangs, in the midst of that attempt.
     Hanging(AttemptId),
     Gone,
@@ -184,6 +186,8 @@ struct World {
 #[derive(Debug, Clone, Copy)]
 struct Setup {
     sessions: usize,
+    /// Sessions beyond those that the plan has use for.
+    spare: usize,
     own: u64,
     overlap: u64,
     min: u64,
@@ -220,7 +224,7 @@ impl World {
             forces_keys: !setup.manner.ignores_keys,
             key_period: None,
         });
-        for _ in 0..setup.sessions {
+        for _ in 0..setup.sessions + setup.spare {
             engine.add_session();
         }
         engine.begin(plan(setup));
@@ -229,7 +233,9 @@ impl World {
         }
         Self {
             engine,
-            workers: (0..setup.sessions).map(|_| Worker::Idle).collect(),
+            workers: (0..setup.sessions + setup.spare)
+                .map(|_| Worker::Idle)
+                .collect(),
             manner: setup.manner,
             asleep: BTreeSet::new(),
             input_sleeps: false,
@@ -319,6 +325,7 @@ impl World {
             }
             Admission::Full(raw) => {
                 self.at_door = Some((raw, incoming));
+                self.wake();
                 self.input_sleeps = true;
             }
             Admission::Flushing(_) => panic!("nobody flushes"),
@@ -336,15 +343,11 @@ impl World {
         self.seeds * 1_000_000
     }
 
-    /// The attempt of a worker fails.
+    /// The attempt of a worker fails; it is to be told of.
     fn fails(&mut self, attempt: AttemptId, ending: &Ending) {
-        self.over.push(attempt);
         match self.engine.ended(attempt, ending, "failed", 1) {
             Consequence::Nothing => (),
-            Consequence::Again(_, freed) => {
-                self.drop_frames(freed);
-                self.engine.retry(attempt);
-            }
+            Consequence::Again(_, freed) => self.drop_frames(freed),
             Consequence::GiveUp(report, _) => {
                 assert!(!report.attempts.is_empty());
                 if self.engine.begin_to_tell() {
@@ -353,12 +356,19 @@ impl World {
                 self.engine.fail("error");
             }
         }
+        self.wake();
+    }
+
+    /// The failed attempt was told of.
+    fn told(&mut self, attempt: AttemptId) {
+        self.engine.retry(attempt);
         self.engine.rest(attempt);
+        self.over.push(attempt);
         self.wake();
     }
 
     fn stop_worker(&mut self, id: usize, attempt: AttemptId, why: Why) {
-        self.workers[id] = Worker::Idle;
+        self.workers[id] = Worker::Telling(attempt);
         let ending = match why {
             Why::Aborted | Why::Halted => Ending::Aborted,
             Why::Replanned => Ending::Replanned,
@@ -377,6 +387,11 @@ impl World {
         let seed = self.seed();
         match &mut self.workers[id] {
             Worker::Gone | Worker::Hanging(_) => return false,
+            Worker::Telling(attempt) => {
+                let attempt = *attempt;
+                self.workers[id] = Worker::Idle;
+                self.told(attempt);
+            }
             worker @ Worker::Idle => match self.engine.take(session) {
                 Take::Chunk(assigned) => {
                     *worker = Worker::Working {
@@ -389,6 +404,7 @@ impl World {
                 }
                 Take::Again(freed) => self.drop_frames(freed),
                 Take::Wait => {
+                    self.wake();
                     self.asleep.insert(id);
                 }
                 Take::Stop => {
@@ -445,6 +461,7 @@ impl World {
                             *has_fed = true;
                         }
                         Next::Wait => {
+                            self.wake();
                             self.asleep.insert(id);
                         }
                         Next::Stop(why) => self.stop_worker(id, attempt, why),
@@ -494,7 +511,10 @@ impl World {
                 self.eos_sent |= events.contains(&u64::MAX);
                 self.events.extend(events);
             }
-            Output::Wait { .. } => self.output_sleeps = true,
+            Output::Wait { .. } => {
+                self.wake();
+                self.output_sleeps = true;
+            }
             Output::Rest => panic!("nobody stops"),
         }
         self.wake();
@@ -550,7 +570,6 @@ impl World {
         let Worker::Hanging(old) = self.workers[id] else {
             return false;
         };
-        self.over.push(old);
         let abandoned = self.engine.abandon(SessionId(id)).expect("it was there");
         self.workers[id] = Worker::Gone;
         assert!(self.engine.work(old).is_none());
@@ -561,10 +580,10 @@ impl World {
                 Err(Why::Replanned) => self.fails(abandoned.attempt, &Ending::Replanned),
                 Err(_) => (),
             }
-            self.engine.rest(abandoned.attempt);
         } else {
             self.fails(abandoned.attempt, &Ending::Stalled);
         }
+        self.told(abandoned.attempt);
         assert!(self.engine.abandoned().contains(&SessionId(id)));
         let next = self.engine.replace(SessionId(id)).expect("nobody stops");
         self.engine.unlinked(SessionId(id));
@@ -651,7 +670,7 @@ fn setups() -> impl Strategy<Value = Setup> {
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.1),
     );
-    let numbers = (1usize..5, 2u64..20, 0u64..8, 1u64..6, 0u64..70);
+    let numbers = (1usize..5, 0usize..3, 2u64..20, 0u64..8, 1u64..6, 0u64..70);
     let more = (
         any::<bool>(),
         prop_oneof![Just(1.0), Just(2.0)],
@@ -659,22 +678,25 @@ fn setups() -> impl Strategy<Value = Setup> {
         0u64..60,
     );
     (numbers, manner, more).prop_map(
-        |((sessions, own, overlap, min, frames), manner, (early, rate, repeats, more))| Setup {
-            sessions,
-            own,
-            overlap,
-            min,
-            frames,
-            manner: Manner {
-                bframes: manner.0,
-                ignores_keys: manner.1,
-                is_random: manner.2,
-            },
-            early,
-            rate,
-            repeats,
-            // Two frames and the overlap around them, at least.
-            room: 2 + 2 * overlap + more,
+        |((sessions, spare, own, overlap, min, frames), manner, (early, rate, repeats, more))| {
+            Setup {
+                sessions,
+                spare,
+                own,
+                overlap,
+                min,
+                frames,
+                manner: Manner {
+                    bframes: manner.0,
+                    ignores_keys: manner.1,
+                    is_random: manner.2,
+                },
+                early,
+                rate,
+                repeats,
+                // Two frames and the overlap around them, at least.
+                room: 2 + 2 * overlap + more,
+            }
         },
     )
 }
@@ -683,7 +705,11 @@ fn setups() -> impl Strategy<Value = Setup> {
 #[derive(Debug, Clone, Copy)]
 enum Happens {
     Input,
+    /// Frames come until they have to wait.
+    Inputs,
     Session(usize),
+    /// A session goes on until it has to wait.
+    Runs(usize),
     Output,
     EncoderFails(usize),
     Hangs(usize),
@@ -701,8 +727,10 @@ fn happenings() -> impl Strategy<Value = Vec<Happens>> {
     let happens = |number: u16| {
         let whom = usize::from(number / 128);
         match number % 128 {
-            0..=34 => Happens::Input,
-            35..=94 => Happens::Session(whom % 6),
+            0..=29 => Happens::Input,
+            30..=34 => Happens::Inputs,
+            35..=89 => Happens::Session(whom % 6),
+            90..=94 => Happens::Runs(whom % 6),
             95..=109 => Happens::Output,
             110 => Happens::EncoderFails(whom % 6),
             111 => Happens::Hangs(whom % 6),
@@ -728,6 +756,11 @@ fn happen(world: &mut World, setup: &Setup, what: Happens) {
         Happens::Session(id) => {
             let id = session(id);
             world.session(id);
+        }
+        Happens::Inputs => while world.input() {},
+        Happens::Runs(id) => {
+            let id = session(id);
+            while world.session(id) {}
         }
         Happens::Output => {
             world.output();
@@ -862,8 +895,11 @@ proptest! {
             if let Worker::Working { attempt, .. } | Worker::Hanging(attempt) = world.workers[id] {
                 prop_assert!(matches!(world.engine.next(attempt, FrameNo(0)), Next::Stop(_)));
                 world.fails(attempt, &Ending::Aborted);
-                world.workers[id] = Worker::Idle;
+                world.told(attempt);
+            } else if let Worker::Telling(attempt) = world.workers[id] {
+                world.told(attempt);
             }
+            world.workers[id] = Worker::Idle;
         }
         prop_assert!(world.engine.is_idle());
         if stops {
@@ -891,6 +927,42 @@ proptest! {
     }
 }
 
+/// Frames wait for room, the oldest chunk failed, and before it is offered again, the only place is taken for the next one: whoever has
+/// that one gives it back when it runs out of frames.
+#[test]
+fn the_only_place_goes_to_the_oldest_chunk() {
+    let manner = Manner {
+        bframes: 0,
+        ignores_keys: false,
+        is_random: false,
+    };
+    let setup = Setup {
+        sessions: 1,
+        spare: 1,
+        own: 7,
+        overlap: 2,
+        min: 7,
+        frames: 40,
+        manner,
+        early: false,
+        rate: 1.0,
+        repeats: false,
+        room: 16,
+    };
+    let failure = [
+        Happens::Inputs,
+        Happens::Session(0),
+        Happens::EncoderFails(0),
+        Happens::Session(0),
+        Happens::Session(1),
+        Happens::Session(0),
+        // Woken in vain.
+        Happens::Input,
+        Happens::Runs(1),
+    ];
+    run(&setup, &failure).assert_ended();
+}
+
 #[test]
 fn a_stall_lets_packets_leave_and_then_what_is_withheld() {
     let manner = Manner {
@@ -900,6 +972,7 @@ fn a_stall_lets_packets_leave_and_then_what_is_withheld() {
     };
     let setup = Setup {
         sessions: 1,
+        spare: 0,
         own: 8,
         overlap: 0,
         min: 4,
