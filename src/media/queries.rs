@@ -2,11 +2,35 @@
 
 //! Answers to queries, apart from the pads that give them.
 
-/// Answers a CAPS query with `caps`, in the order that the asker prefers.
-pub(crate) fn answer_caps(query: &mut gst::query::Caps, caps: gst::Caps) {
+use gst::prelude::*;
+
+/// A ghost pad's query function. GStreamer's own puts the answer to a CAPS query into the order of the filter or the template, and
+/// upstream takes what comes first.
+pub(crate) fn ask_target(
+    pad: &gst::GhostPad,
+    parent: Option<&gst::Object>,
+    query: &mut gst::QueryRef,
+) -> bool {
+    match pad.target() {
+        Some(target) => target.query(query),
+        None => gst::Pad::query_default(pad, parent, query),
+    }
+}
+
+/// Answers a CAPS query of an encoder with what comes after it, in the order that the encoder prefers.
+pub(crate) fn answer_encoder(query: &mut gst::query::Caps, caps: gst::Caps) {
     let answer = match query.filter_owned() {
         Some(filter) => filter.intersect_with_mode(&caps, gst::CapsIntersectMode::First),
         None => caps,
+    };
+    query.set_result(&answer);
+}
+
+/// Answers a CAPS query with what an encoder takes, as GstVideoEncoder does: in the encoder's order, as upstream takes the first.
+pub(crate) fn answer_as_encoder(query: &mut gst::query::Caps, takes: gst::Caps) {
+    let answer = match query.filter() {
+        Some(filter) => takes.intersect(filter),
+        None => takes,
     };
     query.set_result(&answer);
 }

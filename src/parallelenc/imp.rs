@@ -13,6 +13,7 @@ use crate::encoder::model::{self, Models};
 use crate::host::Host;
 use crate::job::{Job, MAX_SESSIONS};
 use crate::media::caps;
+use crate::media::queries::ask_target;
 use crate::panics::{self, Part};
 use crate::stream::Stream;
 use crate::stream::decision::Decision;
@@ -238,7 +239,11 @@ impl ParallelEnc {
             // PANIC: the class has both templates, and the element has no other pad.
             let template = bin.pad_template(name).expect("own template");
             let pad = gst::GhostPad::builder_from_template_with_target(&template, target);
-            let pad = pad.expect("own target").name(name).build();
+            let pad = pad
+                .expect("own target")
+                .name(name)
+                .query_function(ask_target)
+                .build();
             bin.add_pad(&pad).expect("own pad");
         }
         let _ = self.parts.set(Parts { models, stream });

@@ -10,6 +10,7 @@ use super::SlotOwner;
 use crate::encoder::turn::SessionStatus;
 use crate::host::Host;
 use crate::logic::ids::SessionId;
+use crate::media::queries::ask_target;
 use crate::panics::{self, Part};
 use crate::tasks;
 use glib::translate::{IntoGlib, ToGlibPtr, try_from_glib};
@@ -54,7 +55,10 @@ mod imp {
                     ("sink", gst::PadDirection::Sink),
                     ("src", gst::PadDirection::Src),
                 ] {
-                    let pad = gst::GhostPad::builder(direction).name(name).build();
+                    let pad = gst::GhostPad::builder(direction)
+                        .name(name)
+                        .query_function(ask_target)
+                        .build();
                     // PANIC: the element has no other pad.
                     slot.add_pad(&pad).expect("own pad");
                 }

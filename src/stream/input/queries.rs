@@ -6,7 +6,7 @@ use crate::clock;
 use crate::encoder::choice;
 use crate::logic::timeline::LATEST;
 use crate::media::caps::{self, restricted};
-use crate::media::queries::{answer_caps, convert_raw};
+use crate::media::queries::{answer_as_encoder, convert_raw};
 use crate::stream::shared::{Mode, Proposal, Shared};
 use gst::prelude::*;
 use std::sync::atomic::Ordering;
@@ -24,7 +24,7 @@ impl Shared {
         }
         match query.view_mut() {
             gst::QueryViewMut::Caps(query) => {
-                answer_caps(query, self.sink_caps_answer());
+                answer_as_encoder(query, self.takes(query.filter()));
                 true
             }
             gst::QueryViewMut::AcceptCaps(_) => gst::Pad::query_default(pad, parent, query),
@@ -44,7 +44,7 @@ impl Shared {
 
     /// What can be encoded: as the encoder said before it began, or says now, or as far as it is known which
     /// encoder it will be.
-    fn sink_caps_answer(&self) -> gst::Caps {
+    fn takes(&self, filter: Option<&gst::CapsRef>) -> gst::Caps {
         let (asked, recipe) = {
             let encoding = self.encoding.lock();
             (encoding.sink_caps.clone(), encoding.recipe.clone())
@@ -57,7 +57,10 @@ impl Shared {
                 restricted(&takes, &self.src.peer_query_caps(None))
             }
             (Some(asked), ..) => asked,
-            (None, Some(_), Some(straight)) => straight.peer_query_caps(None),
+            // (In GstVideoEncoder's answer the order of fields depends on the filter, and with it what upstream chooses.)
+            (None, Some(_), Some(straight)) => {
+                straight.peer_query_caps(filter.map(|it| it.to_owned()).as_ref())
+            }
             _ => {
                 let told = self.encoding.lock().downstream.clone();
                 let downstream = told.unwrap_or_else(|| self.src.peer_query_caps(None));

@@ -18,7 +18,7 @@ pub(super) mod writer;
 use super::shared::{Branch, Shared};
 use crate::logic::ids::SessionId;
 use crate::media::caps::pad_template;
-use crate::media::queries::{answer_caps, convert_encoded};
+use crate::media::queries::{answer_encoder, convert_encoded};
 use crate::tasks;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -180,7 +180,7 @@ impl Shared {
                 let told = intake.lock().downstream();
                 let told = told.or_else(|| self.encoding.lock().downstream.clone());
                 let caps = told.unwrap_or_else(|| self.src.peer_query_caps(None));
-                answer_caps(query, caps);
+                answer_encoder(query, caps);
                 true
             }
             gst::QueryViewMut::AcceptCaps(_) => gst::Pad::query_default(pad, parent, query),
@@ -231,7 +231,7 @@ impl Shared {
                     let encoder = self.straight_sink().and_then(|sink| sink.peer());
                     encoder.map_or_else(gst::Caps::new_any, |encoder| encoder.query_caps(None))
                 });
-                answer_caps(query, caps);
+                answer_encoder(query, caps);
                 true
             }
             gst::QueryViewMut::AcceptCaps(_) => gst::Pad::query_default(pad, parent, query),
