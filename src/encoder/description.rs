@@ -7,6 +7,7 @@ use super::hints::Recommended;
 use super::profile::{Concurrency, Profile};
 use super::properties::{KEY_INTERVAL, Overrides, key_interval};
 use crate::media::bitstream;
+use crate::media::queries::answer_encoder;
 use gst::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,10 +150,28 @@ impl Recipe {
         is_mentioned(&self.description, property) || self.overrides.contains(property)
     }
 
-    /// The raw video that its encoders take, whatever stands after them.
-    pub(crate) fn takes(&self) -> Option<gst::Caps> {
+    /// The raw video that its encoders take when this stands after them, in the order in which they offer it through this filter.
+    pub(crate) fn takes(
+        &self,
+        downstream: gst::Caps,
+        filter: Option<&gst::Caps>,
+    ) -> Option<gst::Caps> {
         let made = self.make().ok()?;
-        Some(made.static_pad("sink")?.query_caps(None))
+        let peer = gst::Pad::builder(gst::PadDirection::Sink)
+            .query_function(move |pad, parent, query| match query.view_mut() {
+                gst::QueryViewMut::Caps(query) => {
+                    answer_encoder(query, downstream.clone());
+                    true
+                }
+                _ => gst::Pad::query_default(pad, parent, query),
+            })
+            .build();
+        let (sink, src) = (made.static_pad("sink")?, made.static_pad("src")?);
+        let linked = src.link_full(&peer, gst::PadLinkCheck::empty());
+        linked.ok()?;
+        let takes = sink.query_caps(filter);
+        let _ = src.unlink(&peer);
+        Some(takes)
     }
 
     /// What is known of the encoders that it makes; an error if they make nothing of `makes`.

@@ -81,32 +81,6 @@ pub(crate) fn encoded() -> gst::Caps {
     gst::Caps::from_iter(structures)
 }
 
-/// The raw video of which `downstream` accepts what is made of it: GstVideoEncoder's rule (`gst_video_encoder_proxy_getcaps`).
-pub(crate) fn restricted(raw: &gst::Caps, downstream: &gst::Caps) -> gst::Caps {
-    const KEPT: [&str; 6] = [
-        "width",
-        "height",
-        "framerate",
-        "pixel-aspect-ratio",
-        "colorimetry",
-        "chroma-site",
-    ];
-    if downstream.is_any() {
-        return raw.clone();
-    }
-    let accepted = downstream.iter().map(|encoded| {
-        let mut accepted = gst::Structure::new_empty("video/x-raw");
-        for field in KEPT {
-            if let Ok(value) = encoded.value(field) {
-                accepted.set_value(field, value.clone());
-            }
-        }
-        (accepted, gst::CapsFeatures::new_any())
-    });
-    let accepted = gst::Caps::from_iter(accepted);
-    raw.intersect_with_mode(&accepted, gst::CapsIntersectMode::First)
-}
-
 /// The raw video that encoders of a factory can take.
 pub(crate) fn taken_by(factory: &gst::ElementFactory) -> gst::Caps {
     let mut caps = gst::Caps::new_empty();
@@ -131,27 +105,4 @@ pub(crate) fn pad_template(name: &str, caps: &gst::Caps) -> gst::PadTemplate {
     let template = gst::PadTemplate::new(name, direction, presence, caps);
     // PANIC: a name with a number is of a pad that comes on request.
     template.expect("template")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn raw_video_is_restricted_to_what_can_be_sent_on() {
-        gst::init().unwrap();
-        let caps = |caps: &str| caps.parse::<gst::Caps>().unwrap();
-        let raw =
-            caps("video/x-raw,format=I420,width=[1,99]; video/x-raw(memory:GLMemory),width=[1,99]");
-        assert_eq!(restricted(&raw, &gst::Caps::new_any()), raw);
-        let downstream = caps("video/x-h264,width=64,profile=high; video/x-h265,width=32");
-        let both = restricted(&raw, &downstream);
-        for width in [64, 32] {
-            for features in ["", "(memory:GLMemory)"] {
-                let one = caps(&format!("video/x-raw{features},format=I420,width={width}"));
-                assert!(both.can_intersect(&one), "{both}");
-            }
-        }
-        assert!(!both.can_intersect(&caps("video/x-raw,format=I420,width=48")));
-    }
 }

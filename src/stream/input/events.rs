@@ -4,7 +4,6 @@
 
 use super::CAT;
 use crate::logic::keys;
-use crate::media::caps::restricted;
 use crate::media::raw::{UNKNOWN_DURATION, are_fields, is_same_video};
 use crate::media::tags::of_stream;
 use crate::stream::negotiate;
@@ -173,10 +172,12 @@ impl Shared {
         }
         let downstream = self.ask_downstream();
         gst::debug!(CAT, obj = self.sink, "Downstream accepts {downstream}");
-        let mut input = self.input.lock();
+        let raw = self.input.lock().caps();
+        let recipe = self.encoding.lock().recipe.clone();
+        let takes = recipe.and_then(|recipe| recipe.takes(downstream.clone(), raw.as_ref()));
         // Frames that are still as it accepted them before are encoded for that.
-        let raw = input.caps();
-        if raw.is_some_and(|raw| !restricted(&raw, &downstream).is_empty()) {
+        if takes.is_some_and(|takes| !takes.is_empty()) {
+            let mut input = self.input.lock();
             input.set_context(|context| context.downstream = Some(downstream));
         }
     }

@@ -4,8 +4,9 @@
 
 use crate::clock;
 use crate::encoder::choice;
+use crate::encoder::description::Recipe;
 use crate::logic::timeline::LATEST;
-use crate::media::caps::{self, restricted};
+use crate::media::caps;
 use crate::media::queries::{answer_as_encoder, convert_raw};
 use crate::stream::shared::{Mode, Proposal, Shared};
 use gst::prelude::*;
@@ -50,22 +51,30 @@ impl Shared {
             (encoding.sink_caps.clone(), encoding.recipe.clone())
         };
         let template = caps::raw();
+        let filter = filter.map(|it| it.to_owned());
+        let filter = filter.as_ref();
         match (asked, recipe, self.straight()) {
-            (Some(_), Some(recipe), _) if self.reconfigured.load(Ordering::SeqCst) => {
+            (Some(asked), Some(recipe), _) if self.reconfigured.load(Ordering::SeqCst) => {
                 // The encoders at work have seen what downstream accepted before.
-                let takes = recipe.takes().unwrap_or(template);
-                restricted(&takes, &self.src.peer_query_caps(None))
+                let downstream = self.src.peer_query_caps(None);
+                recipe.takes(downstream, filter).unwrap_or(asked)
             }
             (Some(asked), ..) => asked,
             // (In GstVideoEncoder's answer the order of fields depends on the filter, and with it what upstream chooses.)
-            (None, Some(_), Some(straight)) => {
-                straight.peer_query_caps(filter.map(|it| it.to_owned()).as_ref())
-            }
+            (None, Some(_), Some(straight)) => straight.peer_query_caps(filter),
             _ => {
                 let told = self.encoding.lock().downstream.clone();
                 let downstream = told.unwrap_or_else(|| self.src.peer_query_caps(None));
-                let chosen = choice::choose(&downstream, &template, &self.makes());
-                chosen.map_or(template, |factory| caps::taken_by(&factory))
+                let Ok(factory) = choice::choose(&downstream, &template, &self.makes()) else {
+                    return template;
+                };
+                let recipe = Recipe {
+                    description: factory.name().to_string(),
+                    overrides: self.models.overrides(),
+                    threads: None,
+                };
+                let takes = recipe.takes(downstream, filter);
+                takes.unwrap_or_else(|| caps::taken_by(&factory))
             }
         }
     }
