@@ -139,12 +139,12 @@ fn run(name: &str, frames: u64, looks: &[u64]) -> (Vec<u64>, u64) {
 /// Waits until as many threads have ended as will: those of GLib's pool that nobody needs, and ours.
 fn wait_for_threads(most: usize) {
     let since = std::time::Instant::now();
-    while count("task") > most {
+    while common::threads("") > most {
         glib::ThreadPool::stop_unused_threads();
         assert!(
             since.elapsed() < std::time::Duration::from_secs(60),
             "{} threads instead of {most}",
-            count("task")
+            common::threads("")
         );
         std::thread::yield_now();
     }
@@ -156,7 +156,7 @@ fn nothing_grows() {
     let frames: u64 = frames.map_or(6_000, |it| it.parse().unwrap());
     common::init();
     // What is made once, with the first pipeline of the process, doesn't count.
-    let threads = count("task");
+    let threads = common::threads("");
     run("first", 1_000, &[]);
     wait_for_threads(threads);
     let descriptors = count("fd");
@@ -169,10 +169,10 @@ fn nothing_grows() {
     println!(
         "{frames} frames in {time:.1?}, {failed} attempts failed; {memory:?} kB at 10, 25, 50, 100 %; \
          {threads} threads before, {} after; {descriptors} descriptors before, {} after",
-        count("task"),
+        common::threads(""),
         count("fd")
     );
-    assert_eq!(count("task"), threads);
+    assert_eq!(common::threads(""), threads);
     assert_eq!(count("fd"), descriptors);
     let [_, quarter, _, end] = memory[..] else {
         panic!("{memory:?}")

@@ -339,7 +339,7 @@ fn odd_times() -> Vec<(&'static str, Times)> {
         (
             "no times after the end",
             (0..60)
-                .map(|n| ((n < 20).then(|| LAST - 20 + n), None))
+                .map(|n| ((n < 20).then(|| LAST - 19 + n), Some(FRAME)))
                 .collect(),
         ),
         ("large steps", all(&|n| (n * (LAST / 60), LAST / 60))),

@@ -322,7 +322,6 @@ impl Shared {
     /// The fields that docs/messages.md describes.
     fn details(&self, report: &Report<Arc<Failure>>, failure: &Failure) -> gst::Structure {
         let reasons = report.attempts.iter().map(in_words);
-        let time = |time: Option<u64>| time.map(gst::ClockTime::from_nseconds);
         let mut details = gst::Structure::builder("vtparallelenc-attempt-failed")
             .field("session", report.session.0 as u64)
             .field("chunk", report.chunk.0)
@@ -334,7 +333,7 @@ impl Shared {
             .field("cause", failure.cause())
             .field("reason", failure.to_string())
             .field("attempts", gst::Array::new(reasons));
-        if let (Some(from), Some(to)) = (time(report.start), time(report.end)) {
+        if let (Some(from), Some(to)) = (clock_time(report.start), clock_time(report.end)) {
             details = details.field("start-time", from).field("end-time", to);
         }
         if let Failure::Posted(message) = failure.innermost()
@@ -357,6 +356,11 @@ fn in_words(failed: &FailedAttempt<Arc<Failure>>) -> String {
     format!("attempt {number} in session {session}: {failure}")
 }
 
+/// (What frames say of their times may add up to more than a time can be.)
+fn clock_time(time: Option<u64>) -> Option<gst::ClockTime> {
+    gst::ClockTime::try_from(time?).ok()
+}
+
 /// A chunk, as messages name it.
 struct Named<'a>(&'a Report<Arc<Failure>>);
 
@@ -365,8 +369,7 @@ impl fmt::Display for Named<'_> {
         let Report { chunk, frames, .. } = self.0;
         let last = frames.end.0.saturating_sub(1).max(frames.start.0);
         write!(f, "chunk {chunk} (frames {} to {last}", frames.start)?;
-        let time = |time: Option<u64>| time.map(gst::ClockTime::from_nseconds);
-        if let (Some(from), Some(to)) = (time(self.0.start), time(self.0.end)) {
+        if let (Some(from), Some(to)) = (clock_time(self.0.start), clock_time(self.0.end)) {
             write!(f, ", from {from} to {to}")?;
         }
         f.write_str(")")

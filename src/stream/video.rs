@@ -65,6 +65,9 @@ impl Payload for Packet {
     }
 }
 
+/// The longest duration of a frame that encoders are told.
+const LONGEST: gst::ClockTime = gst::ClockTime::from_seconds(24 * 3600);
+
 impl Media for Video {
     type Frame = Frame;
     type Packet = Packet;
@@ -84,5 +87,9 @@ impl Media for Video {
         let buffer = frame.buffer.make_mut();
         buffer.set_pts(gst::ClockTime::from_nseconds(private));
         buffer.set_dts(gst::ClockTime::NONE);
+        // What is restored when its packet leaves. Some encoders refuse what they can't compute with.
+        if buffer.duration() > Some(LONGEST) {
+            buffer.set_duration(gst::ClockTime::NONE);
+        }
     }
 }

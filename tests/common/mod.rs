@@ -42,14 +42,16 @@ pub fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// Threads of this process whose name begins so; of all of them. (The kernel keeps 15 characters.)
+/// Threads of this process whose name begins so; of all of them, but for the one that GLib makes threads of its pools with, which
+/// never ends. (The kernel keeps 15 characters.)
 pub fn threads(name: &str) -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let names = tasks.flatten().map(|task| {
         // One that has just ended has no name.
         std::fs::read_to_string(task.path().join("comm")).unwrap_or_default()
     });
-    names.filter(|it| it.starts_with(name)).count()
+    let counts = |it: &String| it.starts_with(name) && it.trim_end() != "pool-spawner";
+    names.filter(counts).count()
 }
 
 /// Calls back when the `nth` buffer passes the pad.

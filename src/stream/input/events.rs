@@ -60,7 +60,9 @@ impl Shared {
                 if let Some(times) = segment.segment().downcast_ref::<gst::ClockTime>() {
                     // Frames on both sides of a new segment have no common timeline.
                     self.lock().cut();
-                    self.input.lock().segment = times.clone();
+                    let mut input = self.input.lock();
+                    input.segment = times.clone();
+                    input.expected = None;
                 }
                 self.lock().event(event);
             }
@@ -200,6 +202,7 @@ impl Shared {
         {
             let mut input = self.input.lock();
             input.segment = gst::FormattedSegment::new();
+            input.expected = None;
             input.early.retain(stays);
             input.asked_length = false;
             input.pool = None;

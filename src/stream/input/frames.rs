@@ -57,7 +57,7 @@ impl Shared {
     /// The frame as it may be held, with all that is known of it; `None` if it is outside the segment.
     fn prepared(&self, buffer: gst::Buffer) -> Result<Option<(Frame, Incoming)>, gst::FlowError> {
         let keeps = self.encoding.lock().cache.is_some();
-        let input = self.input.lock();
+        let mut input = self.input.lock();
         let Some((pts, duration)) = raw::clip(&input.segment, &buffer) else {
             drop(input);
             gst::debug!(
@@ -67,9 +67,15 @@ impl Shared {
             );
             return Ok(None);
         };
+        let assumed = duration.or(input.duration).unwrap_or(UNKNOWN_DURATION);
+        // Muxers give up a stream in which a packet has no time.
+        let pts = pts.or(input.expected);
+        let follows = input.segment.rate() > 0.0;
+        input.expected = pts
+            .filter(|_| follows)
+            .and_then(|it| it.checked_add(assumed));
         let running_time = input.segment.to_running_time(pts);
         let context = input.context.clone().ok_or(gst::FlowError::NotNegotiated)?;
-        let assumed = duration.or(input.duration).unwrap_or(UNKNOWN_DURATION);
         let info = keeps.then(|| input.info.clone()).flatten();
         let known = input.pool;
         drop(input);

@@ -49,6 +49,8 @@ pub(crate) struct InputState {
     info: Option<gst_video::VideoInfo>,
     /// Of one frame, if the caps say so.
     duration: Option<gst::ClockTime>,
+    /// When the next frame begins if it doesn't say so: where the last one ends.
+    expected: Option<gst::ClockTime>,
     /// What the encoder of a chunk is told that begins with the next frame.
     context: Option<Arc<Context>>,
     /// Upstream's stream tags, those that wait for the next frame too.
