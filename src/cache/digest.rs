@@ -50,7 +50,9 @@ fn hash_pixels(
     hasher.number("flags", flags.bits().into());
     hasher.number("video flags", buffer.video_flags().bits().into());
     // (Without a valid format there is no `format_info`.)
-    if !info.is_valid() || info.format_info().is_tiled() || info.format_info().has_palette() {
+    let is_in_rows =
+        |format: gst_video::VideoFormatInfo| !format.is_tiled() && !format.has_palette();
+    if !info.is_valid() || info.n_planes() == 0 || !is_in_rows(info.format_info()) {
         return Err(Unhashable::Pixels("their format isn't laid out in rows"));
     }
     // GStreamer takes it for a mistake of ours to map a picture that is smaller than its caps.
@@ -285,6 +287,21 @@ mod tests {
         }
         assert!(hashed > 80, "{hashed}");
         assert!(with_padding > 75, "{with_padding}");
+    }
+
+    /// (A digest of nothing would be that of any other picture.)
+    #[test]
+    fn memory_that_the_format_says_nothing_of_is_refused() {
+        gst::init().unwrap();
+        for format in ["ENCODED", "DMA_DRM,drm-format=NV12"] {
+            let caps = format!("video/x-raw(memory:DMABuf),format={format},width=32,height=24");
+            let caps: gst::Caps = caps.parse().unwrap();
+            // GStreamer 1.22 knows no DMA_DRM.
+            if let Ok(info) = gst_video::VideoInfo::from_caps(&caps) {
+                let buffer = gst::Buffer::from_mut_slice(noise(32 * 24 * 2, 1));
+                assert!(FrameDigest::of(&buffer, &info).is_err(), "{format}");
+            }
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(crate) fn answer_as_encoder(query: &mut gst::query::Caps, takes: gst::Caps) 
 /// Answers a CONVERT query for raw video with these caps.
 pub(crate) fn convert_raw(caps: &gst::Caps, query: &mut gst::query::Convert) -> bool {
     let (value, format) = query.get();
-    let info = gst_video::VideoInfo::from_caps(caps).ok();
+    let info = super::raw::pixels(caps);
     let converted = info.and_then(|info| info.convert_generic(value, format));
     if let Some(converted) = converted {
         query.set(value, converted);

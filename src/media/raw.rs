@@ -8,16 +8,41 @@ use gst::prelude::*;
 /// Taken for the duration of a frame of which nobody says it: 25 per second, as GStreamer's encoders assume.
 pub(crate) const UNKNOWN_DURATION: gst::ClockTime = gst::ClockTime::from_mseconds(40);
 
-/// Size of one raw frame in bytes, or `None` where the caps aren't raw video.
+/// What the caps say of the pixels; `None` where they are no raw video, or where only a driver or a decoder knows how they lie in memory
+/// (DMA_DRM, ENCODED: these have no planes and no size).
+pub(crate) fn pixels(caps: &gst::CapsRef) -> Option<gst_video::VideoInfo> {
+    let info = gst_video::VideoInfo::from_caps(caps).ok()?;
+    (info.n_planes() > 0 && info.size() > 0).then_some(info)
+}
+
+/// Size of one raw frame in bytes, at most for all that is known where only its driver can measure it; `None` where the caps aren't raw
+/// video.
 pub(crate) fn frame_bytes(caps: &gst::CapsRef) -> Option<u64> {
-    if let Ok(info) = gst_video::VideoInfo::from_caps(caps) {
-        return Some((info.size() as u64).max(1));
+    if let Some(info) = pixels(caps) {
+        return Some(info.size() as u64);
     }
-    // Formats of a memory feature that only its driver can measure: at most 4 bytes for a pixel.
     let structure = caps.structure(0)?;
     let width = u64::try_from(structure.get::<i32>("width").ok()?).ok()?;
     let height = u64::try_from(structure.get::<i32>("height").ok()?).ok()?;
-    Some((width * height * 4).max(1))
+    let drm_format = structure.get::<&str>("drm-format").unwrap_or_default();
+    let halves = half_bytes_of_a_pixel(drm_format.split(':').next().unwrap_or_default());
+    Some((width * height).saturating_mul(halves).div_ceil(2).max(1))
+}
+
+/// Half bytes for a pixel of a format as Linux names it (drm_fourcc.h), as many as most formats have where it isn't listed.
+fn half_bytes_of_a_pixel(fourcc: &str) -> u64 {
+    match fourcc {
+        "R8" => 2,
+        "NV12" | "NV21" | "YU12" | "YV12" => 3,
+        "NV16" | "NV61" | "YU16" | "YV16" | "YUYV" | "YVYU" | "UYVY" | "VYUY" | "RG16" | "BG16" => {
+            4
+        }
+        "NV15" | "P010" | "P012" | "P016" | "RG24" | "BG24" | "NV24" | "NV42" | "YU24" => 6,
+        "XR48" | "AR48" | "XB48" | "AB48" | "XR4H" | "AR4H" | "XB4H" | "AB4H" | "Y412" | "Y416" => {
+            16
+        }
+        _ => 8,
+    }
 }
 
 /// Time that one frame is shown, if the caps say so.
@@ -44,12 +69,11 @@ pub(crate) fn is_same_video(a: &gst::CapsRef, b: &gst::CapsRef) -> bool {
     if a == b {
         return true;
     }
-    let info = |caps: &gst::CapsRef| gst_video::VideoInfo::from_caps(caps).ok();
     let in_same_memory = a
         .features(0)
         .zip(b.features(0))
         .is_some_and(|(a, b)| a.is_equal(b));
-    in_same_memory && info(a).zip(info(b)).is_some_and(|(a, b)| a == b)
+    in_same_memory && pixels(a).zip(pixels(b)).is_some_and(|(a, b)| a == b)
 }
 
 /// The frame's times inside the segment, as GstVideoEncoder clips them: PTS and duration; `None` if it is outside.
@@ -133,4 +157,56 @@ pub(crate) fn stampable(buffer: gst::Buffer) -> gst::Buffer {
     let mut copy = buffer.copy();
     gst::ParentBufferMeta::add(copy.make_mut(), &buffer);
     copy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_a_driver_can_measure_has_no_pixels_but_a_size() {
+        gst::init().unwrap();
+        for (format, bytes) in [
+            ("format=ENCODED", 64 * 48 * 4),
+            (
+                "format=DMA_DRM,drm-format=NV12:0x0100000000000002",
+                64 * 48 * 3 / 2,
+            ),
+            ("format=DMA_DRM,drm-format=AR24", 64 * 48 * 4),
+            ("format=DMA_DRM,drm-format=AB4H", 64 * 48 * 8),
+            ("format=DMA_DRM,drm-format=P010", 64 * 48 * 3),
+            ("format=none-of-these", 64 * 48 * 4),
+        ] {
+            let caps =
+                format!("video/x-raw(memory:DMABuf),{format},width=64,height=48,framerate=25/1");
+            let caps: gst::Caps = caps.parse().unwrap();
+            assert!(pixels(&caps).is_none(), "{format}");
+            assert_eq!(frame_bytes(&caps), Some(bytes), "{format}");
+        }
+        let caps: gst::Caps = "video/x-raw,format=I420,width=64,height=48,framerate=25/1"
+            .parse()
+            .unwrap();
+        assert!(pixels(&caps).is_some());
+        assert_eq!(frame_bytes(&caps), Some(64 * 48 * 3 / 2));
+        assert_eq!(
+            frame_bytes(&gst::Caps::new_empty_simple("audio/x-raw")),
+            None
+        );
+    }
+
+    #[test]
+    fn caps_of_the_same_size_in_another_layout_are_other_video() {
+        gst::init().unwrap();
+        let caps = |format: &str| -> gst::Caps {
+            let caps = format!(
+                "video/x-raw(memory:DMABuf),format=DMA_DRM,drm-format={format},width=64,height=48"
+            );
+            caps.parse().unwrap()
+        };
+        assert!(is_same_video(&caps("NV12"), &caps("NV12")));
+        assert!(!is_same_video(
+            &caps("NV12"),
+            &caps("NV12:0x0100000000000002")
+        ));
+    }
 }

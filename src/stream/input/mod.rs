@@ -78,7 +78,7 @@ impl InputState {
 
     /// Frames that come have these caps, and downstream accepts this.
     pub(super) fn set_caps(&mut self, caps: gst::Caps, downstream: gst::Caps) {
-        self.info = gst_video::VideoInfo::from_caps(&caps).ok();
+        self.info = crate::media::raw::pixels(&caps);
         self.duration = crate::media::raw::frame_duration(&caps);
         self.caps = Some(caps.clone());
         self.context = Some(Arc::new(Context {
