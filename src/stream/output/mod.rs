@@ -239,6 +239,15 @@ impl Shared {
                 let (bytes, time) = self.writer.lock().sent_amount();
                 convert_encoded(bytes, time, query)
             }
+            // What came in is far ahead, and a progress bar shows what is done.
+            gst::QueryViewMut::Position(query) if query.format() == gst::Format::Time => {
+                let position = self.writer.lock().position();
+                match position {
+                    Some(position) => query.set(position),
+                    None => return self.upstream_query(query),
+                }
+                true
+            }
             // Packets come out of many pools, and nobody can pull them.
             gst::QueryViewMut::Allocation(_) | gst::QueryViewMut::Scheduling(_) => false,
             _ => self.upstream_query(query),

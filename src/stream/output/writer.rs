@@ -202,6 +202,12 @@ impl Writer {
         }
     }
 
+    /// How far the stream is that was sent, in stream time; `None`: no segment was.
+    pub(super) fn position(&self) -> Option<gst::ClockTime> {
+        let started = (self.segments > 0).then_some(&self.segment)?;
+        started.to_stream_time(started.position())
+    }
+
     fn shift(&self) -> gst::ClockTime {
         self.shift.unwrap_or(gst::ClockTime::ZERO)
     }
@@ -343,6 +349,12 @@ impl Writer {
         if let Some(duration) = duration.filter(|_| is_shown) {
             stamped.set_duration(gst::ClockTime::from_nseconds(duration));
         }
+        let end = pts.map(|pts| pts.saturating_add(duration.unwrap_or(0)).min(LATEST));
+        let edge = if rate < 0.0 { pts } else { end }.map(gst::ClockTime::from_nseconds);
+        let at = self.segment.position();
+        // Packets come in decoding order.
+        self.segment
+            .set_position(if rate < 0.0 { edge } else { at.max(edge) });
         buffer
     }
 
