@@ -289,27 +289,20 @@ fn remove_own(path: &Path) -> io::Result<()> {
     }
 }
 
-#[cfg(unix)]
 fn create_private(dir: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-}
-
-#[cfg(not(unix))]
-fn create_private(dir: &Path) -> io::Result<()> {
-    fs::create_dir_all(dir)
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(dir)
 }
 
 /// Doesn't wait for the other end either, if there is a pipe instead of a file.
 #[cfg(unix)]
 fn open_unfollowed(path: &Path) -> io::Result<File> {
-    use rustix::fs::OFlags;
     use std::os::unix::fs::OpenOptionsExt;
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    fs::OpenOptions::new()
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let mut options = File::options();
+    options
         .read(true)
         .custom_flags(flags.bits() as i32)
         .open(path)
@@ -318,7 +311,7 @@ fn open_unfollowed(path: &Path) -> io::Result<File> {
 #[cfg(not(unix))]
 fn open_unfollowed(path: &Path) -> io::Result<File> {
     // Setting the time of a file takes the right to write to it.
-    let writable = fs::OpenOptions::new().read(true).write(true).open(path);
+    let writable = File::options().read(true).write(true).open(path);
     writable.or_else(|_| File::open(path))
 }
 

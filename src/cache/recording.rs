@@ -44,7 +44,7 @@ pub(crate) struct Packet {
 }
 
 /// Remembers what an encoder makes of a chunk.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Recorder {
     /// Private time of the first frame that is fed.
     base: u64,
@@ -57,8 +57,7 @@ impl Recorder {
     pub(crate) fn new(base: u64) -> Self {
         Self {
             base,
-            recording: Recording::default(),
-            failed: false,
+            ..Self::default()
         }
     }
 
@@ -120,30 +119,14 @@ impl Recorder {
 
 /// Bytes of GLib for serde, as bytes and not as a list of numbers.
 mod payload {
-    use serde::de::{Error, Visitor};
-    use serde::{Deserializer, Serializer};
-    use std::fmt;
+    use serde::{Deserialize, Deserializer, Serializer};
 
     pub(super) fn serialize<S: Serializer>(bytes: &glib::Bytes, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_bytes(bytes)
     }
 
+    /// Copied: else a packet that is held somewhere, as muxers do with the first, would hold the whole file.
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<glib::Bytes, D::Error> {
-        struct Payload;
-
-        impl Visitor<'_> for Payload {
-            type Value = glib::Bytes;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "bytes")
-            }
-
-            /// Copied: else a packet that is held somewhere, as muxers do with the first, would hold the whole file.
-            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<glib::Bytes, E> {
-                Ok(glib::Bytes::from_owned(bytes.to_vec()))
-            }
-        }
-
-        from.deserialize_bytes(Payload)
+        <&[u8]>::deserialize(from).map(glib::Bytes::from)
     }
 }
