@@ -6,61 +6,47 @@
 //! never trusted for what it says.
 
 use super::failure::Failure;
-use super::{Assignment, Session, Work};
-use crate::cache::{
-    Entry, Files, Found, FrameDigest, Key, KeyHasher, Recording, Unhashable, encoder_identity,
-};
+use super::{Assignment, Frame, Session, Work};
+use crate::cache::{Entry, Files, Found, Key, KeyHasher, Recording, Unhashable, encoder_identity};
 use crate::logic::ids::Chunk;
 use crate::logic::store::Fault;
 use crate::media::tags;
 
-/// A frame as the encoder is fed it.
-pub(crate) struct Fed {
-    /// `None`: nobody can say whether it is the same as another one.
-    pub(crate) digest: Option<FrameDigest>,
-    /// Private time in nanoseconds.
-    pub(crate) time: u64,
-    pub(crate) duration: Option<gst::ClockTime>,
-    pub(crate) force_key: bool,
-    /// TAG events that stand before it.
-    pub(crate) tags: Vec<gst::Event>,
-}
-
 /// All of a chunk that its key is made of, beside the encoder.
 pub(crate) struct Content {
     pub(crate) chunk: Chunk,
-    pub(crate) fed: Vec<Fed>,
+    /// All that are fed: with the private time in nanoseconds, and whether a key frame is forced.
+    pub(crate) fed: Vec<(Frame, u64, bool)>,
 }
 
 impl Content {
     /// Private time of the first frame: what is kept is relative to it.
     pub(super) fn base(&self) -> u64 {
-        self.fed.first().map_or(0, |first| first.time)
+        self.fed.first().map_or(0, |(_, time, _)| *time)
     }
 
     /// What the chunk is known by, if an encoder like this one encodes it.
     fn key(&self, work: &Work, encoder: &gst::Element) -> Result<Key, Unhashable> {
         let mut hasher = KeyHasher::default();
         encoder_identity(&mut hasher, encoder)?;
-        let input = &work.input;
-        hasher.text("caps", &input.caps.to_string());
-        if let Some(downstream) = &input.downstream {
+        let context = &work.opens.context;
+        hasher.text("caps", &context.caps.to_string());
+        if let Some(downstream) = &context.downstream {
             hasher.text("downstream", &downstream.to_string());
         }
-        if let Some(tags) = &input.tags {
+        if let Some(tags) = work.opens.tags_before() {
             hasher.text("tags", &tags.to_string());
         }
         let Chunk { own, fed, .. } = self.chunk;
         hasher.number("lead", own.start.0 - fed.start.0);
         hasher.number("own", own.len());
         hasher.number("trail", fed.end.0 - own.end.0);
-        for frame in &self.fed {
-            let digest = frame
-                .digest
-                .ok_or(Unhashable::Pixels("a frame has no digest"))?;
-            let time = gst::ClockTime::from_nseconds(frame.time.saturating_sub(self.base()));
-            hasher.frame(&digest, time, frame.duration);
-            hasher.number("force key", frame.force_key.into());
+        for (frame, time, is_key) in &self.fed {
+            let digest = frame.digest.as_ref();
+            let digest = digest.ok_or(Unhashable::Pixels("a frame has no digest"))?;
+            let time = gst::ClockTime::from_nseconds(time.saturating_sub(self.base()));
+            hasher.frame(digest, time, frame.buffer.duration());
+            hasher.number("force key", (*is_key).into());
             for tags in &frame.tags {
                 let structure = tags.structure().map(|tags| tags.to_string());
                 hasher.text("tag", &structure.unwrap_or_default());
