@@ -301,9 +301,11 @@ fn check(encoder: &gst::Element) -> Result<(), &'static str> {
             "contains an element that decodes, muxes or sends, which belongs before or after it",
         );
     }
-    let way = way_through(encoder);
-    let is_bin = |it: &gst::Element| it.is::<gst::Bin>() && !is_encoder(it);
-    if elements.len() > 1 && !elements.iter().all(|it| is_bin(it) || way.contains(it)) {
+    // Where each has one way in and one way out, both linked, there is one way through all.
+    let is_chain = |it: &gst::Element| it.is::<gst::Bin>() && !is_encoder(it);
+    let is_link = |pads: Vec<gst::Pad>| matches!(&pads[..], [pad] if pad.is_linked());
+    let is_on_way = |it: &gst::Element| is_link(it.sink_pads()) && is_link(it.src_pads());
+    if elements.len() > 1 && !elements.iter().all(|it| is_chain(it) || is_on_way(it)) {
         return Err("has elements aside from the way from its sink pad to its src pad");
     }
     let says = |pad: &str| encoder.static_pad(pad).map(|pad| pad.query_caps(None));
@@ -334,45 +336,6 @@ fn may_be_encoded_video(caps: &gst::Caps) -> bool {
     caps.is_any()
         || formats.any(|name| is_video(name) && name != "video/x-raw")
         || caps.can_intersect(&crate::media::caps::encoded())
-}
-
-/// The elements from the src pad of what was made back to its sink pad; none if there is no one way.
-fn way_through(made: &gst::Element) -> Vec<gst::Element> {
-    let first = made.static_pad("sink").map(innermost);
-    let mut at = made.static_pad("src");
-    let mut way = Vec::new();
-    while let Some(element) = at
-        .take()
-        .map(innermost)
-        .and_then(|pad| pad.parent_element())
-    {
-        let sinks = element.sink_pads();
-        way.push(element);
-        let [sink] = &sinks[..] else { break };
-        if first.as_ref() == Some(&innermost(sink.clone())) {
-            return way;
-        }
-        at = sink.peer().and_then(beyond_bin);
-    }
-    Vec::new()
-}
-
-/// The pad that a bin's pad stands for.
-fn innermost(pad: gst::Pad) -> gst::Pad {
-    let of_encoder = pad.parent_element().is_some_and(|it| is_encoder(&it));
-    let ghost = pad.downcast_ref::<gst::GhostPad>().filter(|_| !of_encoder);
-    match ghost.and_then(|ghost| ghost.target()) {
-        Some(target) => innermost(target),
-        None => pad,
-    }
-}
-
-/// The pad itself, or where it is the inside of a bin's pad, the one that is linked to that outside.
-fn beyond_bin(pad: gst::Pad) -> Option<gst::Pad> {
-    match pad.parent().and_downcast::<gst::GhostPad>() {
-        Some(border) => beyond_bin(border.peer()?),
-        None => Some(pad),
-    }
 }
 
 #[cfg(test)]

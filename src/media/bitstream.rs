@@ -100,7 +100,10 @@ impl Framed {
     fn units(self, packet: &[u8]) -> Vec<&[u8]> {
         match self.framing {
             Framing::StartCodes => by_start_codes(packet),
-            Framing::Lengths(bytes) => by_lengths(packet, bytes),
+            Framing::Lengths(bytes) => {
+                let mut rest = Bytes(packet);
+                std::iter::from_fn(|| rest.unit(bytes)).collect()
+            }
         }
     }
 
@@ -118,21 +121,12 @@ impl Framed {
 
 fn by_start_codes(packet: &[u8]) -> Vec<&[u8]> {
     const START_CODE: [u8; 3] = [0, 0, 1];
-    let mut codes = packet.windows(3).enumerate();
-    let mut starts: Vec<usize> = Vec::new();
-    while let Some((at, code)) = codes.next() {
-        if code == START_CODE {
-            starts.push(at + START_CODE.len());
-            codes.nth(1);
-        }
-    }
-    let ends = starts.iter().skip(1).map(|next| next - START_CODE.len());
-    let ends: Vec<usize> = ends.chain([packet.len()]).collect();
-    let units = starts
-        .iter()
-        .zip(ends)
-        .map(|(&start, end)| &packet[start..end]);
-    units.map(without_trailing_zeros).collect()
+    let codes: Vec<usize> = memchr::memmem::find_iter(packet, &START_CODE).collect();
+    let ends = codes.iter().copied().skip(1).chain([packet.len()]);
+    let units = codes.iter().zip(ends);
+    units
+        .map(|(code, end)| without_trailing_zeros(&packet[code + START_CODE.len()..end]))
+        .collect()
 }
 
 /// Zero bytes before the next start code are no part of the unit (it ends with a 1 bit).
@@ -141,19 +135,40 @@ fn without_trailing_zeros(unit: &[u8]) -> &[u8] {
     &unit[..end.map_or(0, |last| last + 1)]
 }
 
-fn by_lengths(mut packet: &[u8], bytes: usize) -> Vec<&[u8]> {
-    let mut units = Vec::new();
-    while let Some((length, rest)) = packet.split_at_checked(bytes) {
-        let length = length
-            .iter()
-            .fold(0, |sum, &byte| sum << 8 | usize::from(byte));
-        let Some((unit, rest)) = rest.split_at_checked(length) else {
-            break;
-        };
-        units.push(unit);
-        packet = rest;
+/// Bytes that are read from the first to the last. `None` where they end too soon.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
     }
-    units
+
+    /// The most significant byte first.
+    fn number(&mut self, bytes: usize) -> Option<usize> {
+        let bytes = self.take(bytes)?.iter();
+        Some(bytes.fold(0, |sum, &byte| sum << 8 | usize::from(byte)))
+    }
+
+    /// What has its length before it, in so many bytes.
+    fn unit(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let length = self.number(bytes)?;
+        self.take(length)
+    }
+
+    /// A number of AV1, if it is one: none is larger, whatever a machine can hold (4.10.5).
+    fn leb128(&mut self) -> Option<u32> {
+        let mut value = 0;
+        for at in 0..8 {
+            let byte = self.number(1)? as u64;
+            value |= (byte & 127) << (7 * at);
+            if byte & 128 == 0 {
+                return u32::try_from(value).ok();
+            }
+        }
+        None
+    }
 }
 
 impl Format {
@@ -168,8 +183,7 @@ impl Format {
     }
 
     fn of_structure(structure: &gst::StructureRef) -> Self {
-        let config = structure.get::<gst::Buffer>("codec_data").ok();
-        let config = config.and_then(|config| config.into_mapped_buffer_readable().ok());
+        let config = codec_data(structure);
         let config = config.as_deref();
         match structure.name().as_str() {
             "video/x-h264" => Self::H264(Framed::of(structure, config, 4)),
@@ -188,6 +202,11 @@ impl Format {
             Self::H265(framed) => Some((framed, Unit::of_h265)),
             _ => None,
         }
+    }
+
+    /// As above, where parameter sets may stand in band.
+    fn framed_with_sets(self) -> Option<(Framed, UnitOf)> {
+        self.framed().filter(|(framed, _)| framed.sets_in_band)
     }
 
     /// Whether decoding can begin with this packet; `None` where that can't be told from it.
@@ -224,7 +243,7 @@ impl Format {
 
     /// The packet with parameter sets before its picture; `None` where the format keeps them elsewhere.
     pub(crate) fn with_parameter_sets(self, packet: &[u8], sets: &[Vec<u8>]) -> Option<Vec<u8>> {
-        let (framed, unit_of) = self.framed().filter(|(framed, _)| framed.sets_in_band)?;
+        let (framed, unit_of) = self.framed_with_sets()?;
         let units = framed.units(packet).into_iter();
         // An access unit delimiter is always first.
         let delimiters = units.take_while(|unit| unit_of(unit) == Unit::Delimiter);
@@ -237,75 +256,38 @@ impl Format {
         Some(whole)
     }
 
-    /// The parameter sets of an `avcC` or `hvcC` record.
+    /// The parameter sets of an `avcC` or `hvcC` record (ISO/IEC 14496-15), those that come before it ends.
     fn configured_sets(self, config: &[u8]) -> Vec<Vec<u8>> {
-        let mut record = Record {
-            rest: config,
-            sets: Vec::new(),
+        let mut sets = Vec::new();
+        let mut read = |mut record: Bytes<'_>| -> Option<()> {
+            let is_avc = matches!(self, Self::H264(_));
+            record.take(if is_avc { 5 } else { 22 })?;
+            let kinds = if is_avc { 2 } else { record.number(1)? };
+            for kind in 0..kinds {
+                let count = match (is_avc, kind) {
+                    (true, 0) => record.number(1)? & 31,
+                    (true, _) => record.number(1)?,
+                    (false, _) => record.take(1).and_then(|_| record.number(2))?,
+                };
+                for _ in 0..count {
+                    sets.push(record.unit(2)?.to_vec());
+                }
+            }
+            Some(())
         };
-        let _ = match self {
-            Self::H264(_) => record.read_avc(),
-            Self::H265(_) => record.read_hevc(),
-            _ => None,
-        };
-        record.sets
+        let _ = read(Bytes(config));
+        sets
     }
+}
+
+fn codec_data(structure: &gst::StructureRef) -> Option<gst::MappedBuffer<gst::buffer::Readable>> {
+    let config = structure.get::<gst::Buffer>("codec_data").ok()?;
+    config.into_mapped_buffer_readable().ok()
 }
 
 /// Where a part of a packet ends in it.
 fn end_within(packet: &[u8], part: &[u8]) -> usize {
     part.as_ptr_range().end as usize - packet.as_ptr() as usize
-}
-
-/// A decoder configuration record (ISO/IEC 14496-15) that is being read. `None` where it ends too soon.
-struct Record<'a> {
-    rest: &'a [u8],
-    sets: Vec<Vec<u8>>,
-}
-
-impl Record<'_> {
-    fn skip(&mut self, bytes: usize) -> Option<()> {
-        self.rest = self.rest.get(bytes..)?;
-        Some(())
-    }
-
-    fn number(&mut self, bytes: usize) -> Option<usize> {
-        let (number, rest) = self.rest.split_at_checked(bytes)?;
-        self.rest = rest;
-        Some(
-            number
-                .iter()
-                .fold(0, |sum, &byte| sum << 8 | usize::from(byte)),
-        )
-    }
-
-    fn units(&mut self, count: usize) -> Option<()> {
-        for _ in 0..count {
-            let length = self.number(2)?;
-            let (unit, rest) = self.rest.split_at_checked(length)?;
-            self.sets.push(unit.to_vec());
-            self.rest = rest;
-        }
-        Some(())
-    }
-
-    fn read_avc(&mut self) -> Option<()> {
-        self.skip(5)?;
-        let sps = self.number(1)? & 31;
-        self.units(sps)?;
-        let pps = self.number(1)?;
-        self.units(pps)
-    }
-
-    fn read_hevc(&mut self) -> Option<()> {
-        self.skip(22)?;
-        for _ in 0..self.number(1)? {
-            self.skip(1)?;
-            let count = self.number(2)?;
-            self.units(count)?;
-        }
-        Some(())
-    }
 }
 
 /// Whether the first picture of the packet is a key frame (VP9 bitstream specification, 6.2).
@@ -326,22 +308,24 @@ fn vp9_key_frame(packet: &[u8]) -> Option<bool> {
 
 /// Whether the first picture of a temporal unit is a key frame that comes with its sequence header (AV1 bitstream
 /// specification, 5.3 to 5.9).
-fn av1_key_frame(mut packet: &[u8]) -> Option<bool> {
-    const SEQUENCE_HEADER: u8 = 1;
-    const FRAME_HEADER: u8 = 3;
-    const FRAME: u8 = 6;
+fn av1_key_frame(packet: &[u8]) -> Option<bool> {
+    const SEQUENCE_HEADER: usize = 1;
+    const FRAME_HEADER: usize = 3;
+    const FRAME: usize = 6;
+    let mut packet = Bytes(packet);
     let mut has_header = false;
     // Every picture of a still image is a key frame, and doesn't say so.
     let mut is_still = false;
-    while let Some((&header, mut rest)) = packet.split_first() {
+    loop {
+        let header = packet.number(1)?;
         let (kind, has_extension, has_size) = (header >> 3 & 15, header & 4 != 0, header & 2 != 0);
-        rest = rest.get(usize::from(has_extension)..)?;
+        packet.take(usize::from(has_extension))?;
         let size = if has_size {
-            usize::try_from(leb128(&mut rest)?).ok()?
+            usize::try_from(packet.leb128()?).ok()?
         } else {
-            rest.len()
+            packet.0.len()
         };
-        let (content, next) = rest.split_at_checked(size)?;
+        let content = packet.take(size)?;
         match kind {
             SEQUENCE_HEADER => {
                 has_header = true;
@@ -354,23 +338,7 @@ fn av1_key_frame(mut packet: &[u8]) -> Option<bool> {
             }
             _ => (),
         }
-        packet = next;
     }
-    None
-}
-
-/// A number, if it is one: none is larger, whatever a machine can hold (4.10.5).
-fn leb128(rest: &mut &[u8]) -> Option<u32> {
-    let mut value = 0;
-    for at in 0..8 {
-        let (&byte, after) = rest.split_first()?;
-        *rest = after;
-        value |= u64::from(byte & 127) << (7 * at);
-        if byte & 128 == 0 {
-            return u32::try_from(value).ok();
-        }
-    }
-    None
 }
 
 /// The alignment that the caps declare, where each packet is then a part of a frame (a NAL unit, an OBU, a stripe). `None`: packets may
@@ -415,14 +383,9 @@ pub(crate) enum Described {
 /// The parameter sets of `codec_data`, where the format carries them in band as well.
 pub(crate) fn sets_for_band(caps: &gst::CapsRef) -> Vec<Vec<u8>> {
     let format = Format::of(caps);
-    let config = caps
-        .structure(0)
-        .and_then(|caps| caps.get::<gst::Buffer>("codec_data").ok());
-    let config = config.and_then(|config| config.into_mapped_buffer_readable().ok());
-    match (format.framed(), config) {
-        (Some((framed, _)), Some(config)) if framed.sets_in_band => format.configured_sets(&config),
-        _ => Vec::new(),
-    }
+    let config = caps.structure(0).and_then(codec_data);
+    let config = config.filter(|_| format.framed_with_sets().is_some());
+    config.map_or_else(Vec::new, |config| format.configured_sets(&config))
 }
 
 /// Fields that say no more than the parameter sets do.
@@ -437,9 +400,7 @@ pub(crate) fn compare(was: &gst::CapsRef, is: &gst::CapsRef) -> Described {
     };
     let differing = differing_fields(old, new);
     let in_sets = |field: &String| FROM_PARAMETER_SETS.contains(&field.as_str());
-    let in_band = Format::of(is)
-        .framed()
-        .is_some_and(|(framed, _)| framed.sets_in_band);
+    let in_band = Format::of(is).framed_with_sets().is_some();
     if old.name() == new.name() && in_band && differing.iter().all(in_sets) {
         return Described::InBand(sets_for_band(is));
     }
@@ -448,17 +409,13 @@ pub(crate) fn compare(was: &gst::CapsRef, is: &gst::CapsRef) -> Described {
         let text = value.and_then(|value| value.serialize().ok());
         text.map_or("nothing".to_string(), Into::into)
     };
+    let renamed = old.name() != new.name();
+    let name = renamed.then(|| format!("{} became {}", old.name(), new.name()));
     let fields = differing.iter().map(|field| {
-        format!(
-            "{field} was {}, is {}",
-            value(old, field),
-            value(new, field)
-        )
+        let (was, is) = (value(old, field), value(new, field));
+        format!("{field} was {was}, is {is}")
     });
-    let mut differences: Vec<String> = fields.collect();
-    if old.name() != new.name() {
-        differences.insert(0, format!("{} became {}", old.name(), new.name()));
-    }
+    let differences: Vec<String> = name.into_iter().chain(fields).collect();
     Described::Differently(differences.join("; "))
 }
 
@@ -594,7 +551,7 @@ mod tests {
 
     #[test]
     fn a_size_of_av1_is_a_number_of_32_bits() {
-        let read = |mut bytes: &[u8]| leb128(&mut bytes);
+        let read = |bytes: &[u8]| Bytes(bytes).leb128();
         assert_eq!(read(&[0x7f]), Some(127));
         assert_eq!(read(&[0xe5, 0x8e, 0x26]), Some(624_485));
         // Zeros may follow.

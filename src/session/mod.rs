@@ -158,8 +158,8 @@ pub(crate) trait SlotOwner: Send + Sync {
     /// Chunks are encoded: the encoders' messages are for their sessions.
     fn is_chunked(&self) -> bool;
 
-    /// An encoder posted an error. `false`: it is the application's.
-    fn error(&self, session: SessionId, message: &gst::Message) -> bool;
+    /// An encoder posted an error.
+    fn error(&self, session: SessionId, message: &gst::Message);
 
     /// An encoder leaves out the frame with this private time.
     fn skipped(&self, session: SessionId, private: gst::ClockTime);

@@ -143,12 +143,12 @@ mod imp {
                     if let (_, _, _, Some(private), _) = qos.get() {
                         owner.skipped(*id, private);
                     }
-                    true
                 }
                 // One session's state and latency are not the element's.
-                gst::MessageView::StateChanged(_) | gst::MessageView::Latency(_) => true,
-                _ => false,
+                gst::MessageView::StateChanged(_) | gst::MessageView::Latency(_) => (),
+                _ => return false,
             }
+            true
         }
     }
 }
