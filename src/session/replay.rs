@@ -6,8 +6,8 @@
 //! never trusted for what it says.
 
 use super::failure::Failure;
-use super::{Assignment, Frame, Session, Work};
-use crate::cache::{Entry, Files, Found, Key, KeyHasher, Recording, Unhashable, encoder_identity};
+use super::{Assignment, CAT, Frame, Session, Work};
+use crate::cache::{Entry, Files, Key, KeyHasher, Recording, Unhashable, encoder_identity};
 use crate::logic::ids::Chunk;
 use crate::logic::store::Fault;
 use crate::media::tags;
@@ -80,13 +80,16 @@ impl Session {
         let key = match content.key(work, encoder) {
             Ok(key) => key,
             Err(why) => {
-                gst::info!(
-                    super::CAT,
-                    obj = self.slot,
-                    "Chunk {chunk} isn't kept: {why}"
-                );
+                gst::info!(CAT, obj = self.slot, "Chunk {chunk} isn't kept: {why}");
                 return Ok(Known::No);
             }
+        };
+        let warn = |why: &dyn std::fmt::Display| {
+            gst::warning!(
+                CAT,
+                obj = self.slot,
+                "Chunk {chunk} is encoded again: {why}"
+            );
         };
         assignment.uses_cache(true);
         let found = files.get(key);
@@ -96,14 +99,10 @@ impl Session {
             return Err(failure);
         }
         let recording = match found {
-            Found::Hit(recording) => recording,
-            Found::Miss => return Ok(Known::Keep(key)),
-            Found::Damaged(why) => {
-                gst::warning!(
-                    super::CAT,
-                    obj = self.slot,
-                    "Chunk {chunk} is encoded again: {why}"
-                );
+            Ok(Some(recording)) => recording,
+            Ok(None) => return Ok(Known::Keep(key)),
+            Err(why) => {
+                warn(&why);
                 return Ok(Known::Keep(key));
             }
         };
@@ -116,11 +115,7 @@ impl Session {
         if replayed && assignment.verify(true).is_ok() {
             return Ok(Known::Delivered);
         }
-        gst::warning!(
-            super::CAT,
-            obj = self.slot,
-            "Chunk {chunk} is encoded again: what was kept isn't what it should be"
-        );
+        warn(&"what was kept isn't what it should be");
         if !assignment.begin_again() {
             return Err(Failure::Fault(Fault::UnknownChunk(chunk)));
         }
@@ -144,57 +139,23 @@ impl Session {
 
 /// Sends what an encoder once made on its way again. `false`: it isn't taken.
 fn replay(assignment: &dyn Assignment, recording: Recording, base: u64) -> bool {
-    let time = |relative: Option<i64>| {
-        let time = relative.and_then(|time| base.checked_add_signed(time));
-        time.map(gst::ClockTime::from_nseconds)
-    };
     recording.entries.into_iter().all(|entry| match entry {
-        Entry::Caps(caps) => caps
-            .parse::<gst::Caps>()
-            .is_ok_and(|caps| assignment.replay_event(gst::event::Caps::new(&caps))),
+        Entry::Caps(caps) => {
+            let caps = caps.parse::<gst::Caps>();
+            caps.is_ok_and(|caps| assignment.replay_event(gst::event::Caps::new(&caps)))
+        }
         Entry::Tags { text, is_global } => {
-            let scope = match is_global {
-                true => gst::TagScope::Global,
-                false => gst::TagScope::Stream,
-            };
-            let tags = tags::from_text(&text, scope);
+            let tags = tags::from_text(&text, is_global);
             tags.is_some_and(|tags| assignment.replay_event(gst::event::Tag::new(tags)))
         }
         Entry::Skipped(time) => {
-            let time = gst::ClockTime::from_nseconds(base.saturating_add(time));
-            assignment.skip(time);
+            let time = base.saturating_add(time);
+            assignment.skip(gst::ClockTime::from_nseconds(time));
             true
         }
         Entry::Packet(packet) => {
-            let mut buffer = gst::Buffer::from_slice(packet.bytes);
-            let metas = packet
-                .metas
-                .iter()
-                .map(|meta| meta.parse::<gst::Structure>());
-            let Ok(metas) = metas.collect::<Result<Vec<_>, _>>() else {
-                return false;
-            };
-            {
-                // PANIC: the buffer is new.
-                let buffer = buffer.get_mut().expect("own buffer");
-                buffer.set_pts(time(packet.pts));
-                buffer.set_dts(time(packet.dts));
-                buffer.set_duration(packet.duration.map(gst::ClockTime::from_nseconds));
-                buffer.set_flags(gst::BufferFlags::from_bits_truncate(packet.flags));
-                if let Some([offset, end]) = packet.offsets {
-                    buffer.set_offset(offset);
-                    buffer.set_offset_end(end);
-                }
-                for structure in metas {
-                    let Ok(mut meta) = gst::meta::CustomMeta::add(buffer, structure.name()) else {
-                        return false;
-                    };
-                    for (field, value) in structure.iter() {
-                        meta.mut_structure().set_value(field, value.clone());
-                    }
-                }
-            }
-            assignment.replay_packet(buffer)
+            let buffer = packet.into_buffer(base);
+            buffer.is_some_and(|buffer| assignment.replay_packet(buffer))
         }
     })
 }
