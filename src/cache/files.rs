@@ -243,18 +243,14 @@ fn open_own(path: &Path) -> Result<(File, Metadata), Unusable> {
     Ok((file, metadata))
 }
 
-fn read(file: &File, metadata: &Metadata, key: Key) -> Result<Recording, Unusable> {
+fn read(mut file: &File, metadata: &Metadata, key: Key) -> Result<Recording, Unusable> {
     let mut bytes = Vec::new();
     file.take(format::HEAD as u64).read_to_end(&mut bytes)?;
     // Before memory is taken for all of it.
     if format::length_by_head(&bytes, key)? != metadata.len() {
         return Err(Damage::Length.into());
     }
-    let rest = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
-    let reserved = bytes.try_reserve_exact(rest.saturating_sub(bytes.len()));
-    reserved.map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    file.take(metadata.len() - bytes.len() as u64)
-        .read_to_end(&mut bytes)?;
+    file.read_to_end(&mut bytes)?;
     Ok(Recording::decode(&bytes, key)?)
 }
 

@@ -31,13 +31,11 @@ pub(crate) enum EncoderError {
         downstream: gst::Caps,
         raw: gst::Caps,
     },
-    /// The description isn't one of GStreamer's, or names what isn't installed.
     #[error(
         "The encoder '{description}' can't be made: {error}; set the property 'encoder' to the name of an installed encoder, with its \
          properties, as gst-launch-1.0 would take it"
     )]
     Description { description: String, error: String },
-    /// It is something, but not a video encoder.
     #[error(
         "The property 'encoder' is '{description}', which {reason}; it takes a video encoder or a chain of elements with one sink pad \
          and one src pad that ends in one, after which parsers and the like may come"
@@ -46,14 +44,12 @@ pub(crate) enum EncoderError {
         description: String,
         reason: &'static str,
     },
-    /// It makes something else than this element does.
     #[error(
         "The encoder '{encoder}' does not make {}; set the property 'encoder' to one that does, or use vtparallelenc, which takes any \
          encoder",
         abridged(makes)
     )]
     OtherFormat { encoder: String, makes: gst::Caps },
-    /// `encoder-properties` names what the encoder can't be given.
     #[error(
         "The property 'encoder-properties' has the field '{property}', which can't be set on the encoder '{encoder}': {reason}; \
          gst-inspect-1.0 lists the encoder's properties"
@@ -63,7 +59,6 @@ pub(crate) enum EncoderError {
         property: String,
         reason: &'static str,
     },
-    /// It exists but could not be linked or started.
     #[error("The encoder {encoder} could not be started; try it alone with gst-launch-1.0")]
     CannotStart { encoder: String },
     /// It doesn't come back from being opened, or stood still for so long.
@@ -71,12 +66,10 @@ pub(crate) enum EncoderError {
         "The encoder did not open within {time:?} (stall-timeout); try it alone with gst-launch-1.0"
     )]
     Hangs { time: Duration },
-    /// Its element was stopped before it was its turn to open.
     #[error("The element was stopped before its encoder was opened")]
     Stopped,
     #[error("No thread can be started: {0}")]
     NoThread(String),
-    /// It doesn't take these raw caps.
     #[error(
         "The encoder {encoder} refused the video {caps}, or what follows refused what it would make of it; convert the video before \
          vtparallelenc, for example with videoconvert or videoscale, or put the format's parser after it"

@@ -344,29 +344,24 @@ fn av1_key_frame(packet: &[u8]) -> Option<bool> {
 /// The alignment that the caps declare, where each packet is then a part of a frame (a NAL unit, an OBU, a stripe). `None`: packets may
 /// be whole frames, or the caps say nothing of it.
 pub(crate) fn alignment_of_parts(caps: &gst::CapsRef) -> Option<String> {
-    let alignments_of = |format: &gst::StructureRef| -> Vec<String> {
-        if let Ok(one) = format.get::<String>("alignment") {
-            return vec![one];
+    let alignment_of_parts = |format: &gst::StructureRef| {
+        let mut whole = vec!["au", "tu", "super-frame"];
+        // A frame that isn't shown comes by itself.
+        if !matches!(format.name().as_str(), "video/x-vp9" | "video/x-av1") {
+            whole.push("frame");
         }
-        let some = format.get::<gst::List>("alignment");
-        let some = some.iter().flat_map(|some| some.iter());
-        some.flat_map(|it| it.get()).collect()
-    };
-    let mut parts = None;
-    for format in caps.iter() {
-        let alignments = alignments_of(format);
-        let is_whole = |alignment: &String| match alignment.as_str() {
-            "au" | "tu" | "super-frame" => true,
-            // One that isn't shown comes by itself.
-            "frame" => !matches!(format.name().as_str(), "video/x-vp9" | "video/x-av1"),
-            _ => false,
-        };
-        if alignments.is_empty() || alignments.iter().any(is_whole) {
+        let whole = gst::Structure::builder(format.name())
+            .field("alignment", gst::List::new(whole))
+            .build();
+        if format.can_intersect(&whole) {
             return None;
         }
-        parts = parts.or(alignments.into_iter().next());
-    }
-    parts
+        let mut first = format.to_owned();
+        first.fixate_field("alignment");
+        first.get("alignment").ok()
+    };
+    let alignments: Option<Vec<String>> = caps.iter().map(alignment_of_parts).collect();
+    alignments?.into_iter().next()
 }
 
 /// How the caps of one chunk stand to those that were sent before.

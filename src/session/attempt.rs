@@ -17,7 +17,6 @@ use gst::prelude::*;
 impl Session {
     /// Makes one attempt, to the end.
     pub(crate) fn run(&self, work: &Work, assignment: &dyn Assignment) -> Result<(), Failure> {
-        assignment.begin();
         let (mut made, mut keep) = (None, None);
         if let Some(files) = work.cache.as_deref()
             && let Some(content) = assignment.content()?
@@ -132,12 +131,9 @@ fn unopened(assignment: &dyn Assignment, error: EncoderError) -> Failure {
 
 /// The encoder returned an error and nobody said why.
 fn unexplained(instance: &Instance, flow: gst::FlowError) -> Failure {
-    match (&instance.caps, flow) {
-        (Some(caps), gst::FlowError::NotNegotiated) => {
-            Failure::Encoder(EncoderError::CapsRefused {
-                encoder: instance.name(),
-                caps: caps.clone(),
-            })
+    match &instance.caps {
+        Some(caps) if flow == gst::FlowError::NotNegotiated => {
+            Failure::Encoder(instance.refuses(caps))
         }
         _ => Failure::Flow {
             encoder: instance.name(),

@@ -98,9 +98,6 @@ pub(crate) struct Work {
 /// One attempt at a chunk, as who assigned it sees it. Once the attempt is over for that side, everything fails with
 /// [`Failure::Aborted`] or does nothing.
 pub(crate) trait Assignment {
-    /// What comes of the session from now on is of this attempt.
-    fn begin(&self);
-
     /// Waits for the frame at this position, and says whether it is to be a key frame. `None`: all was fed, send EOS.
     fn next(&self, position: FrameNo) -> Result<Option<(Frame, bool)>, Failure>;
 
@@ -436,10 +433,7 @@ impl Session {
         let sink = instance.element.static_pad("sink");
         let kept = sink.and_then(|sink| sink.current_caps());
         if kept.as_ref() != Some(caps) {
-            return Err(EncoderError::CapsRefused {
-                encoder: instance.name(),
-                caps: caps.clone(),
-            });
+            return Err(instance.refuses(caps));
         }
         Ok(())
     }

@@ -182,26 +182,21 @@ impl Slot {
         self.imp().moves_encoder.store(true, Ordering::SeqCst);
     }
 
-    fn ghost(&self, name: &str) -> Option<gst::GhostPad> {
-        self.static_pad(name)?.downcast().ok()
-    }
-
     /// Links the encoder between the slot's pads.
     pub(super) fn connect(&self, encoder: &gst::Element) -> Option<()> {
-        for name in ["sink", "src"] {
-            let target = encoder.static_pad(name)?;
-            self.ghost(name)?.set_target(Some(&target)).ok()?;
-        }
-        Some(())
+        let mut names = ["sink", "src"].into_iter();
+        names.try_for_each(|name| self.set_target(name, Some(&encoder.static_pad(name)?)))
     }
 
     pub(super) fn disconnect(&self) {
-        for ghost in ["sink", "src"]
-            .into_iter()
-            .filter_map(|name| self.ghost(name))
-        {
-            let _ = ghost.set_target(None::<&gst::Pad>);
+        for name in ["sink", "src"] {
+            let _ = self.set_target(name, None);
         }
+    }
+
+    fn set_target(&self, name: &str, target: Option<&gst::Pad>) -> Option<()> {
+        let ghost = self.static_pad(name)?.downcast::<gst::GhostPad>();
+        ghost.ok()?.set_target(target).ok()
     }
 
     /// Shows a fresh encoder to the application.

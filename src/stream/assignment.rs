@@ -26,6 +26,12 @@ pub(super) struct Assigned {
 }
 
 impl Assigned {
+    /// What comes of the session from now on is of this attempt.
+    pub(super) fn begin(&self) {
+        let mut intake = self.intake.lock();
+        intake.begin(self.attempt, self.own_from, self.context.clone());
+    }
+
     /// How long the attempt has taken, in nanoseconds.
     pub(super) fn busy(&self) -> u64 {
         u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
@@ -71,13 +77,6 @@ impl Assigned {
 }
 
 impl Assignment for Assigned {
-    fn begin(&self) {
-        let context = self.context.clone();
-        self.intake
-            .lock()
-            .begin(self.attempt, self.own_from, context);
-    }
-
     fn next(&self, position: FrameNo) -> Result<Option<(Frame, bool)>, Failure> {
         self.wait(|engine| {
             may_panic!("feeding a frame, locked");

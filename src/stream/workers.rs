@@ -128,6 +128,7 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
     gst::debug!(CAT, obj = session.slot, "Attempt {number} at chunk {chunk}");
     let intake = branch.intake.clone();
     let (work, assignment) = prepare(shared, &session, intake, recipe, assigned);
+    assignment.begin();
     let result = session.run(&work, &assignment);
     // What the encoder still sends is nobody's. One that waits for its first chunk even now has told its caps, and won't again.
     session.clear_in_task();

@@ -170,8 +170,7 @@ impl Profile {
             Threads::Free(property) => Some((property, threads.to_string())),
             Threads::One(property, value) => Some((property, value.to_string())),
         };
-        let settings = self.settings.iter();
-        let settings = settings.map(|&(property, value)| (property, value.to_string()));
+        let settings = self.settings.iter().map(|it| (it.0, it.1.to_string()));
         for (property, value) in threads.into_iter().chain(settings) {
             if !encoder.has_property(property) {
                 continue;
