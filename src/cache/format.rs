@@ -47,8 +47,7 @@ pub(crate) enum Damage {
 /// The length that the file should have, by its first [`HEAD`] bytes.
 pub(super) fn length_by_head(head: &[u8], key: Key) -> Result<u64, Damage> {
     let mut rest = head;
-    let magic: [u8; MAGIC.len()] = take(&mut rest)?;
-    if magic != *MAGIC {
+    if take(&mut rest)? != *MAGIC {
         return Err(Damage::Magic);
     }
     let version = u32::from_le_bytes(take(&mut rest)?);

@@ -6,7 +6,7 @@ use super::choice::is_ours;
 use super::hints::Recommended;
 use super::profile::{Concurrency, Profile};
 use super::properties::{KEY_INTERVAL, Overrides, key_interval};
-use crate::media::bitstream;
+use crate::media::{bitstream, caps};
 use gst::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -265,7 +265,7 @@ impl Traits {
 }
 
 /// What comes out of what a description made, as far as it is known before it encodes.
-fn made_by(made: &gst::Element) -> gst::Caps {
+pub(crate) fn made_by(made: &gst::Element) -> gst::Caps {
     let src = made.static_pad("src");
     src.map_or_else(gst::Caps::new_any, |src| src.query_caps(None))
 }
@@ -283,8 +283,7 @@ fn check(encoder: &gst::Element) -> Result<(), &'static str> {
     if elements.iter().any(is_ours) {
         return Err("contains vtparallelenc itself");
     }
-    let encoders: Vec<_> = elements.iter().filter(|it| is_encoder(it)).collect();
-    match encoders.len() {
+    match elements.iter().filter(|it| is_encoder(it)).count() {
         0 => return Err("contains no encoder"),
         1 => (),
         _ => return Err("contains more than one encoder"),
@@ -301,11 +300,11 @@ fn check(encoder: &gst::Element) -> Result<(), &'static str> {
     if elements.len() > 1 && !elements.iter().all(|it| is_chain(it) || is_on_way(it)) {
         return Err("has elements aside from the way from its sink pad to its src pad");
     }
-    let says = |pad: &str| encoder.static_pad(pad).map(|pad| pad.query_caps(None));
-    if says("sink").is_none_or(|takes| !takes.can_intersect(&crate::media::caps::raw())) {
+    let takes = encoder.static_pad("sink").map(|pad| pad.query_caps(None));
+    if takes.is_none_or(|takes| !takes.can_intersect(&caps::raw())) {
         return Err("takes no raw video");
     }
-    if says("src").is_none_or(|makes| !may_be_encoded_video(&makes)) {
+    if !may_be_encoded_video(&made_by(encoder)) {
         return Err("makes no encoded video");
     }
     Ok(())
@@ -322,13 +321,13 @@ const NOT_IN_A_CHAIN: &[&str] = &[
     "Network",
 ];
 
-fn may_be_encoded_video(caps: &gst::Caps) -> bool {
+fn may_be_encoded_video(made: &gst::Caps) -> bool {
     let is_video = |name: &str| name.starts_with("video/") || name.starts_with("image/");
-    let mut formats = caps.iter().map(|format| format.name().as_str());
+    let mut formats = made.iter().map(|format| format.name().as_str());
     // (In this order: the long list is made only where the name doesn't say it.)
-    caps.is_any()
+    made.is_any()
         || formats.any(|name| is_video(name) && name != "video/x-raw")
-        || caps.can_intersect(&crate::media::caps::encoded())
+        || made.can_intersect(&caps::encoded())
 }
 
 #[cfg(test)]

@@ -7,8 +7,7 @@
 
 use super::failure::Failure;
 use super::instance::Instance;
-use super::replay::Known;
-use super::{Assignment, Session, Work};
+use super::{Assignment, CAT, Session, Work};
 use crate::encoder::description::EncoderError;
 use crate::encoder::hints;
 use crate::logic::ids::FrameNo;
@@ -25,17 +24,19 @@ impl Session {
             self.clear_in_task();
             let fresh = self.make(&work.recipe, Some(&work.hints));
             let fresh = fresh.map_err(|error| unopened(assignment, error))?;
-            let base = content.base();
-            match self.look_up(assignment, work, files, &content, &fresh.element)? {
-                Known::Delivered => {
+            let (chunk, base) = (work.chunk, content.base());
+            match content.key(work, &fresh.element) {
+                Ok(key) if self.deliver_kept(assignment, chunk, files, key, base)? => {
                     drop(fresh);
                     return assignment.delivered();
                 }
-                Known::Keep(key) => {
+                Ok(key) => {
                     assignment.record(base);
                     keep = Some((files, key));
                 }
-                Known::No => (),
+                Err(why) => {
+                    gst::info!(CAT, obj = self.slot, "Chunk {chunk} isn't kept: {why}");
+                }
             }
             made = Some(fresh);
             assignment.feed_from_first();
@@ -55,7 +56,10 @@ impl Session {
         assignment.delivered()?;
         // The chunk needn't wait for the disk.
         if let (Some((files, key)), Some(recording)) = (keep, recording) {
-            self.keep(assignment, files, key, &recording);
+            assignment.keeps();
+            if let Err(error) = files.put(key, &recording) {
+                assignment.cache_failed(&error.to_string());
+            }
         }
         Ok(())
     }

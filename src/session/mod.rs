@@ -347,8 +347,7 @@ impl Session {
 
     /// What the placed encoder, with what follows it, can make.
     pub(crate) fn makes(&self) -> gst::Caps {
-        let src = self.slot.static_pad("src");
-        src.map_or_else(gst::Caps::new_any, |src| src.query_caps(None))
+        description::made_by(self.slot.upcast_ref())
     }
 
     /// Takes the placed encoder out, and closes it.

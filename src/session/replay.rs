@@ -8,7 +8,7 @@
 use super::failure::Failure;
 use super::{Assignment, CAT, Frame, Session, Work};
 use crate::cache::{Entry, Files, Key, KeyHasher, Recording, Unhashable, encoder_identity};
-use crate::logic::ids::Chunk;
+use crate::logic::ids::{Chunk, ChunkId};
 use crate::logic::store::Fault;
 use crate::media::tags;
 
@@ -26,7 +26,7 @@ impl Content {
     }
 
     /// What the chunk is known by, if an encoder like this one encodes it.
-    fn key(&self, work: &Work, encoder: &gst::Element) -> Result<Key, Unhashable> {
+    pub(super) fn key(&self, work: &Work, encoder: &gst::Element) -> Result<Key, Unhashable> {
         let mut hasher = KeyHasher::default();
         encoder_identity(&mut hasher, encoder)?;
         let context = &work.opens.context;
@@ -56,34 +56,17 @@ impl Content {
     }
 }
 
-/// What is known of a chunk before it is encoded.
-pub(super) enum Known {
-    /// It was encoded before, and verified.
-    Delivered,
-    /// Keep what is made of it under this key.
-    Keep(Key),
-    /// It can't be told from others.
-    No,
-}
-
 impl Session {
-    /// Looks whether the chunk was encoded before, and delivers it if so.
-    pub(super) fn look_up(
+    /// Delivers the chunk as an earlier run has kept it, and verifies that. `false`: it is to be encoded. `base`: private time of its
+    /// first frame.
+    pub(super) fn deliver_kept(
         &self,
         assignment: &dyn Assignment,
-        work: &Work,
+        chunk: ChunkId,
         files: &Files,
-        content: &Content,
-        encoder: &gst::Element,
-    ) -> Result<Known, Failure> {
-        let chunk = work.chunk;
-        let key = match content.key(work, encoder) {
-            Ok(key) => key,
-            Err(why) => {
-                gst::info!(CAT, obj = self.slot, "Chunk {chunk} isn't kept: {why}");
-                return Ok(Known::No);
-            }
-        };
+        key: Key,
+        base: u64,
+    ) -> Result<bool, Failure> {
         let warn = |why: &dyn std::fmt::Display| {
             gst::warning!(
                 CAT,
@@ -100,40 +83,26 @@ impl Session {
         }
         let recording = match found {
             Ok(Some(recording)) => recording,
-            Ok(None) => return Ok(Known::Keep(key)),
+            Ok(None) => return Ok(false),
             Err(why) => {
                 warn(&why);
-                return Ok(Known::Keep(key));
+                return Ok(false);
             }
         };
-        let replayed = replay(assignment, recording, content.base());
+        let replayed = replay(assignment, recording, base);
         if let Some(failure) = assignment.failure()
             && !matches!(failure, Failure::Fault(_))
         {
             return Err(failure);
         }
         if replayed && assignment.verify(true).is_ok() {
-            return Ok(Known::Delivered);
+            return Ok(true);
         }
         warn(&"what was kept isn't what it should be");
         if !assignment.begin_again() {
             return Err(Failure::Fault(Fault::UnknownChunk(chunk)));
         }
-        Ok(Known::Keep(key))
-    }
-
-    /// Keeps what an encoder made of a chunk.
-    pub(super) fn keep(
-        &self,
-        assignment: &dyn Assignment,
-        files: &Files,
-        key: Key,
-        recording: &Recording,
-    ) {
-        assignment.keeps();
-        if let Err(error) = files.put(key, recording) {
-            assignment.cache_failed(&error.to_string());
-        }
+        Ok(false)
     }
 }
 

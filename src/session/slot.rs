@@ -59,7 +59,7 @@ mod imp {
                     slot.add_pad(&pad).expect("own pad");
                 }
             };
-            panics::caught(self, "making a session", || (), add);
+            panics::reporting(self, "making a session", add);
         }
     }
 
@@ -124,24 +124,21 @@ mod imp {
         fn keeps(&self, message: &gst::Message) -> bool {
             // Of an encoder with a thread of GStreamer's, or a queue beside it. It may hang as well as the session's own.
             tasks::give_thread(message);
-            let Some(Owner {
-                id, owner, status, ..
-            }) = self.owner.get()
-            else {
+            let Some(of) = self.owner.get() else {
                 return false;
             };
             // Whoever has the session's place by now has nothing to do with it.
-            if status.is_abandoned() {
+            if of.status.is_abandoned() {
                 return true;
             }
-            let Some(owner) = owner.upgrade().filter(|owner| owner.is_chunked()) else {
+            let Some(owner) = of.owner.upgrade().filter(|it| it.is_chunked()) else {
                 return false;
             };
             match message.view() {
-                gst::MessageView::Error(_) => owner.error(*id, message),
+                gst::MessageView::Error(_) => owner.error(of.id, message),
                 gst::MessageView::Qos(qos) => {
                     if let (_, _, _, Some(private), _) = qos.get() {
-                        owner.skipped(*id, private);
+                        owner.skipped(of.id, private);
                     }
                 }
                 // One session's state and latency are not the element's.

@@ -271,7 +271,7 @@ impl Shared {
             if overlaps && !is_closed {
                 return;
             }
-            profile.was_run()
+            profile.was_run
         };
         self.lock().arm_early_start(tells);
     }

@@ -60,15 +60,6 @@ pub(crate) enum Concurrency {
     Alone(&'static str),
 }
 
-/// How the row came about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Evidence {
-    /// Run with GStreamer 1.22.
-    Run,
-    /// Read in the source of GStreamer 1.22 to 1.28; not run.
-    Read,
-}
-
 /// One row. Of what is known, it has what is used; `docs/encoders.md` has the rest.
 #[derive(Debug)]
 pub(crate) struct Profile {
@@ -84,7 +75,8 @@ pub(crate) struct Profile {
     /// A property, and patterns of its values for which the rate isn't driven by a bitrate, so that an overlap buys nothing.
     pub(crate) constant_quality: &'static [(&'static str, &'static str)],
     pub(crate) concurrency: Concurrency,
-    pub(crate) evidence: Evidence,
+    /// With GStreamer 1.22; else the row was only read in the source of GStreamer 1.22 to 1.28.
+    pub(crate) was_run: bool,
 }
 
 /// One of the patterns, which have blanks between them, is that of the name.
@@ -151,11 +143,6 @@ impl Profile {
     fn is_constant_quality(&self, encoder: &gst::Element) -> bool {
         let mut rates = self.constant_quality.iter();
         rates.any(|(property, values)| any_matches(values, &serialized(encoder, property)))
-    }
-
-    /// It is known from running it, not from reading.
-    pub(crate) fn was_run(&self) -> bool {
-        self.is_known() && self.evidence == Evidence::Run
     }
 
     /// Prepares an encoder for encoding chunks beside others, with `threads` threads where it may have several.
@@ -289,7 +276,7 @@ mod tests {
             .iter()
             .map(|encoder| encoder.factory().unwrap().name())
             .collect();
-        for row in ROWS.iter().filter(|row| row.evidence == Evidence::Run) {
+        for row in ROWS.iter().filter(|row| row.was_run) {
             for pattern in row.factories.split_whitespace() {
                 if !names.iter().any(|name| matches(pattern, name)) {
                     eprintln!("{pattern}: not installed, not checked");

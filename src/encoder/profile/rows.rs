@@ -2,7 +2,7 @@
 
 //! The table: a row for each encoder, or for several of one kind, in the order in which they are looked up.
 
-use super::{Concurrency, Evidence, ForcedKey, LookAhead, Profile, Threads};
+use super::{Concurrency, ForcedKey, LookAhead, Profile, Threads};
 
 /// What is assumed of an encoder without a row.
 pub(super) const UNKNOWN: Profile = Profile {
@@ -14,7 +14,7 @@ pub(super) const UNKNOWN: Profile = Profile {
     list: None,
     constant_quality: &[],
     concurrency: Concurrency::Cores,
-    evidence: Evidence::Run,
+    was_run: false,
 };
 
 /// As [`UNKNOWN`], of the class "Hardware".
@@ -23,14 +23,19 @@ pub(super) const UNKNOWN_HARDWARE: Profile = Profile {
     ..UNKNOWN
 };
 
+/// The row rests on runs of the encoder.
+const RUN: Profile = Profile {
+    was_run: true,
+    ..UNKNOWN
+};
+
 const INTRA: Profile = Profile {
     forced_key: ForcedKey::Always,
-    ..UNKNOWN
+    ..RUN
 };
 
 const HARDWARE: Profile = Profile {
     forced_key: ForcedKey::Closed,
-    evidence: Evidence::Read,
     ..UNKNOWN_HARDWARE
 };
 
@@ -39,7 +44,6 @@ pub(super) const ROWS: &[Profile] = &[
     #[cfg(feature = "failpoints")]
     Profile {
         factories: "scriptedenc",
-        evidence: Evidence::Read,
         ..UNKNOWN
     },
     Profile {
@@ -49,7 +53,7 @@ pub(super) const ROWS: &[Profile] = &[
         look_ahead: LookAhead::Property("rc-lookahead"),
         forced_key: ForcedKey::Closed,
         constant_quality: &[("pass", "quant qual")],
-        ..UNKNOWN
+        ..RUN
     },
     Profile {
         factories: "x265enc",
@@ -64,7 +68,7 @@ pub(super) const ROWS: &[Profile] = &[
             ("option-string", "*crf=* *qp=*"),
             ("qp", "? 1? 2? 3? 4? 5?"),
         ],
-        ..UNKNOWN
+        ..RUN
     },
     Profile {
         factories: "vp8enc vp9enc",
@@ -74,7 +78,7 @@ pub(super) const ROWS: &[Profile] = &[
         forced_key: ForcedKey::Closed,
         // Measured where target-bitrate allows that quality: without an overlap the same size and PSNR.
         constant_quality: &[("end-usage", "cq")],
-        ..UNKNOWN
+        ..RUN
     },
     Profile {
         factories: "av1enc",
@@ -83,25 +87,25 @@ pub(super) const ROWS: &[Profile] = &[
         // Until 1.24.5; honoured from then on.
         forced_key: ForcedKey::Ignored,
         constant_quality: &[("end-usage", "q")],
-        ..UNKNOWN
+        ..RUN
     },
     Profile {
         factories: "openh264enc",
         threads: Threads::One("multi-thread", "1"),
         forced_key: ForcedKey::Closed,
         constant_quality: &[("rate-control", "off")],
-        ..UNKNOWN
+        ..RUN
     },
     Profile {
         factories: "theoraenc",
         forced_key: ForcedKey::Closed,
         constant_quality: &[("bitrate", "0")],
-        ..UNKNOWN
+        ..RUN
     },
     Profile {
         factories: "mpeg2enc avenc_rpza",
         concurrency: Concurrency::Alone("its packets don't say which of them are key frames"),
-        ..UNKNOWN
+        ..RUN
     },
     Profile {
         factories: "y4menc",
@@ -112,7 +116,7 @@ pub(super) const ROWS: &[Profile] = &[
     },
     Profile {
         factories: "gifenc",
-        evidence: Evidence::Read,
+        was_run: false,
         concurrency: Concurrency::Alone("its stream has one header and one trailer"),
         ..INTRA
     },
@@ -124,7 +128,7 @@ pub(super) const ROWS: &[Profile] = &[
     Profile {
         factories: "avenc_apng",
         concurrency: Concurrency::Alone("its frames are numbered from the beginning of the stream"),
-        ..UNKNOWN
+        ..RUN
     },
     Profile {
         factories: "openjpegenc",
@@ -144,17 +148,16 @@ pub(super) const ROWS: &[Profile] = &[
     Profile {
         factories: "avenc_ffv1 avenc_wmv* avenc_h263* avenc_flv avenc_msmpeg4* avenc_mpeg*",
         constant_quality: &[("pass", "quant")],
-        ..UNKNOWN
+        ..RUN
     },
     Profile {
         factories: "avenc_*",
-        ..UNKNOWN
+        ..RUN
     },
     Profile {
         // A forced key frame is honoured only without a target bitrate.
         factories: "svtav1enc",
         threads: Threads::One("logical-processors", "1"),
-        evidence: Evidence::Read,
         ..UNKNOWN
     },
     Profile {
@@ -164,7 +167,6 @@ pub(super) const ROWS: &[Profile] = &[
         forced_key: ForcedKey::Closed,
         settings: &[("enable-open-gop", "false")],
         constant_quality: &[("rc", "cqp")],
-        evidence: Evidence::Read,
         ..UNKNOWN
     },
     Profile {
@@ -172,13 +174,12 @@ pub(super) const ROWS: &[Profile] = &[
         threads: Threads::One("threads", "1"),
         forced_key: ForcedKey::Closed,
         constant_quality: &[("bitrate", "0")],
-        evidence: Evidence::Read,
         ..UNKNOWN
     },
     Profile {
         factories: "svtjpegxsenc",
         threads: Threads::Free("threads"),
-        evidence: Evidence::Read,
+        was_run: false,
         ..INTRA
     },
     Profile {
