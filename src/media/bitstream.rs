@@ -9,19 +9,10 @@
 
 use gst::prelude::*;
 
-/// How NAL units follow each other in a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Framing {
-    StartCodes,
-    /// Each has its length before it, in so many bytes.
-    Lengths(usize),
-}
-
 /// An encoded format whose packets can be looked into, as its caps declare it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Format {
-    H264(Framed),
-    H265(Framed),
+    Nal(NalUnits),
     Vp8,
     Vp9,
     Av1,
@@ -32,11 +23,20 @@ pub(crate) enum Format {
     Opaque,
 }
 
-/// NAL units in their framing, and whether parameter sets may stand among them.
+/// How NAL units stand in packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Framed {
-    framing: Framing,
+pub(crate) struct NalUnits {
+    codec: Codec,
+    /// Each has its length before it, in so many bytes; `None`: a start code.
+    length_bytes: Option<usize>,
+    /// Parameter sets may stand among them.
     sets_in_band: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Codec {
+    H264,
+    H265,
 }
 
 /// What a NAL unit is for us.
@@ -51,56 +51,57 @@ enum Unit {
     Other,
 }
 
-/// What a NAL unit is in one of the formats.
-type UnitOf = fn(&[u8]) -> Unit;
-
-impl Unit {
-    /// nal_unit_type of ITU-T H.264, table 7-1.
-    fn of_h264(nal: &[u8]) -> Self {
-        match nal.first().map(|header| header & 31) {
-            Some(1..=4) => Self::Slice,
-            Some(5) => Self::RandomAccess,
-            Some(7 | 8 | 13) => Self::ParameterSet,
-            Some(9) => Self::Delimiter,
-            _ => Self::Other,
-        }
-    }
-
-    /// nal_unit_type of ITU-T H.265, table 7-1.
-    fn of_h265(nal: &[u8]) -> Self {
-        match nal.first().map(|header| header >> 1 & 63) {
-            // BLA, IDR and CRA. What a CRA's leading pictures do to it, their order shows.
-            Some(16..=21) => Self::RandomAccess,
-            Some(0..=31) => Self::Slice,
-            Some(32..=34) => Self::ParameterSet,
-            Some(35) => Self::Delimiter,
-            _ => Self::Other,
-        }
-    }
-}
-
-impl Framed {
-    fn of(structure: &gst::StructureRef, config: Option<&[u8]>, length_at: usize) -> Self {
-        let framing = match (structure.get::<&str>("stream-format"), config) {
-            (Ok("byte-stream"), _) | (Err(_), None) => Framing::StartCodes,
+impl NalUnits {
+    fn of(codec: Codec, structure: &gst::StructureRef) -> Self {
+        let config = codec_data(structure);
+        let stream_format = structure.get::<&str>("stream-format").ok();
+        let length_bytes = match (stream_format, &config) {
+            (Some("byte-stream"), _) | (None, None) => None,
             (_, config) => {
-                let byte = config.and_then(|config| config.get(length_at));
-                Framing::Lengths(byte.map_or(4, |byte| usize::from(byte & 3) + 1))
+                let at = match codec {
+                    Codec::H264 => 4,
+                    Codec::H265 => 21,
+                };
+                let byte = config.as_ref().and_then(|config| config.get(at));
+                Some(byte.map_or(4, |byte| usize::from(byte & 3) + 1))
             }
         };
-        let sets_in_band = framing == Framing::StartCodes
-            || matches!(structure.get("stream-format"), Ok("avc3" | "hev1"));
         Self {
-            framing,
-            sets_in_band,
+            codec,
+            length_bytes,
+            sets_in_band: length_bytes.is_none() || matches!(stream_format, Some("avc3" | "hev1")),
+        }
+    }
+
+    fn kind(self, unit: &[u8]) -> Unit {
+        let Some(header) = unit.first() else {
+            return Unit::Other;
+        };
+        // nal_unit_type of ITU-T H.264 and H.265, both in table 7-1.
+        match self.codec {
+            Codec::H264 => match header & 31 {
+                1..=4 => Unit::Slice,
+                5 => Unit::RandomAccess,
+                7 | 8 | 13 => Unit::ParameterSet,
+                9 => Unit::Delimiter,
+                _ => Unit::Other,
+            },
+            Codec::H265 => match header >> 1 & 63 {
+                // BLA, IDR and CRA. What a CRA's leading pictures do to it, their order shows.
+                16..=21 => Unit::RandomAccess,
+                0..=31 => Unit::Slice,
+                32..=34 => Unit::ParameterSet,
+                35 => Unit::Delimiter,
+                _ => Unit::Other,
+            },
         }
     }
 
     /// Each NAL unit, without its start code or length.
-    fn units(self, packet: &[u8]) -> Vec<&[u8]> {
-        match self.framing {
-            Framing::StartCodes => by_start_codes(packet),
-            Framing::Lengths(bytes) => {
+    fn within(self, packet: &[u8]) -> Vec<&[u8]> {
+        match self.length_bytes {
+            None => by_start_codes(packet),
+            Some(bytes) => {
                 let mut rest = Bytes(packet);
                 std::iter::from_fn(|| rest.unit(bytes)).collect()
             }
@@ -108,9 +109,9 @@ impl Framed {
     }
 
     fn append(self, unit: &[u8], packet: &mut Vec<u8>) {
-        match self.framing {
-            Framing::StartCodes => packet.extend([0, 0, 0, 1]),
-            Framing::Lengths(bytes) => {
+        match self.length_bytes {
+            None => packet.extend([0, 0, 0, 1]),
+            Some(bytes) => {
                 let length = (unit.len() as u64).to_be_bytes();
                 packet.extend(&length[length.len() - bytes..]);
             }
@@ -183,11 +184,9 @@ impl Format {
     }
 
     fn of_structure(structure: &gst::StructureRef) -> Self {
-        let config = codec_data(structure);
-        let config = config.as_deref();
         match structure.name().as_str() {
-            "video/x-h264" => Self::H264(Framed::of(structure, config, 4)),
-            "video/x-h265" => Self::H265(Framed::of(structure, config, 21)),
+            "video/x-h264" => Self::Nal(NalUnits::of(Codec::H264, structure)),
+            "video/x-h265" => Self::Nal(NalUnits::of(Codec::H265, structure)),
             "video/x-vp8" => Self::Vp8,
             "video/x-vp9" => Self::Vp9,
             "video/x-av1" if !matches!(structure.get("stream-format"), Ok("annexb")) => Self::Av1,
@@ -196,27 +195,22 @@ impl Format {
         }
     }
 
-    fn framed(self) -> Option<(Framed, UnitOf)> {
+    /// Where parameter sets may stand in band.
+    fn with_sets_in_band(self) -> Option<NalUnits> {
         match self {
-            Self::H264(framed) => Some((framed, Unit::of_h264)),
-            Self::H265(framed) => Some((framed, Unit::of_h265)),
+            Self::Nal(units) if units.sets_in_band => Some(units),
             _ => None,
         }
     }
 
-    /// As above, where parameter sets may stand in band.
-    fn framed_with_sets(self) -> Option<(Framed, UnitOf)> {
-        self.framed().filter(|(framed, _)| framed.sets_in_band)
-    }
-
     /// Whether decoding can begin with this packet; `None` where that can't be told from it.
     pub(crate) fn is_random_access(self, packet: &[u8]) -> Option<bool> {
-        if let Some((framed, unit_of)) = self.framed() {
-            let mut units = framed.units(packet).into_iter().map(unit_of);
-            let slice = units.find(|unit| matches!(unit, Unit::RandomAccess | Unit::Slice));
-            return slice.map(|unit| unit == Unit::RandomAccess);
-        }
         match self {
+            Self::Nal(units) => {
+                let mut kinds = units.within(packet).into_iter().map(|it| units.kind(it));
+                let slice = kinds.find(|kind| matches!(kind, Unit::RandomAccess | Unit::Slice));
+                Some(slice? == Unit::RandomAccess)
+            }
             // RFC 6386, 9.1: the frame tag's first bit is 0, and a start code follows the tag.
             Self::Vp8 => {
                 let is_key = packet.first()? & 1 == 0;
@@ -225,32 +219,30 @@ impl Format {
             Self::Vp9 => vp9_key_frame(packet),
             Self::Av1 => av1_key_frame(packet),
             Self::Image => Some(true),
-            _ => None,
+            Self::Opaque => None,
         }
     }
 
     /// The parameter sets that stand in the packet.
     pub(crate) fn parameter_sets(self, packet: &[u8]) -> Vec<Vec<u8>> {
-        let Some((framed, unit_of)) = self.framed() else {
+        let Self::Nal(units) = self else {
             return Vec::new();
         };
-        let units = framed.units(packet).into_iter();
-        units
-            .filter(|unit| unit_of(unit) == Unit::ParameterSet)
-            .map(<[u8]>::to_vec)
-            .collect()
+        let mut sets = units.within(packet);
+        sets.retain(|unit| units.kind(unit) == Unit::ParameterSet);
+        sets.into_iter().map(<[u8]>::to_vec).collect()
     }
 
     /// The packet with parameter sets before its picture; `None` where the format keeps them elsewhere.
     pub(crate) fn with_parameter_sets(self, packet: &[u8], sets: &[Vec<u8>]) -> Option<Vec<u8>> {
-        let (framed, unit_of) = self.framed_with_sets()?;
-        let units = framed.units(packet).into_iter();
+        let units = self.with_sets_in_band()?;
+        let all = units.within(packet).into_iter();
         // An access unit delimiter is always first.
-        let delimiters = units.take_while(|unit| unit_of(unit) == Unit::Delimiter);
+        let delimiters = all.take_while(|unit| units.kind(unit) == Unit::Delimiter);
         let at = delimiters.last().map_or(0, |unit| end_within(packet, unit));
         let mut whole = packet[..at].to_vec();
         for set in sets {
-            framed.append(set, &mut whole);
+            units.append(set, &mut whole);
         }
         whole.extend(&packet[at..]);
         Some(whole)
@@ -258,9 +250,12 @@ impl Format {
 
     /// The parameter sets of an `avcC` or `hvcC` record (ISO/IEC 14496-15), those that come before it ends.
     fn configured_sets(self, config: &[u8]) -> Vec<Vec<u8>> {
+        let Self::Nal(units) = self else {
+            return Vec::new();
+        };
+        let is_avc = units.codec == Codec::H264;
         let mut sets = Vec::new();
         let mut read = |mut record: Bytes<'_>| -> Option<()> {
-            let is_avc = matches!(self, Self::H264(_));
             record.take(if is_avc { 5 } else { 22 })?;
             let kinds = if is_avc { 2 } else { record.number(1)? };
             for kind in 0..kinds {
@@ -379,7 +374,7 @@ pub(crate) enum Described {
 pub(crate) fn sets_for_band(caps: &gst::CapsRef) -> Vec<Vec<u8>> {
     let format = Format::of(caps);
     let config = caps.structure(0).and_then(codec_data);
-    let config = config.filter(|_| format.framed_with_sets().is_some());
+    let config = config.filter(|_| format.with_sets_in_band().is_some());
     config.map_or_else(Vec::new, |config| format.configured_sets(&config))
 }
 
@@ -395,7 +390,7 @@ pub(crate) fn compare(was: &gst::CapsRef, is: &gst::CapsRef) -> Described {
     };
     let differing = differing_fields(old, new);
     let in_sets = |field: &String| FROM_PARAMETER_SETS.contains(&field.as_str());
-    let in_band = Format::of(is).framed_with_sets().is_some();
+    let in_band = Format::of(is).with_sets_in_band().is_some();
     if old.name() == new.name() && in_band && differing.iter().all(in_sets) {
         return Described::InBand(sets_for_band(is));
     }
