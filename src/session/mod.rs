@@ -88,6 +88,7 @@ pub(crate) struct Work {
     pub(crate) chunk: ChunkId,
     /// The first frame that is fed.
     pub(crate) first: FrameNo,
+    /// That frame, which says what the encoder is told.
     pub(crate) opens: Frame,
     pub(crate) hints: Hints,
     pub(crate) recipe: Recipe,
