@@ -5,7 +5,6 @@
 use super::key::{KeyHasher, Unhashable};
 use gst_video::VideoFrameExt;
 use gst_video::prelude::*;
-use std::ops::ControlFlow;
 
 /// The pixels and flags of one frame. A frame is hashed once, however many chunks it is fed to, and best while its pixels are still
 /// in the processor's cache.
@@ -82,56 +81,36 @@ fn hash_pixels(
 /// Encoders see captions, HDR metadata, regions of interest. Only metas that say where the pixels are mean nothing beside them.
 fn refuse_metas(buffer: &gst::BufferRef) -> Result<(), Unhashable> {
     let mut views = 0;
-    let mut refused = None;
-    buffer.foreach_meta(|meta| {
+    for meta in buffer.iter_meta::<gst::Meta>() {
         let api = meta.api();
         if api == gst_video::VideoMeta::meta_api() {
             views += 1;
         } else if api != gst::ParentBufferMeta::meta_api() {
-            refused = Some(Unhashable::Meta(api.name().to_string()));
-            return ControlFlow::Break(());
+            return Err(Unhashable::Meta(api.name().to_string()));
         }
-        ControlFlow::Continue(())
-    });
+    }
     if views > 1 {
         return Err(Unhashable::Pixels("there are several in a buffer"));
     }
-    refused.map_or(Ok(()), Err)
+    Ok(())
 }
 
-/// What of a plane is seen, in bytes.
-struct Visible {
-    rows: usize,
-    row: usize,
-}
-
-impl Visible {
-    fn new(info: &gst_video::VideoInfo, plane: u32) -> Result<Self, Unhashable> {
-        let unknown = Unhashable::Pixels("the layout of their format isn't known");
-        let format = info.format_info();
-        let mut visible = Self { rows: 0, row: 0 };
-        let components = format.component(plane).into_iter();
-        for component in components.filter_map(|component| u8::try_from(component).ok()) {
-            // Alternating fields come in buffers of their own, and `comp_height` is that of both.
-            let rows = format.scale_height(component, info.field_height());
-            // 0 in formats that pack pixels across bytes (v210).
-            let row = info.comp_width(component) as usize * pixel_stride(info, component);
-            visible.rows = visible.rows.max(rows as usize);
-            visible.row = if row == 0 {
-                whole_row(info, plane).ok_or_else(|| unknown.clone())?
-            } else {
-                visible.row.max(row)
-            };
-        }
-        match visible {
-            Self { rows: 0, .. } | Self { row: 0, .. } => Err(unknown),
-            visible => Ok(visible),
-        }
+/// How many rows of a plane are seen, and how many bytes of each.
+fn visible(info: &gst_video::VideoInfo, plane: u32) -> Option<(usize, usize)> {
+    let format = info.format_info();
+    let (mut rows, mut row) = (0, 0);
+    let components = format.component(plane).into_iter();
+    for component in components.filter_map(|component| u8::try_from(component).ok()) {
+        // Alternating fields come in buffers of their own, and `comp_height` is that of both.
+        rows = rows.max(format.scale_height(component, info.field_height()) as usize);
+        let pixel = usize::try_from(info.comp_pstride(component)).unwrap_or(0);
+        row = match info.comp_width(component) as usize * pixel {
+            // In formats that pack pixels across bytes (v210).
+            0 => whole_row(info, plane)?,
+            length => row.max(length),
+        };
     }
-}
-
-fn pixel_stride(info: &gst_video::VideoInfo, component: u8) -> usize {
-    usize::try_from(info.comp_pstride(component)).unwrap_or(0)
+    (rows > 0 && row > 0).then_some((rows, row))
 }
 
 /// How long rows are where nothing is added to them.
@@ -150,7 +129,8 @@ fn hash_plane(
     frame: &gst_video::VideoFrameRef<&gst::BufferRef>,
     plane: u32,
 ) -> Result<(), Unhashable> {
-    let Visible { rows, row } = Visible::new(frame.info(), plane)?;
+    let unknown = Unhashable::Pixels("the layout of their format isn't known");
+    let (rows, row) = visible(frame.info(), plane).ok_or(unknown)?;
     let stride = frame.plane_stride()[plane as usize];
     let stride = usize::try_from(stride).ok().filter(|&stride| stride >= row);
     let stride = stride.ok_or(Unhashable::Pixels("their rows overlap or run backwards"))?;

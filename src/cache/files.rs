@@ -45,18 +45,6 @@ pub(crate) struct Files {
     looks: [std::sync::atomic::AtomicUsize; 2],
 }
 
-/// What is there under a key.
-#[must_use]
-#[derive(Debug)]
-pub(crate) enum Found {
-    /// Use it.
-    Hit(Recording),
-    /// Encode the chunk.
-    Miss,
-    /// Encode the chunk, and say why. The file is gone, if it is one of ours.
-    Damaged(Unusable),
-}
-
 /// Why a file isn't used.
 #[derive(Debug, Error)]
 pub(crate) enum Unusable {
@@ -84,8 +72,7 @@ impl Files {
             looks: Default::default(),
         };
         for listed in files.list(is_temporary_name)? {
-            let age = SystemTime::now().duration_since(listed.modified);
-            if age.is_ok_and(|age| age > STALE) {
+            if listed.modified.elapsed().is_ok_and(|age| age > STALE) {
                 let _ = remove_own(&listed.path);
             }
         }
@@ -95,34 +82,29 @@ impl Files {
         Ok(files)
     }
 
-    pub(crate) fn get(&self, key: Key) -> Found {
+    /// What is kept under the key, if anything is. An error: encode the chunk, and say why. The file is gone then, if it is one of ours.
+    pub(crate) fn get(&self, key: Key) -> Result<Option<Recording>, Unusable> {
         let path = self.path(key);
         let (file, metadata) = match open_own(&path) {
-            Ok(opened) => opened,
             Err(Unusable::Unreadable(error)) if error.kind() == io::ErrorKind::NotFound => {
-                return Found::Miss;
+                return Ok(None);
             }
-            Err(unusable) => return Found::Damaged(unusable),
+            opened => opened?,
         };
-        match read(&file, &metadata, key) {
-            Ok(recording) => {
-                // Used last, so it goes last. On a disk that can't be written nothing goes.
-                let _ = file.set_modified(SystemTime::now());
-                Found::Hit(recording)
+        let recording = read(&file, &metadata, key).inspect_err(|unusable| {
+            if matches!(unusable, Unusable::Damage(_)) && is_same(&path, &metadata) {
+                let _ = fs::remove_file(&path);
             }
-            Err(unusable) => {
-                if matches!(unusable, Unusable::Damage(_)) && is_same(&path, &metadata) {
-                    let _ = fs::remove_file(&path);
-                }
-                Found::Damaged(unusable)
-            }
-        }
+        })?;
+        // Used last, so it goes last. On a disk that can't be written nothing goes.
+        let _ = file.set_modified(SystemTime::now());
+        Ok(Some(recording))
     }
 
     /// What is larger than the bound by itself isn't kept, and that isn't an error.
     pub(crate) fn put(&self, key: Key, recording: &Recording) -> io::Result<()> {
         let size = recording.size()?;
-        if self.max_bytes != 0 && size > self.max_bytes {
+        if self.is_beyond_bound(size) {
             return Ok(());
         }
         let path = self.path(key);
@@ -138,17 +120,19 @@ impl Files {
         file.sync_all()?;
         named.persist(&path).map_err(|failed| failed.error)?;
         sync_directory(&self.dir);
-        if self.counts_beyond_bound(size, replaced) {
+        let used = {
+            let mut used = self.used.lock();
+            *used = used.saturating_sub(replaced).saturating_add(size);
+            *used
+        };
+        if self.is_beyond_bound(used) {
             self.trim(Some(&path))?;
         }
         Ok(())
     }
 
-    /// A file of this size was put there. `true`: together with those that are known of, it is too much.
-    fn counts_beyond_bound(&self, size: u64, replaced: u64) -> bool {
-        let mut used = self.used.lock();
-        *used = used.saturating_sub(replaced).saturating_add(size);
-        self.max_bytes != 0 && *used > self.max_bytes
+    fn is_beyond_bound(&self, bytes: u64) -> bool {
+        self.max_bytes != 0 && bytes > self.max_bytes
     }
 
     fn path(&self, key: Key) -> PathBuf {
@@ -259,18 +243,14 @@ fn open_own(path: &Path) -> Result<(File, Metadata), Unusable> {
     Ok((file, metadata))
 }
 
-fn read(file: &File, metadata: &Metadata, key: Key) -> Result<Recording, Unusable> {
+fn read(mut file: &File, metadata: &Metadata, key: Key) -> Result<Recording, Unusable> {
     let mut bytes = Vec::new();
     file.take(format::HEAD as u64).read_to_end(&mut bytes)?;
     // Before memory is taken for all of it.
     if format::length_by_head(&bytes, key)? != metadata.len() {
         return Err(Damage::Length.into());
     }
-    let rest = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
-    let reserved = bytes.try_reserve_exact(rest.saturating_sub(bytes.len()));
-    reserved.map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    file.take(metadata.len() - bytes.len() as u64)
-        .read_to_end(&mut bytes)?;
+    file.read_to_end(&mut bytes)?;
     Ok(Recording::decode(&bytes, key)?)
 }
 
@@ -289,27 +269,20 @@ fn remove_own(path: &Path) -> io::Result<()> {
     }
 }
 
-#[cfg(unix)]
 fn create_private(dir: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-}
-
-#[cfg(not(unix))]
-fn create_private(dir: &Path) -> io::Result<()> {
-    fs::create_dir_all(dir)
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(dir)
 }
 
 /// Doesn't wait for the other end either, if there is a pipe instead of a file.
 #[cfg(unix)]
 fn open_unfollowed(path: &Path) -> io::Result<File> {
-    use rustix::fs::OFlags;
     use std::os::unix::fs::OpenOptionsExt;
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    fs::OpenOptions::new()
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let mut options = File::options();
+    options
         .read(true)
         .custom_flags(flags.bits() as i32)
         .open(path)
@@ -318,7 +291,7 @@ fn open_unfollowed(path: &Path) -> io::Result<File> {
 #[cfg(not(unix))]
 fn open_unfollowed(path: &Path) -> io::Result<File> {
     // Setting the time of a file takes the right to write to it.
-    let writable = fs::OpenOptions::new().read(true).write(true).open(path);
+    let writable = File::options().read(true).write(true).open(path);
     writable.or_else(|_| File::open(path))
 }
 
@@ -382,7 +355,7 @@ mod tests {
     }
 
     fn is_hit(files: &Files, key: Key) -> bool {
-        matches!(files.get(key), Found::Hit(_))
+        matches!(files.get(key), Ok(Some(_)))
     }
 
     /// Names in the directory, sorted.
@@ -405,15 +378,15 @@ mod tests {
     fn a_chunk_comes_back() {
         let dir = tempdir().unwrap();
         let files = open(&dir);
-        assert!(matches!(files.get(KEY), Found::Miss));
+        assert!(matches!(files.get(KEY), Ok(None)));
         files.put(KEY, &recording(3000)).unwrap();
         files.put(KEY, &recording(5000)).unwrap();
         let again = Files::open(dir.path(), 0).unwrap();
-        let Found::Hit(found) = again.get(KEY) else {
+        let Ok(Some(found)) = again.get(KEY) else {
             panic!("it is there");
         };
         assert_eq!(found, recording(5000));
-        assert!(matches!(files.get(key(8)), Found::Miss));
+        assert!(matches!(files.get(key(8)), Ok(None)));
         assert_eq!(names(dir.path()), [format!("{KEY}.vtchunk")]);
     }
 
@@ -423,7 +396,7 @@ mod tests {
         let files = open(&dir);
         files.put(KEY, &recording(30)).unwrap();
         fs::rename(files.path(KEY), files.path(key(8))).unwrap();
-        let Found::Damaged(Unusable::Damage(damage)) = files.get(key(8)) else {
+        let Err(Unusable::Damage(damage)) = files.get(key(8)) else {
             panic!("it is another chunk");
         };
         assert_eq!(damage, Damage::OtherKey(KEY));
@@ -437,8 +410,8 @@ mod tests {
         let whole = file_of(&recording(60));
         for length in 0..whole.len() {
             private(&files.path(KEY), &whole[..length]);
-            assert!(matches!(files.get(KEY), Found::Damaged(_)), "{length}");
-            assert!(matches!(files.get(KEY), Found::Miss), "{length}");
+            assert!(files.get(KEY).is_err(), "{length}");
+            assert!(matches!(files.get(KEY), Ok(None)), "{length}");
         }
         files.put(KEY, &recording(60)).unwrap();
         assert!(is_hit(&files, KEY));
@@ -453,7 +426,7 @@ mod tests {
             let mut altered = whole.clone();
             altered[at] ^= 0x10;
             private(&files.path(KEY), &altered);
-            assert!(matches!(files.get(KEY), Found::Damaged(_)), "{at}");
+            assert!(files.get(KEY).is_err(), "{at}");
             // What doesn't begin as one of ours may be somebody's.
             let is_kept = at < format::MAGIC.len();
             assert_eq!(files.path(KEY).exists(), is_kept, "{at}");
@@ -486,10 +459,7 @@ mod tests {
         private(&dir.path().join("copy.vtchunk"), &file_of(&recording(9)));
         let files = Files::open(dir.path(), 1).unwrap();
         let found = files.get(KEY);
-        assert!(
-            matches!(found, Found::Damaged(Unusable::NotOurs(_))),
-            "{found:?}"
-        );
+        assert!(matches!(found, Err(Unusable::NotOurs(_))), "{found:?}");
         let refused = files.put(KEY, &recording(9));
         assert!(refused.is_ok(), "it is larger than the bound");
         let files = Files::open(dir.path(), 1000).unwrap();
@@ -536,10 +506,7 @@ mod tests {
         let link = files.path(KEY);
         std::os::unix::fs::symlink(there.path(KEY), &link).unwrap();
         let found = files.get(KEY);
-        assert!(
-            matches!(found, Found::Damaged(Unusable::NotOurs(_))),
-            "{found:?}"
-        );
+        assert!(matches!(found, Err(Unusable::NotOurs(_))), "{found:?}");
         assert!(files.put(KEY, &recording(30)).is_err());
         assert!(open_unfollowed(&link).is_err());
         for number in 10..15 {
@@ -562,10 +529,7 @@ mod tests {
             0,
         );
         made.unwrap();
-        assert!(matches!(
-            files.get(KEY),
-            Found::Damaged(Unusable::NotOurs(_))
-        ));
+        assert!(matches!(files.get(KEY), Err(Unusable::NotOurs(_))));
         // As if it had come between looking and opening.
         assert!(open_unfollowed(&files.path(KEY)).is_ok());
     }
@@ -681,20 +645,17 @@ mod tests {
         let files = Files::open(&gone, 1000).unwrap();
         fs::remove_dir(&gone).unwrap();
         assert!(files.put(KEY, &recording(30)).is_err());
-        assert!(matches!(files.get(KEY), Found::Miss));
+        assert!(matches!(files.get(KEY), Ok(None)));
         fs::write(&gone, "").unwrap();
         assert!(files.put(KEY, &recording(30)).is_err());
-        assert!(matches!(
-            files.get(KEY),
-            Found::Damaged(Unusable::Unreadable(_))
-        ));
+        assert!(matches!(files.get(KEY), Err(Unusable::Unreadable(_))));
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn a_directory_that_can_only_be_read_is_an_error_to_put() {
         let files = Files::open(Path::new("/proc/self"), 1000).unwrap();
-        assert!(matches!(files.get(KEY), Found::Miss));
+        assert!(matches!(files.get(KEY), Ok(None)));
         assert!(files.put(KEY, &recording(30)).is_err());
     }
 
@@ -726,7 +687,7 @@ mod tests {
             files.put(key(1), &recording(100)).unwrap();
             let failed = files.put(KEY, &recording(1_000_000)).unwrap_err();
             assert_eq!(failed.kind(), io::ErrorKind::FileTooLarge, "{failed}");
-            assert!(matches!(files.get(KEY), Found::Miss));
+            assert!(matches!(files.get(KEY), Ok(None)));
             assert!(is_hit(&files, key(1)));
             return;
         }
@@ -789,12 +750,12 @@ mod tests {
             for round in 0..60 {
                 let number = round * (thread + 1) % KEYS;
                 match files.get(key(number)) {
-                    Found::Hit(found) => {
+                    Ok(Some(found)) => {
                         assert_eq!(found, recording(length(number)));
                         hits += 1;
                     }
-                    Found::Miss => (),
-                    Found::Damaged(why) => panic!("{why}"),
+                    Ok(None) => (),
+                    Err(why) => panic!("{why}"),
                 }
                 files.put(key(number), &recording(length(number))).unwrap();
             }

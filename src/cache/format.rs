@@ -47,8 +47,7 @@ pub(crate) enum Damage {
 /// The length that the file should have, by its first [`HEAD`] bytes.
 pub(super) fn length_by_head(head: &[u8], key: Key) -> Result<u64, Damage> {
     let mut rest = head;
-    let magic: [u8; MAGIC.len()] = take(&mut rest)?;
-    if magic != *MAGIC {
+    if take(&mut rest)? != *MAGIC {
         return Err(Damage::Magic);
     }
     let version = u32::from_le_bytes(take(&mut rest)?);
@@ -93,87 +92,34 @@ impl Recording {
 
     /// How long its file is.
     pub(crate) fn size(&self) -> io::Result<u64> {
-        Ok(self.length()? + (HEAD + CHECKSUM) as u64)
+        self.entries_as_bytes()
+            .try_fold((HEAD + CHECKSUM) as u64, |size, entry| {
+                Ok(size + entry?.len() as u64)
+            })
     }
 
-    /// Of the entries alone.
-    fn length(&self) -> io::Result<u64> {
-        let mut counted = Counted::default();
-        self.write_entries(&mut counted)?;
-        Ok(counted.0)
-    }
-
-    /// Writes its file, in many small pieces beside the packets themselves.
-    pub(crate) fn write(&self, key: Key, out: impl Write) -> io::Result<()> {
-        let mut out = Summed::new(out);
-        let written = self.write_parts(key, &mut out);
-        written.map_err(|error| out.failed.take().unwrap_or(error))
-    }
-
-    fn write_parts<W: Write>(&self, key: Key, out: &mut Summed<W>) -> io::Result<()> {
-        out.write_all(MAGIC)?;
-        out.write_all(&VERSION.to_le_bytes())?;
-        out.write_all(key.as_bytes())?;
-        out.write_all(&self.length()?.to_le_bytes())?;
-        self.write_entries(out)?;
-        out.write_all(&out.sum.finish_128().to_le_bytes())?;
+    /// Writes its file. No more than one entry at a time is in memory a second time.
+    pub(crate) fn write(&self, key: Key, mut out: impl Write) -> io::Result<()> {
+        let length = self.size()? - (HEAD + CHECKSUM) as u64;
+        let mut sum = Hasher::new();
+        let mut write = |bytes: &[u8]| {
+            sum.write(bytes);
+            out.write_all(bytes)
+        };
+        write(MAGIC)?;
+        write(&VERSION.to_le_bytes())?;
+        write(key.as_bytes())?;
+        write(&length.to_le_bytes())?;
+        for entry in self.entries_as_bytes() {
+            write(&entry?)?;
+        }
+        out.write_all(&sum.finish_128().to_le_bytes())?;
         out.flush()
     }
 
-    fn write_entries(&self, out: &mut impl Write) -> io::Result<()> {
-        for entry in &self.entries {
-            postcard::to_io(entry, &mut *out).map_err(io::Error::other)?;
-        }
-        Ok(())
-    }
-}
-
-/// Only counts.
-#[derive(Default)]
-struct Counted(u64);
-
-impl Write for Counted {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Writes, and sums up what is written.
-struct Summed<W> {
-    out: W,
-    sum: Hasher,
-    /// What went wrong: postcard only says that something did.
-    failed: Option<io::Error>,
-}
-
-impl<W: Write> Summed<W> {
-    fn new(out: W) -> Self {
-        Self {
-            out,
-            sum: Hasher::new(),
-            failed: None,
-        }
-    }
-}
-
-impl<W: Write> Write for Summed<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Err(error) = self.out.write_all(bytes) {
-            let kind = error.kind();
-            self.failed = Some(error);
-            return Err(kind.into());
-        }
-        self.sum.write(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+    fn entries_as_bytes(&self) -> impl Iterator<Item = io::Result<Vec<u8>>> {
+        let entries = self.entries.iter().map(postcard::to_stdvec);
+        entries.map(|entry| entry.map_err(io::Error::other))
     }
 }
 

@@ -69,7 +69,7 @@ fn pad_name(pad: &gst::Pad) -> String {
 /// A pad inside a bin that is linked to outside it is linked to a part of the ghost pad.
 fn hash_link(hasher: &mut KeyHasher, peer: &gst::Pad, elements: &[gst::Element]) {
     let parent = peer.parent();
-    let ghost = parent.and_then(|parent| parent.downcast::<gst::GhostPad>().ok());
+    let ghost = parent.and_downcast::<gst::GhostPad>();
     let pad = ghost.as_ref().map_or(peer, |ghost| ghost.upcast_ref());
     let element = pad.parent_element();
     let at = elements.iter().position(|it| Some(it) == element.as_ref());
@@ -124,14 +124,8 @@ fn text_of(value: &glib::Value) -> Option<String> {
     }
     if kind.is_a(glib::Type::FLAGS) {
         // As names, unknown ones would be lost.
-        return Some(
-            value
-                .transform::<u32>()
-                .ok()?
-                .get::<u32>()
-                .ok()?
-                .to_string(),
-        );
+        let flags = value.transform::<u32>().ok()?;
+        return Some(flags.get::<u32>().ok()?.to_string());
     }
     let by_address = [
         glib::Type::OBJECT,

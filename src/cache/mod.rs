@@ -5,9 +5,9 @@
 //!
 //! ```text
 //! fed frames ─► digest ──┐
-//!   caps, requests, tags ├─► KeyHasher ─► Key ─► Files::get ─► Hit: Recording ─► the chunk's packets
-//! encoder ─► identity ───┘                  │         └► Miss, Damaged ─► encode ─┐
-//!                                           └────────────► Files::put ◄─ Recording┘
+//!   caps, requests, tags ├─► KeyHasher ─► Key ─► Files::get ─► a Recording ─► the chunk's packets
+//! encoder ─► identity ───┘                  │         └► none, or damage ─► encode ─┐
+//!                                           └────────────► Files::put ◄─ Recording ─┘
 //! ```
 //!
 //! - `key`: what determines a chunk, as 128 bits; `digest`: of a frame; `identity`: of an encoder.
@@ -55,7 +55,7 @@ mod recording;
 
 pub(crate) use self::{
     digest::FrameDigest,
-    files::{Files, Found},
+    files::Files,
     identity::encoder_identity,
     key::{Key, KeyHasher, Unhashable},
     recording::{Entry, Recorder, Recording},

@@ -43,107 +43,115 @@ pub(crate) struct Packet {
     pub(crate) bytes: glib::Bytes,
 }
 
+impl Packet {
+    /// `base`: private time of the first frame that is fed. `None` where it can't be kept.
+    fn of(buffer: &gst::Buffer, base: u64) -> Option<Self> {
+        // (Private times and the differences between them are far from the ends of the range.)
+        let relative = |time: gst::ClockTime| time.nseconds().wrapping_sub(base) as i64;
+        // Nobody knows how to write metas that aren't custom.
+        let metas = buffer.iter_meta::<gst::Meta>().map(|meta| {
+            let custom = meta.try_as_custom_meta()?;
+            Some(custom.structure().to_string())
+        });
+        let offsets = [buffer.offset(), buffer.offset_end()];
+        let mapped = buffer.clone().into_mapped_buffer_readable().ok()?;
+        Some(Self {
+            pts: buffer.pts().map(relative),
+            dts: buffer.dts().map(relative),
+            duration: buffer.duration().map(gst::ClockTime::nseconds),
+            flags: buffer.flags().bits(),
+            offsets: Some(offsets).filter(|offsets| *offsets != [u64::MAX; 2]),
+            metas: metas.collect::<Option<_>>()?,
+            bytes: glib::Bytes::from_owned(mapped),
+        })
+    }
+
+    /// As it was, where the first frame that is fed has this private time. `None` where it can't be made.
+    pub(crate) fn into_buffer(self, base: u64) -> Option<gst::Buffer> {
+        let time = |relative: Option<i64>| {
+            let time = base.checked_add_signed(relative?)?;
+            Some(gst::ClockTime::from_nseconds(time))
+        };
+        let mut buffer = gst::Buffer::from_slice(self.bytes);
+        // PANIC: the buffer is new.
+        let new = buffer.get_mut().expect("own buffer");
+        new.set_pts(time(self.pts));
+        new.set_dts(time(self.dts));
+        new.set_duration(self.duration.map(gst::ClockTime::from_nseconds));
+        new.set_flags(gst::BufferFlags::from_bits_truncate(self.flags));
+        if let Some([offset, end]) = self.offsets {
+            new.set_offset(offset);
+            new.set_offset_end(end);
+        }
+        for meta in self.metas {
+            let structure: gst::Structure = meta.parse().ok()?;
+            let mut meta = gst::meta::CustomMeta::add(new, structure.name()).ok()?;
+            for (field, value) in structure.iter() {
+                meta.mut_structure().set_value(field, value.clone());
+            }
+        }
+        Some(buffer)
+    }
+}
+
 /// Remembers what an encoder makes of a chunk.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     /// Private time of the first frame that is fed.
     base: u64,
-    recording: Recording,
-    /// Something was made that can't be kept.
-    failed: bool,
+    /// `None`: something was made that can't be kept.
+    entries: Option<Vec<Entry>>,
 }
 
 impl Recorder {
     pub(crate) fn new(base: u64) -> Self {
-        Self {
-            base,
-            recording: Recording::default(),
-            failed: false,
+        let entries = Some(Vec::new());
+        Self { base, entries }
+    }
+
+    fn push(&mut self, entry: Option<Entry>) {
+        match (&mut self.entries, entry) {
+            (Some(entries), Some(entry)) => entries.push(entry),
+            (entries, _) => *entries = None,
         }
     }
 
-    fn relative(&self, time: Option<gst::ClockTime>) -> Option<i64> {
-        // (Private times and the differences between them are far from the ends of the range.)
-        Some(time?.nseconds().wrapping_sub(self.base) as i64)
-    }
-
     pub(crate) fn caps(&mut self, caps: &gst::Caps) {
-        self.recording.entries.push(Entry::Caps(caps.to_string()));
+        self.push(Some(Entry::Caps(caps.to_string())));
     }
 
     pub(crate) fn tags(&mut self, event: &gst::Event) {
         if let gst::EventView::Tag(tag) = event.view() {
             let tags = tag.tag_owned();
-            match tags::to_text(&tags) {
-                Some(text) => self.recording.entries.push(Entry::Tags {
-                    text,
-                    is_global: tags.scope() == gst::TagScope::Global,
-                }),
-                None => self.failed = true,
-            }
+            let is_global = tags.scope() == gst::TagScope::Global;
+            self.push(tags::to_text(&tags).map(|text| Entry::Tags { text, is_global }));
         }
     }
 
     pub(crate) fn skip(&mut self, private: u64) {
-        let time = private.saturating_sub(self.base);
-        self.recording.entries.push(Entry::Skipped(time));
+        self.push(Some(Entry::Skipped(private.saturating_sub(self.base))));
     }
 
     pub(crate) fn packet(&mut self, buffer: &gst::Buffer) {
-        let metas = buffer.iter_meta::<gst::Meta>().map(|meta| {
-            let custom = meta.try_as_custom_meta()?;
-            Some(custom.structure().to_string())
-        });
-        // Nobody knows how to write the others.
-        let metas: Option<Vec<_>> = metas.collect();
-        self.failed |= metas.is_none();
-        let Ok(mapped) = buffer.clone().into_mapped_buffer_readable() else {
-            self.failed = true;
-            return;
-        };
-        let offsets = (buffer.offset(), buffer.offset_end());
-        self.recording.entries.push(Entry::Packet(Packet {
-            pts: self.relative(buffer.pts()),
-            dts: self.relative(buffer.dts()),
-            duration: buffer.duration().map(gst::ClockTime::nseconds),
-            flags: buffer.flags().bits(),
-            offsets: (offsets != (u64::MAX, u64::MAX)).then_some([offsets.0, offsets.1]),
-            metas: metas.unwrap_or_default(),
-            bytes: glib::Bytes::from_owned(mapped),
-        }));
+        self.push(Packet::of(buffer, self.base).map(Entry::Packet));
     }
 
     pub(crate) fn finish(self) -> Option<Recording> {
-        (!self.failed).then_some(self.recording)
+        let entries = self.entries?;
+        Some(Recording { entries })
     }
 }
 
 /// Bytes of GLib for serde, as bytes and not as a list of numbers.
 mod payload {
-    use serde::de::{Error, Visitor};
-    use serde::{Deserializer, Serializer};
-    use std::fmt;
+    use serde::{Deserialize, Deserializer, Serializer};
 
     pub(super) fn serialize<S: Serializer>(bytes: &glib::Bytes, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_bytes(bytes)
     }
 
+    /// Copied: else a packet that is held somewhere, as muxers do with the first, would hold the whole file.
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<glib::Bytes, D::Error> {
-        struct Payload;
-
-        impl Visitor<'_> for Payload {
-            type Value = glib::Bytes;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "bytes")
-            }
-
-            /// Copied: else a packet that is held somewhere, as muxers do with the first, would hold the whole file.
-            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<glib::Bytes, E> {
-                Ok(glib::Bytes::from_owned(bytes.to_vec()))
-            }
-        }
-
-        from.deserialize_bytes(Payload)
+        <&[u8]>::deserialize(from).map(glib::Bytes::from)
     }
 }

@@ -5,6 +5,7 @@
 use super::description::EncoderError;
 use crate::media::caps;
 use gst::prelude::*;
+use std::cmp::Reverse;
 
 /// The highest ranked installed encoder that makes some of `makes` that `downstream` accepts, from `raw`. Among equals the
 /// one whose format downstream names first.
@@ -33,28 +34,21 @@ pub(crate) fn choose(
     let chosen = making
         .iter()
         .filter(|factory| factory.can_sink_any_caps(raw))
-        .max_by_key(|factory| {
-            use std::cmp::Reverse;
-            (
-                factory.rank(),
-                Reverse(preference(factory)),
-                Reverse(factory.name()),
-            )
-        });
-    match chosen {
-        Some(factory) => Ok((*factory).clone()),
-        None if making.is_empty() => Err(EncoderError::CannotChoose {
-            downstream: if is_meant {
-                accepted
-            } else {
-                downstream.clone()
-            },
-        }),
-        None => Err(EncoderError::NoneTakes {
-            downstream: accepted,
-            raw: raw.clone(),
-        }),
+        .max_by_key(|it| (it.rank(), Reverse(preference(it)), Reverse(it.name())));
+    if let Some(factory) = chosen {
+        return Ok((*factory).clone());
     }
+    let downstream = if is_meant {
+        accepted
+    } else {
+        downstream.clone()
+    };
+    Err(if making.is_empty() {
+        EncoderError::CannotChoose { downstream }
+    } else {
+        let raw = raw.clone();
+        EncoderError::NoneTakes { downstream, raw }
+    })
 }
 
 /// One of this plugin's own elements.

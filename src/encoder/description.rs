@@ -6,8 +6,8 @@ use super::choice::is_ours;
 use super::hints::Recommended;
 use super::profile::{Concurrency, Profile};
 use super::properties::{KEY_INTERVAL, Overrides, key_interval};
-use crate::media::bitstream;
 use crate::media::queries::answer_encoder;
+use crate::media::{bitstream, caps};
 use gst::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,13 +32,11 @@ pub(crate) enum EncoderError {
         downstream: gst::Caps,
         raw: gst::Caps,
     },
-    /// The description isn't one of GStreamer's, or names what isn't installed.
     #[error(
         "The encoder '{description}' can't be made: {error}; set the property 'encoder' to the name of an installed encoder, with its \
          properties, as gst-launch-1.0 would take it"
     )]
     Description { description: String, error: String },
-    /// It is something, but not a video encoder.
     #[error(
         "The property 'encoder' is '{description}', which {reason}; it takes a video encoder or a chain of elements with one sink pad \
          and one src pad that ends in one, after which parsers and the like may come"
@@ -47,14 +45,12 @@ pub(crate) enum EncoderError {
         description: String,
         reason: &'static str,
     },
-    /// It makes something else than this element does.
     #[error(
         "The encoder '{encoder}' does not make {}; set the property 'encoder' to one that does, or use vtparallelenc, which takes any \
          encoder",
         abridged(makes)
     )]
     OtherFormat { encoder: String, makes: gst::Caps },
-    /// `encoder-properties` names what the encoder can't be given.
     #[error(
         "The property 'encoder-properties' has the field '{property}', which can't be set on the encoder '{encoder}': {reason}; \
          gst-inspect-1.0 lists the encoder's properties"
@@ -64,7 +60,6 @@ pub(crate) enum EncoderError {
         property: String,
         reason: &'static str,
     },
-    /// It exists but could not be linked or started.
     #[error("The encoder {encoder} could not be started; try it alone with gst-launch-1.0")]
     CannotStart { encoder: String },
     /// It doesn't come back from being opened, or stood still for so long.
@@ -72,12 +67,10 @@ pub(crate) enum EncoderError {
         "The encoder did not open within {time:?} (stall-timeout); try it alone with gst-launch-1.0"
     )]
     Hangs { time: Duration },
-    /// Its element was stopped before it was its turn to open.
     #[error("The element was stopped before its encoder was opened")]
     Stopped,
     #[error("No thread can be started: {0}")]
     NoThread(String),
-    /// It doesn't take these raw caps.
     #[error(
         "The encoder {encoder} refused the video {caps}, or what follows refused what it would make of it; convert the video before \
          vtparallelenc, for example with videoconvert or videoscale, or put the format's parser after it"
@@ -291,7 +284,7 @@ impl Traits {
 }
 
 /// What comes out of what a description made, as far as it is known before it encodes.
-fn made_by(made: &gst::Element) -> gst::Caps {
+pub(crate) fn made_by(made: &gst::Element) -> gst::Caps {
     let src = made.static_pad("src");
     src.map_or_else(gst::Caps::new_any, |src| src.query_caps(None))
 }
@@ -309,8 +302,7 @@ fn check(encoder: &gst::Element) -> Result<(), &'static str> {
     if elements.iter().any(is_ours) {
         return Err("contains vtparallelenc itself");
     }
-    let encoders: Vec<_> = elements.iter().filter(|it| is_encoder(it)).collect();
-    match encoders.len() {
+    match elements.iter().filter(|it| is_encoder(it)).count() {
         0 => return Err("contains no encoder"),
         1 => (),
         _ => return Err("contains more than one encoder"),
@@ -320,16 +312,18 @@ fn check(encoder: &gst::Element) -> Result<(), &'static str> {
             "contains an element that decodes, muxes or sends, which belongs before or after it",
         );
     }
-    let way = way_through(encoder);
-    let is_bin = |it: &gst::Element| it.is::<gst::Bin>() && !is_encoder(it);
-    if elements.len() > 1 && !elements.iter().all(|it| is_bin(it) || way.contains(it)) {
+    // Where each has one way in and one way out, both linked, there is one way through all.
+    let is_chain = |it: &gst::Element| it.is::<gst::Bin>() && !is_encoder(it);
+    let is_link = |pads: Vec<gst::Pad>| matches!(&pads[..], [pad] if pad.is_linked());
+    let is_on_way = |it: &gst::Element| is_link(it.sink_pads()) && is_link(it.src_pads());
+    if elements.len() > 1 && !elements.iter().all(|it| is_chain(it) || is_on_way(it)) {
         return Err("has elements aside from the way from its sink pad to its src pad");
     }
-    let says = |pad: &str| encoder.static_pad(pad).map(|pad| pad.query_caps(None));
-    if says("sink").is_none_or(|takes| !takes.can_intersect(&crate::media::caps::raw())) {
+    let takes = encoder.static_pad("sink").map(|pad| pad.query_caps(None));
+    if takes.is_none_or(|takes| !takes.can_intersect(&caps::raw())) {
         return Err("takes no raw video");
     }
-    if says("src").is_none_or(|makes| !may_be_encoded_video(&makes)) {
+    if !may_be_encoded_video(&made_by(encoder)) {
         return Err("makes no encoded video");
     }
     Ok(())
@@ -346,52 +340,13 @@ const NOT_IN_A_CHAIN: &[&str] = &[
     "Network",
 ];
 
-fn may_be_encoded_video(caps: &gst::Caps) -> bool {
+fn may_be_encoded_video(made: &gst::Caps) -> bool {
     let is_video = |name: &str| name.starts_with("video/") || name.starts_with("image/");
-    let mut formats = caps.iter().map(|format| format.name().as_str());
+    let mut formats = made.iter().map(|format| format.name().as_str());
     // (In this order: the long list is made only where the name doesn't say it.)
-    caps.is_any()
+    made.is_any()
         || formats.any(|name| is_video(name) && name != "video/x-raw")
-        || caps.can_intersect(&crate::media::caps::encoded())
-}
-
-/// The elements from the src pad of what was made back to its sink pad; none if there is no one way.
-fn way_through(made: &gst::Element) -> Vec<gst::Element> {
-    let first = made.static_pad("sink").map(innermost);
-    let mut at = made.static_pad("src");
-    let mut way = Vec::new();
-    while let Some(element) = at
-        .take()
-        .map(innermost)
-        .and_then(|pad| pad.parent_element())
-    {
-        let sinks = element.sink_pads();
-        way.push(element);
-        let [sink] = &sinks[..] else { break };
-        if first.as_ref() == Some(&innermost(sink.clone())) {
-            return way;
-        }
-        at = sink.peer().and_then(beyond_bin);
-    }
-    Vec::new()
-}
-
-/// The pad that a bin's pad stands for.
-fn innermost(pad: gst::Pad) -> gst::Pad {
-    let of_encoder = pad.parent_element().is_some_and(|it| is_encoder(&it));
-    let ghost = pad.downcast_ref::<gst::GhostPad>().filter(|_| !of_encoder);
-    match ghost.and_then(|ghost| ghost.target()) {
-        Some(target) => innermost(target),
-        None => pad,
-    }
-}
-
-/// The pad itself, or where it is the inside of a bin's pad, the one that is linked to that outside.
-fn beyond_bin(pad: gst::Pad) -> Option<gst::Pad> {
-    match pad.parent().and_downcast::<gst::GhostPad>() {
-        Some(border) => beyond_bin(border.peer()?),
-        None => Some(pad),
-    }
+        || made.can_intersect(&caps::encoded())
 }
 
 #[cfg(test)]

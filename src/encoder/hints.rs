@@ -72,21 +72,16 @@ impl Hints {
         set(BEFORE, of.before.to_string());
         set(AFTER, of.after.to_string());
         set(FRAMES, of.fed.unwrap_or(0).to_string());
-        if let Some(rate) = self
-            .rate
-            .filter(|rate| rate.numer() > 0 && rate.denom() > 0)
-        {
-            let is_fraction = encoder
-                .find_property(RATE)
-                .is_some_and(|spec| spec.value_type() == gst::Fraction::static_type());
-            set(
-                RATE,
-                if is_fraction {
+        let rate = self.rate.filter(|it| it.numer() > 0 && it.denom() > 0);
+        if let Some(rate) = rate {
+            let spec = encoder.find_property(RATE);
+            let as_text = match spec.map(|spec| spec.value_type()) {
+                Some(kind) if kind == gst::Fraction::static_type() => {
                     format!("{}/{}", rate.numer(), rate.denom())
-                } else {
-                    (f64::from(rate.numer()) / f64::from(rate.denom())).to_string()
-                },
-            );
+                }
+                _ => (f64::from(rate.numer()) / f64::from(rate.denom())).to_string(),
+            };
+            set(RATE, as_text);
         }
     }
 }

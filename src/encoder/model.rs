@@ -135,12 +135,8 @@ impl Models {
 
     /// The encoder was chosen by what downstream accepts. If it is the one of the last stream, what was set on it holds.
     pub(crate) fn chosen(&self, description: &str) -> Result<(), EncoderError> {
-        let model = self.model.lock();
-        let is_same = model
-            .as_ref()
-            .is_some_and(|it| it.description == description);
-        drop(model);
-        if !is_same {
+        let is_same = |model: &Model| model.description == description;
+        if !self.model.lock().as_ref().is_some_and(is_same) {
             self.renew(Some(description))?;
         }
         self.refused()

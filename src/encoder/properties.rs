@@ -61,13 +61,9 @@ pub(super) const KEY_INTERVAL: &str = "min-force-key-unit-interval";
 
 pub(super) fn key_interval(encoder: &gst::Element) -> u64 {
     let has_it = encoder.has_property_with_type(KEY_INTERVAL, u64::static_type());
-    let interval = if has_it {
-        encoder.property(KEY_INTERVAL)
-    } else {
-        0
-    };
+    let interval = has_it.then(|| encoder.property(KEY_INTERVAL));
     // The greatest number is no time at all.
-    if interval == u64::MAX { 0 } else { interval }
+    interval.filter(|&it| it != u64::MAX).unwrap_or(0)
 }
 
 /// A value as [`set_from_text`] takes it; `None` where it has no text (an object).

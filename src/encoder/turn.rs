@@ -13,7 +13,7 @@
 //! Not in turn is what opens or closes where nothing may be held: the one encoder of a stream without chunks takes its caps, which go
 //! on downstream, and stops with its bin; an encoder behind a queue in a chain opens in that queue's thread.
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,13 +97,6 @@ static TURNS: Mutex<Turns> = Mutex::new(Turns {
 /// Woken when a turn ends, and when somebody is abandoned or stopped.
 static FREED: Condvar = Condvar::new();
 
-/// What is done in turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Act {
-    Open,
-    Close,
-}
-
 /// A turn, until it is dropped.
 struct Turn<'a> {
     plugin: &'a str,
@@ -111,14 +104,19 @@ struct Turn<'a> {
 }
 
 impl<'a> Turn<'a> {
-    /// `None`: no encoder is to be opened any more.
-    fn take(plugin: &'a str, whose: &Arc<SessionStatus>, act: Act) -> Option<Self> {
+    /// `None`: the caller has given up waiting.
+    fn take(
+        plugin: &'a str,
+        whose: &Arc<SessionStatus>,
+        gives_up: impl Fn() -> bool,
+    ) -> Option<Self> {
+        const SLICE: Duration = Duration::from_millis(100);
         let mut turns = TURNS.lock();
         whose.awaits_turn.store(true, Ordering::SeqCst);
         // The turn that is waited for, and for how long.
         let (mut before, mut waited) = (0, Duration::ZERO);
         let is_granted = loop {
-            if act == Act::Open && whose.opens_no_more() {
+            if gives_up() {
                 break false;
             }
             let taken = turns.taken.get(plugin).filter(|it| !it.by.is_abandoned());
@@ -126,50 +124,35 @@ impl<'a> Turn<'a> {
             if before != taken.number {
                 (before, waited) = (taken.number, Duration::ZERO);
             }
-            let rest = whose
-                .patience
-                .map(|patience| patience.saturating_sub(waited));
-            if rest.is_some_and(|rest| rest.is_zero()) {
-                break true;
+            match whose.patience.map(|it| it.saturating_sub(waited)) {
+                None => FREED.wait(&mut turns),
+                Some(Duration::ZERO) => break true,
+                // Added up: while the process stands still, so does whoever has the turn.
+                Some(rest) => {
+                    let since = Instant::now();
+                    FREED.wait_for(&mut turns, SLICE.min(rest));
+                    waited += since.elapsed().min(SLICE);
+                }
             }
-            wait_awhile(&mut turns, rest, &mut waited);
         };
         whose.awaits_turn.store(false, Ordering::SeqCst);
         is_granted.then(|| {
             turns.count += 1;
             let number = turns.count;
-            let taken = Taken {
-                number,
-                by: whose.clone(),
-            };
+            let by = whose.clone();
+            let taken = Taken { number, by };
             turns.taken.insert(plugin.to_string(), taken);
             Self { plugin, number }
         })
     }
 }
 
-/// Waits until a turn ends, or for some of the time that is left, and adds that up: while the process stands still, so does whoever
-/// has the turn.
-fn wait_awhile(turns: &mut MutexGuard<'_, Turns>, rest: Option<Duration>, waited: &mut Duration) {
-    const SLICE: Duration = Duration::from_millis(100);
-    let Some(rest) = rest else {
-        FREED.wait(turns);
-        return;
-    };
-    let since = Instant::now();
-    FREED.wait_for(turns, SLICE.min(rest));
-    *waited += since.elapsed().min(SLICE);
-}
-
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut turns = TURNS.lock();
         // Somebody else may have it already.
-        if turns
-            .taken
-            .get(self.plugin)
-            .is_some_and(|taken| taken.number == self.number)
-        {
+        let taken = turns.taken.get(self.plugin);
+        if taken.is_some_and(|taken| taken.number == self.number) {
             turns.taken.remove(self.plugin);
             FREED.notify_all();
         }
@@ -184,7 +167,7 @@ pub(crate) fn open_in_turn<R>(
     whose: &Arc<SessionStatus>,
     act: impl FnOnce() -> R,
 ) -> Option<R> {
-    let _turn = Turn::take(plugin, whose, Act::Open)?;
+    let _turn = Turn::take(plugin, whose, || whose.opens_no_more())?;
     Some(act())
 }
 
@@ -194,7 +177,7 @@ pub(crate) fn close_in_turn<R>(
     whose: &Arc<SessionStatus>,
     act: impl FnOnce() -> R,
 ) -> R {
-    let _turn = Turn::take(plugin, whose, Act::Close);
+    let _turn = Turn::take(plugin, whose, || false);
     act()
 }
 

@@ -9,19 +9,10 @@
 
 use gst::prelude::*;
 
-/// How NAL units follow each other in a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Framing {
-    StartCodes,
-    /// Each has its length before it, in so many bytes.
-    Lengths(usize),
-}
-
 /// An encoded format whose packets can be looked into, as its caps declare it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Format {
-    H264(Framed),
-    H265(Framed),
+    Nal(NalUnits),
     Vp8,
     Vp9,
     Av1,
@@ -32,11 +23,20 @@ pub(crate) enum Format {
     Opaque,
 }
 
-/// NAL units in their framing, and whether parameter sets may stand among them.
+/// How NAL units stand in packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Framed {
-    framing: Framing,
+pub(crate) struct NalUnits {
+    codec: Codec,
+    /// Each has its length before it, in so many bytes; `None`: a start code.
+    length_bytes: Option<usize>,
+    /// Parameter sets may stand among them.
     sets_in_band: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Codec {
+    H264,
+    H265,
 }
 
 /// What a NAL unit is for us.
@@ -51,63 +51,67 @@ enum Unit {
     Other,
 }
 
-/// What a NAL unit is in one of the formats.
-type UnitOf = fn(&[u8]) -> Unit;
-
-impl Unit {
-    /// nal_unit_type of ITU-T H.264, table 7-1.
-    fn of_h264(nal: &[u8]) -> Self {
-        match nal.first().map(|header| header & 31) {
-            Some(1..=4) => Self::Slice,
-            Some(5) => Self::RandomAccess,
-            Some(7 | 8 | 13) => Self::ParameterSet,
-            Some(9) => Self::Delimiter,
-            _ => Self::Other,
-        }
-    }
-
-    /// nal_unit_type of ITU-T H.265, table 7-1.
-    fn of_h265(nal: &[u8]) -> Self {
-        match nal.first().map(|header| header >> 1 & 63) {
-            // BLA, IDR and CRA. What a CRA's leading pictures do to it, their order shows.
-            Some(16..=21) => Self::RandomAccess,
-            Some(0..=31) => Self::Slice,
-            Some(32..=34) => Self::ParameterSet,
-            Some(35) => Self::Delimiter,
-            _ => Self::Other,
-        }
-    }
-}
-
-impl Framed {
-    fn of(structure: &gst::StructureRef, config: Option<&[u8]>, length_at: usize) -> Self {
-        let framing = match (structure.get::<&str>("stream-format"), config) {
-            (Ok("byte-stream"), _) | (Err(_), None) => Framing::StartCodes,
+impl NalUnits {
+    fn of(codec: Codec, structure: &gst::StructureRef) -> Self {
+        let config = codec_data(structure);
+        let stream_format = structure.get::<&str>("stream-format").ok();
+        let length_bytes = match (stream_format, &config) {
+            (Some("byte-stream"), _) | (None, None) => None,
             (_, config) => {
-                let byte = config.and_then(|config| config.get(length_at));
-                Framing::Lengths(byte.map_or(4, |byte| usize::from(byte & 3) + 1))
+                let at = match codec {
+                    Codec::H264 => 4,
+                    Codec::H265 => 21,
+                };
+                let byte = config.as_ref().and_then(|config| config.get(at));
+                Some(byte.map_or(4, |byte| usize::from(byte & 3) + 1))
             }
         };
-        let sets_in_band = framing == Framing::StartCodes
-            || matches!(structure.get("stream-format"), Ok("avc3" | "hev1"));
         Self {
-            framing,
-            sets_in_band,
+            codec,
+            length_bytes,
+            sets_in_band: length_bytes.is_none() || matches!(stream_format, Some("avc3" | "hev1")),
+        }
+    }
+
+    fn kind(self, unit: &[u8]) -> Unit {
+        let Some(header) = unit.first() else {
+            return Unit::Other;
+        };
+        // nal_unit_type of ITU-T H.264 and H.265, both in table 7-1.
+        match self.codec {
+            Codec::H264 => match header & 31 {
+                1..=4 => Unit::Slice,
+                5 => Unit::RandomAccess,
+                7 | 8 | 13 => Unit::ParameterSet,
+                9 => Unit::Delimiter,
+                _ => Unit::Other,
+            },
+            Codec::H265 => match header >> 1 & 63 {
+                // BLA, IDR and CRA. What a CRA's leading pictures do to it, their order shows.
+                16..=21 => Unit::RandomAccess,
+                0..=31 => Unit::Slice,
+                32..=34 => Unit::ParameterSet,
+                35 => Unit::Delimiter,
+                _ => Unit::Other,
+            },
         }
     }
 
     /// Each NAL unit, without its start code or length.
-    fn units(self, packet: &[u8]) -> Vec<&[u8]> {
-        match self.framing {
-            Framing::StartCodes => by_start_codes(packet),
-            Framing::Lengths(bytes) => by_lengths(packet, bytes),
+    fn within(self, packet: &[u8]) -> Vec<&[u8]> {
+        match self.length_bytes {
+            None => by_start_codes(packet),
+            Some(bytes) => {
+                let mut rest = Bytes(packet);
+                std::iter::from_fn(|| rest.unit(bytes)).collect()
+            }
         }
     }
 
     fn append(self, unit: &[u8], packet: &mut Vec<u8>) {
-        match self.framing {
-            Framing::StartCodes => packet.extend([0, 0, 0, 1]),
-            Framing::Lengths(bytes) => {
+        match self.length_bytes {
+            None => packet.extend([0, 0, 0, 1]),
+            Some(bytes) => {
                 let length = (unit.len() as u64).to_be_bytes();
                 packet.extend(&length[length.len() - bytes..]);
             }
@@ -118,21 +122,12 @@ impl Framed {
 
 fn by_start_codes(packet: &[u8]) -> Vec<&[u8]> {
     const START_CODE: [u8; 3] = [0, 0, 1];
-    let mut codes = packet.windows(3).enumerate();
-    let mut starts: Vec<usize> = Vec::new();
-    while let Some((at, code)) = codes.next() {
-        if code == START_CODE {
-            starts.push(at + START_CODE.len());
-            codes.nth(1);
-        }
-    }
-    let ends = starts.iter().skip(1).map(|next| next - START_CODE.len());
-    let ends: Vec<usize> = ends.chain([packet.len()]).collect();
-    let units = starts
-        .iter()
-        .zip(ends)
-        .map(|(&start, end)| &packet[start..end]);
-    units.map(without_trailing_zeros).collect()
+    let codes: Vec<usize> = memchr::memmem::find_iter(packet, &START_CODE).collect();
+    let ends = codes.iter().copied().skip(1).chain([packet.len()]);
+    let units = codes.iter().zip(ends);
+    units
+        .map(|(code, end)| without_trailing_zeros(&packet[code + START_CODE.len()..end]))
+        .collect()
 }
 
 /// Zero bytes before the next start code are no part of the unit (it ends with a 1 bit).
@@ -141,19 +136,40 @@ fn without_trailing_zeros(unit: &[u8]) -> &[u8] {
     &unit[..end.map_or(0, |last| last + 1)]
 }
 
-fn by_lengths(mut packet: &[u8], bytes: usize) -> Vec<&[u8]> {
-    let mut units = Vec::new();
-    while let Some((length, rest)) = packet.split_at_checked(bytes) {
-        let length = length
-            .iter()
-            .fold(0, |sum, &byte| sum << 8 | usize::from(byte));
-        let Some((unit, rest)) = rest.split_at_checked(length) else {
-            break;
-        };
-        units.push(unit);
-        packet = rest;
+/// Bytes that are read from the first to the last. `None` where they end too soon.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
     }
-    units
+
+    /// The most significant byte first.
+    fn number(&mut self, bytes: usize) -> Option<usize> {
+        let bytes = self.take(bytes)?.iter();
+        Some(bytes.fold(0, |sum, &byte| sum << 8 | usize::from(byte)))
+    }
+
+    /// What has its length before it, in so many bytes.
+    fn unit(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let length = self.number(bytes)?;
+        self.take(length)
+    }
+
+    /// A number of AV1, if it is one: none is larger, whatever a machine can hold (4.10.5).
+    fn leb128(&mut self) -> Option<u32> {
+        let mut value = 0;
+        for at in 0..8 {
+            let byte = self.number(1)? as u64;
+            value |= (byte & 127) << (7 * at);
+            if byte & 128 == 0 {
+                return u32::try_from(value).ok();
+            }
+        }
+        None
+    }
 }
 
 impl Format {
@@ -168,12 +184,9 @@ impl Format {
     }
 
     fn of_structure(structure: &gst::StructureRef) -> Self {
-        let config = structure.get::<gst::Buffer>("codec_data").ok();
-        let config = config.and_then(|config| config.into_mapped_buffer_readable().ok());
-        let config = config.as_deref();
         match structure.name().as_str() {
-            "video/x-h264" => Self::H264(Framed::of(structure, config, 4)),
-            "video/x-h265" => Self::H265(Framed::of(structure, config, 21)),
+            "video/x-h264" => Self::Nal(NalUnits::of(Codec::H264, structure)),
+            "video/x-h265" => Self::Nal(NalUnits::of(Codec::H265, structure)),
             "video/x-vp8" => Self::Vp8,
             "video/x-vp9" => Self::Vp9,
             "video/x-av1" if !matches!(structure.get("stream-format"), Ok("annexb")) => Self::Av1,
@@ -182,22 +195,22 @@ impl Format {
         }
     }
 
-    fn framed(self) -> Option<(Framed, UnitOf)> {
+    /// Where parameter sets may stand in band.
+    fn with_sets_in_band(self) -> Option<NalUnits> {
         match self {
-            Self::H264(framed) => Some((framed, Unit::of_h264)),
-            Self::H265(framed) => Some((framed, Unit::of_h265)),
+            Self::Nal(units) if units.sets_in_band => Some(units),
             _ => None,
         }
     }
 
     /// Whether decoding can begin with this packet; `None` where that can't be told from it.
     pub(crate) fn is_random_access(self, packet: &[u8]) -> Option<bool> {
-        if let Some((framed, unit_of)) = self.framed() {
-            let mut units = framed.units(packet).into_iter().map(unit_of);
-            let slice = units.find(|unit| matches!(unit, Unit::RandomAccess | Unit::Slice));
-            return slice.map(|unit| unit == Unit::RandomAccess);
-        }
         match self {
+            Self::Nal(units) => {
+                let mut kinds = units.within(packet).into_iter().map(|it| units.kind(it));
+                let slice = kinds.find(|kind| matches!(kind, Unit::RandomAccess | Unit::Slice));
+                Some(slice? == Unit::RandomAccess)
+            }
             // RFC 6386, 9.1: the frame tag's first bit is 0, and a start code follows the tag.
             Self::Vp8 => {
                 let is_key = packet.first()? & 1 == 0;
@@ -206,106 +219,70 @@ impl Format {
             Self::Vp9 => vp9_key_frame(packet),
             Self::Av1 => av1_key_frame(packet),
             Self::Image => Some(true),
-            _ => None,
+            Self::Opaque => None,
         }
     }
 
     /// The parameter sets that stand in the packet.
     pub(crate) fn parameter_sets(self, packet: &[u8]) -> Vec<Vec<u8>> {
-        let Some((framed, unit_of)) = self.framed() else {
+        let Self::Nal(units) = self else {
             return Vec::new();
         };
-        let units = framed.units(packet).into_iter();
-        units
-            .filter(|unit| unit_of(unit) == Unit::ParameterSet)
-            .map(<[u8]>::to_vec)
-            .collect()
+        let mut sets = units.within(packet);
+        sets.retain(|unit| units.kind(unit) == Unit::ParameterSet);
+        sets.into_iter().map(<[u8]>::to_vec).collect()
     }
 
     /// The packet with parameter sets before its picture; `None` where the format keeps them elsewhere.
     pub(crate) fn with_parameter_sets(self, packet: &[u8], sets: &[Vec<u8>]) -> Option<Vec<u8>> {
-        let (framed, unit_of) = self.framed().filter(|(framed, _)| framed.sets_in_band)?;
-        let units = framed.units(packet).into_iter();
+        let units = self.with_sets_in_band()?;
+        let all = units.within(packet).into_iter();
         // An access unit delimiter is always first.
-        let delimiters = units.take_while(|unit| unit_of(unit) == Unit::Delimiter);
+        let delimiters = all.take_while(|unit| units.kind(unit) == Unit::Delimiter);
         let at = delimiters.last().map_or(0, |unit| end_within(packet, unit));
         let mut whole = packet[..at].to_vec();
         for set in sets {
-            framed.append(set, &mut whole);
+            units.append(set, &mut whole);
         }
         whole.extend(&packet[at..]);
         Some(whole)
     }
 
-    /// The parameter sets of an `avcC` or `hvcC` record.
+    /// The parameter sets of an `avcC` or `hvcC` record (ISO/IEC 14496-15), those that come before it ends.
     fn configured_sets(self, config: &[u8]) -> Vec<Vec<u8>> {
-        let mut record = Record {
-            rest: config,
-            sets: Vec::new(),
+        let Self::Nal(units) = self else {
+            return Vec::new();
         };
-        let _ = match self {
-            Self::H264(_) => record.read_avc(),
-            Self::H265(_) => record.read_hevc(),
-            _ => None,
+        let is_avc = units.codec == Codec::H264;
+        let mut sets = Vec::new();
+        let mut read = |mut record: Bytes<'_>| -> Option<()> {
+            record.take(if is_avc { 5 } else { 22 })?;
+            let kinds = if is_avc { 2 } else { record.number(1)? };
+            for kind in 0..kinds {
+                let count = match (is_avc, kind) {
+                    (true, 0) => record.number(1)? & 31,
+                    (true, _) => record.number(1)?,
+                    (false, _) => record.take(1).and_then(|_| record.number(2))?,
+                };
+                for _ in 0..count {
+                    sets.push(record.unit(2)?.to_vec());
+                }
+            }
+            Some(())
         };
-        record.sets
+        let _ = read(Bytes(config));
+        sets
     }
+}
+
+fn codec_data(structure: &gst::StructureRef) -> Option<gst::MappedBuffer<gst::buffer::Readable>> {
+    let config = structure.get::<gst::Buffer>("codec_data").ok()?;
+    config.into_mapped_buffer_readable().ok()
 }
 
 /// Where a part of a packet ends in it.
 fn end_within(packet: &[u8], part: &[u8]) -> usize {
     part.as_ptr_range().end as usize - packet.as_ptr() as usize
-}
-
-/// A decoder configuration record (ISO/IEC 14496-15) that is being read. `None` where it ends too soon.
-struct Record<'a> {
-    rest: &'a [u8],
-    sets: Vec<Vec<u8>>,
-}
-
-impl Record<'_> {
-    fn skip(&mut self, bytes: usize) -> Option<()> {
-        self.rest = self.rest.get(bytes..)?;
-        Some(())
-    }
-
-    fn number(&mut self, bytes: usize) -> Option<usize> {
-        let (number, rest) = self.rest.split_at_checked(bytes)?;
-        self.rest = rest;
-        Some(
-            number
-                .iter()
-                .fold(0, |sum, &byte| sum << 8 | usize::from(byte)),
-        )
-    }
-
-    fn units(&mut self, count: usize) -> Option<()> {
-        for _ in 0..count {
-            let length = self.number(2)?;
-            let (unit, rest) = self.rest.split_at_checked(length)?;
-            self.sets.push(unit.to_vec());
-            self.rest = rest;
-        }
-        Some(())
-    }
-
-    fn read_avc(&mut self) -> Option<()> {
-        self.skip(5)?;
-        let sps = self.number(1)? & 31;
-        self.units(sps)?;
-        let pps = self.number(1)?;
-        self.units(pps)
-    }
-
-    fn read_hevc(&mut self) -> Option<()> {
-        self.skip(22)?;
-        for _ in 0..self.number(1)? {
-            self.skip(1)?;
-            let count = self.number(2)?;
-            self.units(count)?;
-        }
-        Some(())
-    }
 }
 
 /// Whether the first picture of the packet is a key frame (VP9 bitstream specification, 6.2).
@@ -326,22 +303,24 @@ fn vp9_key_frame(packet: &[u8]) -> Option<bool> {
 
 /// Whether the first picture of a temporal unit is a key frame that comes with its sequence header (AV1 bitstream
 /// specification, 5.3 to 5.9).
-fn av1_key_frame(mut packet: &[u8]) -> Option<bool> {
-    const SEQUENCE_HEADER: u8 = 1;
-    const FRAME_HEADER: u8 = 3;
-    const FRAME: u8 = 6;
+fn av1_key_frame(packet: &[u8]) -> Option<bool> {
+    const SEQUENCE_HEADER: usize = 1;
+    const FRAME_HEADER: usize = 3;
+    const FRAME: usize = 6;
+    let mut packet = Bytes(packet);
     let mut has_header = false;
     // Every picture of a still image is a key frame, and doesn't say so.
     let mut is_still = false;
-    while let Some((&header, mut rest)) = packet.split_first() {
+    loop {
+        let header = packet.number(1)?;
         let (kind, has_extension, has_size) = (header >> 3 & 15, header & 4 != 0, header & 2 != 0);
-        rest = rest.get(usize::from(has_extension)..)?;
+        packet.take(usize::from(has_extension))?;
         let size = if has_size {
-            usize::try_from(leb128(&mut rest)?).ok()?
+            usize::try_from(packet.leb128()?).ok()?
         } else {
-            rest.len()
+            packet.0.len()
         };
-        let (content, next) = rest.split_at_checked(size)?;
+        let content = packet.take(size)?;
         match kind {
             SEQUENCE_HEADER => {
                 has_header = true;
@@ -354,51 +333,30 @@ fn av1_key_frame(mut packet: &[u8]) -> Option<bool> {
             }
             _ => (),
         }
-        packet = next;
     }
-    None
-}
-
-/// A number, if it is one: none is larger, whatever a machine can hold (4.10.5).
-fn leb128(rest: &mut &[u8]) -> Option<u32> {
-    let mut value = 0;
-    for at in 0..8 {
-        let (&byte, after) = rest.split_first()?;
-        *rest = after;
-        value |= u64::from(byte & 127) << (7 * at);
-        if byte & 128 == 0 {
-            return u32::try_from(value).ok();
-        }
-    }
-    None
 }
 
 /// The alignment that the caps declare, where each packet is then a part of a frame (a NAL unit, an OBU, a stripe). `None`: packets may
 /// be whole frames, or the caps say nothing of it.
 pub(crate) fn alignment_of_parts(caps: &gst::CapsRef) -> Option<String> {
-    let alignments_of = |format: &gst::StructureRef| -> Vec<String> {
-        if let Ok(one) = format.get::<String>("alignment") {
-            return vec![one];
+    let alignment_of_parts = |format: &gst::StructureRef| {
+        let mut whole = vec!["au", "tu", "super-frame"];
+        // A frame that isn't shown comes by itself.
+        if !matches!(format.name().as_str(), "video/x-vp9" | "video/x-av1") {
+            whole.push("frame");
         }
-        let some = format.get::<gst::List>("alignment");
-        let some = some.iter().flat_map(|some| some.iter());
-        some.flat_map(|it| it.get()).collect()
-    };
-    let mut parts = None;
-    for format in caps.iter() {
-        let alignments = alignments_of(format);
-        let is_whole = |alignment: &String| match alignment.as_str() {
-            "au" | "tu" | "super-frame" => true,
-            // One that isn't shown comes by itself.
-            "frame" => !matches!(format.name().as_str(), "video/x-vp9" | "video/x-av1"),
-            _ => false,
-        };
-        if alignments.is_empty() || alignments.iter().any(is_whole) {
+        let whole = gst::Structure::builder(format.name())
+            .field("alignment", gst::List::new(whole))
+            .build();
+        if format.can_intersect(&whole) {
             return None;
         }
-        parts = parts.or(alignments.into_iter().next());
-    }
-    parts
+        let mut first = format.to_owned();
+        first.fixate_field("alignment");
+        first.get("alignment").ok()
+    };
+    let alignments: Option<Vec<String>> = caps.iter().map(alignment_of_parts).collect();
+    alignments?.into_iter().next()
 }
 
 /// How the caps of one chunk stand to those that were sent before.
@@ -415,14 +373,9 @@ pub(crate) enum Described {
 /// The parameter sets of `codec_data`, where the format carries them in band as well.
 pub(crate) fn sets_for_band(caps: &gst::CapsRef) -> Vec<Vec<u8>> {
     let format = Format::of(caps);
-    let config = caps
-        .structure(0)
-        .and_then(|caps| caps.get::<gst::Buffer>("codec_data").ok());
-    let config = config.and_then(|config| config.into_mapped_buffer_readable().ok());
-    match (format.framed(), config) {
-        (Some((framed, _)), Some(config)) if framed.sets_in_band => format.configured_sets(&config),
-        _ => Vec::new(),
-    }
+    let config = caps.structure(0).and_then(codec_data);
+    let config = config.filter(|_| format.with_sets_in_band().is_some());
+    config.map_or_else(Vec::new, |config| format.configured_sets(&config))
 }
 
 /// Fields that say no more than the parameter sets do.
@@ -437,9 +390,7 @@ pub(crate) fn compare(was: &gst::CapsRef, is: &gst::CapsRef) -> Described {
     };
     let differing = differing_fields(old, new);
     let in_sets = |field: &String| FROM_PARAMETER_SETS.contains(&field.as_str());
-    let in_band = Format::of(is)
-        .framed()
-        .is_some_and(|(framed, _)| framed.sets_in_band);
+    let in_band = Format::of(is).with_sets_in_band().is_some();
     if old.name() == new.name() && in_band && differing.iter().all(in_sets) {
         return Described::InBand(sets_for_band(is));
     }
@@ -448,17 +399,13 @@ pub(crate) fn compare(was: &gst::CapsRef, is: &gst::CapsRef) -> Described {
         let text = value.and_then(|value| value.serialize().ok());
         text.map_or("nothing".to_string(), Into::into)
     };
+    let renamed = old.name() != new.name();
+    let name = renamed.then(|| format!("{} became {}", old.name(), new.name()));
     let fields = differing.iter().map(|field| {
-        format!(
-            "{field} was {}, is {}",
-            value(old, field),
-            value(new, field)
-        )
+        let (was, is) = (value(old, field), value(new, field));
+        format!("{field} was {was}, is {is}")
     });
-    let mut differences: Vec<String> = fields.collect();
-    if old.name() != new.name() {
-        differences.insert(0, format!("{} became {}", old.name(), new.name()));
-    }
+    let differences: Vec<String> = name.into_iter().chain(fields).collect();
     Described::Differently(differences.join("; "))
 }
 
@@ -594,7 +541,7 @@ mod tests {
 
     #[test]
     fn a_size_of_av1_is_a_number_of_32_bits() {
-        let read = |mut bytes: &[u8]| leb128(&mut bytes);
+        let read = |bytes: &[u8]| Bytes(bytes).leb128();
         assert_eq!(read(&[0x7f]), Some(127));
         assert_eq!(read(&[0xe5, 0x8e, 0x26]), Some(624_485));
         // Zeros may follow.

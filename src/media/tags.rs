@@ -14,11 +14,14 @@ pub(crate) fn of_stream(event: &gst::Event) -> Option<gst::TagList> {
     }
 }
 
-/// As it was written by [`to_text`], if it was.
-pub(crate) fn from_text(text: &str, scope: gst::TagScope) -> Option<gst::TagList> {
+/// As it was written by [`to_text`], if it was. `is_global`: the tags are of all streams.
+pub(crate) fn from_text(text: &str, is_global: bool) -> Option<gst::TagList> {
     let value = glib::Value::deserialize(text, gst::TagList::static_type()).ok()?;
     let mut tags: gst::TagList = value.get().ok()?;
-    tags.make_mut().set_scope(scope);
+    tags.make_mut().set_scope(match is_global {
+        true => gst::TagScope::Global,
+        false => gst::TagScope::Stream,
+    });
     Some(tags)
 }
 

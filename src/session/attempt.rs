@@ -7,8 +7,7 @@
 
 use super::failure::Failure;
 use super::instance::Instance;
-use super::replay::Known;
-use super::{Assignment, Session, Step, Work};
+use super::{Assignment, CAT, Session, Work};
 use crate::encoder::description::EncoderError;
 use crate::encoder::hints;
 use crate::logic::ids::FrameNo;
@@ -17,27 +16,27 @@ use gst::prelude::*;
 impl Session {
     /// Makes one attempt, to the end.
     pub(crate) fn run(&self, work: &Work, assignment: &dyn Assignment) -> Result<(), Failure> {
-        assignment.begin();
-        let mut made = None;
-        let mut keep = None;
+        let (mut made, mut keep) = (None, None);
         if let Some(files) = work.cache.as_deref()
             && let Some(content) = assignment.content()?
         {
             // What was placed is open, and may have changed its properties since: nobody could tell which one it is.
             self.clear_in_task();
-            let fresh = self.make(&work.recipe, Some(&work.input.hints));
+            let fresh = self.make(&work.recipe, Some(&work.hints));
             let fresh = fresh.map_err(|error| unopened(assignment, error))?;
-            let base = content.base();
-            match self.look_up(assignment, work, files, &content, &fresh.element)? {
-                Known::Delivered => {
+            let (chunk, base) = (work.chunk, content.base());
+            match content.key(work, &fresh.element) {
+                Ok(key) if self.deliver_kept(assignment, chunk, files, key, base)? => {
                     drop(fresh);
                     return assignment.delivered();
                 }
-                Known::Keep(key) => {
+                Ok(key) => {
                     assignment.record(base);
                     keep = Some((files, key));
                 }
-                Known::No => (),
+                Err(why) => {
+                    gst::info!(CAT, obj = self.slot, "Chunk {chunk} isn't kept: {why}");
+                }
             }
             made = Some(fresh);
             assignment.feed_from_first();
@@ -52,40 +51,41 @@ impl Session {
         }
         assignment.verify(false)?;
         let recording = assignment.take_recording();
-        let keep = keep.filter(|_| assignment.is_unchanged());
         // Before another session learns that this one has let go.
         drop(instance);
         assignment.delivered()?;
         // The chunk needn't wait for the disk.
         if let (Some((files, key)), Some(recording)) = (keep, recording) {
-            self.keep(assignment, files, key, &recording);
+            assignment.keeps();
+            if let Err(error) = files.put(key, &recording) {
+                assignment.cache_failed(&error.to_string());
+            }
         }
         Ok(())
     }
 
     /// The one that was made for this chunk, or else the placed encoder if it is primed for this input, or a fresh one.
     fn primed(&self, work: &Work, made: Option<Instance>) -> Result<Instance, EncoderError> {
-        let placed = self.placed.lock().take();
+        let context = &work.opens.context;
         // What wants to know of its chunk had to be made for it.
         let fits = |instance: &Instance| {
-            instance.caps.as_ref() == Some(&work.input.caps)
-                && instance.downstream == work.input.downstream
+            made.is_none()
+                && instance.caps.as_ref() == Some(&context.caps)
+                && instance.downstream == context.downstream
                 && !hints::are_wanted(&instance.encoder)
         };
-        let instance = match placed.filter(|placed| made.is_none() && fits(placed)) {
+        let instance = match self.take_placed().filter(fits) {
             Some(instance) => instance,
             None => {
-                let mut instance = match made {
-                    Some(made) => made,
-                    None => self.make(&work.recipe, Some(&work.input.hints))?,
-                };
+                let make = || self.make(&work.recipe, Some(&work.hints));
+                let mut instance = made.map_or_else(make, Ok)?;
                 self.enter(&mut instance)?;
-                self.prime(&mut instance, &work.input.caps)?;
+                self.prime(&mut instance, &context.caps)?;
                 instance
             }
         };
-        if let Some(tags) = &work.input.tags {
-            self.src.push_event(gst::event::Tag::new(tags.clone()));
+        if let Some(tags) = work.opens.tags_before() {
+            self.src.push_event(gst::event::Tag::new(tags));
         }
         Ok(instance)
     }
@@ -102,19 +102,14 @@ impl Session {
             failure.unwrap_or_else(|| unexplained(instance, flow))
         };
         let mut position = work.first;
-        while let Step::Feed {
-            buffer,
-            force_key,
-            tags,
-        } = assignment.next(position)?
-        {
-            for tag in tags {
+        while let Some((frame, is_key)) = assignment.next(position)? {
+            for tag in frame.tags {
                 self.src.push_event(tag);
             }
-            if force_key {
-                self.src.push_event(force_key_unit(buffer.pts()));
+            if is_key {
+                self.src.push_event(force_key_unit(frame.buffer.pts()));
             }
-            self.src.push(buffer).map_err(refused)?;
+            self.src.push(frame.buffer).map_err(refused)?;
             position = FrameNo(position.0 + 1);
         }
         let drained = self.src.push_event(gst::event::Eos::new());
@@ -140,12 +135,9 @@ fn unopened(assignment: &dyn Assignment, error: EncoderError) -> Failure {
 
 /// The encoder returned an error and nobody said why.
 fn unexplained(instance: &Instance, flow: gst::FlowError) -> Failure {
-    match (&instance.caps, flow) {
-        (Some(caps), gst::FlowError::NotNegotiated) => {
-            Failure::Encoder(EncoderError::CapsRefused {
-                encoder: instance.name(),
-                caps: caps.clone(),
-            })
+    match &instance.caps {
+        Some(caps) if flow == gst::FlowError::NotNegotiated => {
+            Failure::Encoder(instance.refuses(caps))
         }
         _ => Failure::Flow {
             encoder: instance.name(),

@@ -35,6 +35,13 @@ impl Instance {
         }
     }
 
+    pub(super) fn refuses(&self, caps: &gst::Caps) -> EncoderError {
+        EncoderError::CapsRefused {
+            encoder: self.name(),
+            caps: caps.clone(),
+        }
+    }
+
     /// Takes the encoder to the state of its bin.
     pub(super) fn follow_bin(&self) -> Result<(), EncoderError> {
         let followed = self.element.sync_state_with_parent();

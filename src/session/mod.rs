@@ -20,14 +20,14 @@ mod instance;
 pub(crate) mod replay;
 mod slot;
 
-use crate::cache::{Files, Recording};
+use crate::cache::{Files, FrameDigest, Recording};
 use crate::encoder::description::{self, EncoderError, Recipe};
 use crate::encoder::hints::Hints;
-use crate::encoder::properties::{self, Overrides};
 use crate::encoder::turn::SessionStatus;
 use crate::host::Host;
 use crate::job::SHUTDOWN_TIMEOUT;
 use crate::logic::ids::{ChunkId, FrameNo, SessionId};
+use crate::media::tags::of_stream;
 use crate::panics;
 use failure::Failure;
 use gst::prelude::*;
@@ -52,15 +52,35 @@ static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
 /// What a thread does that opens an encoder, for whoever reads of a panic.
 const OPENING: &str = "opening an encoder";
 
-/// What the session's encoder is told before the first frame.
-#[derive(Debug, Clone)]
-pub(crate) struct Input {
+/// What the encoder of a chunk that begins with a frame is told.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Context {
+    /// Raw caps.
     pub(crate) caps: gst::Caps,
     /// What downstream accepts: some encoders adapt to it.
     pub(crate) downstream: Option<gst::Caps>,
-    /// Upstream's stream tags: the encoder merges its own into them.
+    /// Upstream's stream tags before the frame: the encoder merges its own into them.
     pub(crate) tags: Option<gst::TagList>,
-    pub(crate) hints: Hints,
+}
+
+/// A raw frame.
+#[derive(Debug, Clone)]
+pub(crate) struct Frame {
+    /// With its private timestamp.
+    pub(crate) buffer: gst::Buffer,
+    /// TAG events that stood before it.
+    pub(crate) tags: Vec<gst::Event>,
+    /// `None` if the cache is off or the frame can't be hashed.
+    pub(crate) digest: Option<FrameDigest>,
+    pub(crate) context: Arc<Context>,
+}
+
+impl Frame {
+    /// The stream tags that an encoder is told which begins with this frame. Those that stand right before it come with it.
+    pub(crate) fn tags_before(&self) -> Option<gst::TagList> {
+        let come = self.tags.iter().any(|event| of_stream(event).is_some());
+        self.context.tags.clone().filter(|_| !come)
+    }
 }
 
 /// A chunk to encode.
@@ -68,32 +88,19 @@ pub(crate) struct Work {
     pub(crate) chunk: ChunkId,
     /// The first frame that is fed.
     pub(crate) first: FrameNo,
-    pub(crate) input: Input,
+    /// That frame, which says what the encoder is told.
+    pub(crate) opens: Frame,
+    pub(crate) hints: Hints,
     pub(crate) recipe: Recipe,
     /// Where chunks are kept.
     pub(crate) cache: Option<Arc<Files>>,
 }
 
-/// What the session does next with its chunk.
-pub(crate) enum Step {
-    Feed {
-        buffer: gst::Buffer,
-        force_key: bool,
-        /// TAG events that stood before the frame.
-        tags: Vec<gst::Event>,
-    },
-    /// All was fed: send EOS.
-    Drain,
-}
-
 /// One attempt at a chunk, as who assigned it sees it. Once the attempt is over for that side, everything fails with
 /// [`Failure::Aborted`] or does nothing.
 pub(crate) trait Assignment {
-    /// What comes of the session from now on is of this attempt.
-    fn begin(&self);
-
-    /// Waits until it is known what the session does that has fed the frames up to, not including, `position`.
-    fn next(&self, position: FrameNo) -> Result<Step, Failure>;
+    /// Waits for the frame at this position, and says whether it is to be a key frame. `None`: all was fed, send EOS.
+    fn next(&self, position: FrameNo) -> Result<Option<(Frame, bool)>, Failure>;
 
     /// Waits until all of the chunk is there, which then counts as fed. `None`: begin without it, as input has stopped.
     fn content(&self) -> Result<Option<Content>, Failure>;
@@ -124,16 +131,13 @@ pub(crate) trait Assignment {
     /// The chunk was delivered, and is being kept.
     fn keeps(&self);
 
-    /// The chunk is still what its content was.
-    fn is_unchanged(&self) -> bool;
-
     /// Forgets what came for the attempt, which begins again. `false`: it can't.
     fn begin_again(&self) -> bool;
 
     /// What the encoder makes from now on is remembered. The first frame that it is fed has this private time.
     fn record(&self, base: u64);
 
-    /// What was remembered, if it can be kept.
+    /// What was remembered, if it can be kept, and the chunk is still what its content was.
     fn take_recording(&self) -> Option<Recording>;
 
     /// An event or a packet comes as its encoder sent it in an earlier run. `false`: it isn't taken.
@@ -152,8 +156,8 @@ pub(crate) trait SlotOwner: Send + Sync {
     /// Chunks are encoded: the encoders' messages are for their sessions.
     fn is_chunked(&self) -> bool;
 
-    /// An encoder posted an error. `false`: it is the application's.
-    fn error(&self, session: SessionId, message: &gst::Message) -> bool;
+    /// An encoder posted an error.
+    fn error(&self, session: SessionId, message: &gst::Message);
 
     /// An encoder leaves out the frame with this private time.
     fn skipped(&self, session: SessionId, private: gst::ClockTime);
@@ -233,17 +237,17 @@ impl Session {
         opened
     }
 
-    /// Does what an encoder may hang in, for so long at most, or as long as a shutdown waits once `stops` says so; then the session is
-    /// abandoned. Before that, time in which another one has the turn doesn't count.
-    fn within<R: Send + 'static>(
+    /// Does in a thread what an encoder may hang in, and places the encoder that comes of it. Waits for `stall-timeout` at most, or as
+    /// long as a shutdown does once `stops` says so; then the session is abandoned. Before that, time in which another one has the turn
+    /// doesn't count. No lock is held meanwhile, and nobody else places an encoder.
+    fn within_timeout(
         self: &Arc<Self>,
         what: &'static str,
-        time: Option<Duration>,
         stops: &dyn Fn() -> bool,
-        act: impl FnOnce(&Self) -> Result<R, EncoderError> + Send + 'static,
-    ) -> Result<R, EncoderError> {
+        act: impl FnOnce(&Self) -> Result<Option<Instance>, EncoderError> + Send + 'static,
+    ) -> Result<(), EncoderError> {
         const SLICE: Duration = Duration::from_millis(100);
-        let time = time.unwrap_or(Duration::MAX);
+        let time = self.status.patience().unwrap_or(Duration::MAX);
         let (done, result) = std::sync::mpsc::channel();
         let this = self.clone();
         let thread = std::thread::Builder::new().name("vtparallelenc-open".to_string());
@@ -260,13 +264,14 @@ impl Session {
         // Counted while this thread runs: when the process is stopped, so is the encoder.
         let (mut waited, mut stopping) = (Duration::ZERO, Duration::ZERO);
         let stop_time = time.min(SHUTDOWN_TIMEOUT);
+        let slice = SLICE.min(time);
         loop {
-            let slice = SLICE.min(time);
             match result.recv_timeout(slice) {
-                Ok(Ok(result)) => {
+                Ok(Ok(placed)) => {
                     // It does no more than to let go of what is ours.
                     let _ = thread.join();
-                    return result;
+                    *self.placed.lock() = placed?;
+                    return Ok(());
                 }
                 // As if there were no other thread.
                 Ok(Err(panic)) => std::panic::resume_unwind(panic),
@@ -283,7 +288,7 @@ impl Session {
                     self.abandon();
                     if result.try_recv().is_ok() {
                         // At the last moment. It didn't see that nobody waits.
-                        self.dispose();
+                        self.dispose_abandoned();
                     }
                     return Err(EncoderError::Hangs { time });
                 }
@@ -300,55 +305,39 @@ impl Session {
 
     /// Nobody waits for the session, and it has come back after all: it leaves nothing behind. Not called in its task, which this
     /// waits for.
-    fn dispose(&self) {
-        let _ = self.src.stop_task();
-        let _ = self.slot.set_state(gst::State::Null);
-    }
-
-    /// As above, in a thread of its own.
     pub(crate) fn dispose_abandoned(&self) {
+        let dispose = || {
+            let _ = self.src.stop_task();
+            let _ = self.slot.set_state(gst::State::Null);
+        };
         // Half done is not enough: what isn't at NULL can't be freed.
-        let dispose = || self.dispose();
         panics::caught(self.slot.imp(), "disposing of a session", dispose, dispose);
     }
 
-    /// Places an encoder ahead of its use: it answers queries until then. It may take so long to open, or as long as a shutdown waits
-    /// once `stops` says so.
+    /// Places an encoder ahead of its use: it answers queries until then.
     pub(crate) fn place(
         self: &Arc<Self>,
         recipe: &Recipe,
-        time: Option<Duration>,
         stops: &dyn Fn() -> bool,
     ) -> Result<(), EncoderError> {
         self.clear(stops)?;
         let recipe = recipe.clone();
-        let instance = self.within(OPENING, time, stops, move |this| {
+        self.within_timeout(OPENING, stops, move |this| {
             let mut instance = this.make(&recipe, None)?;
             this.enter(&mut instance)?;
-            Ok(instance)
-        })?;
-        self.connect(&instance)?;
-        *self.placed.lock() = Some(instance);
-        Ok(())
+            this.connect(&instance)?;
+            Ok(Some(instance))
+        })
     }
 
-    /// Sets on the placed encoder all that was set on all.
-    pub(crate) fn override_placed(&self, set: &Overrides) {
-        if let Some(encoder) = self.placed_encoder() {
-            set.apply(&encoder);
-        }
-    }
-
-    /// Sets a property of the placed encoder.
-    pub(crate) fn set_placed(&self, property: &str, value: &str) {
-        if let Some(encoder) = self.placed_encoder() {
-            let _ = properties::set_from_text(&encoder, property, value);
-        }
-    }
-
-    fn placed_encoder(&self) -> Option<gst::Element> {
+    /// The encoder that was placed, where it still is.
+    pub(crate) fn placed_encoder(&self) -> Option<gst::Element> {
         let placed = self.placed.lock();
         placed.as_ref().map(|instance| instance.encoder.clone())
+    }
+
+    fn take_placed(&self) -> Option<Instance> {
+        self.placed.lock().take()
     }
 
     fn connect(&self, instance: &Instance) -> Result<(), EncoderError> {
@@ -357,36 +346,25 @@ impl Session {
             .ok_or_else(|| instance.cannot_start())
     }
 
-    pub(crate) fn is_placed(&self) -> bool {
-        self.placed.lock().is_some()
-    }
-
     /// What the placed encoder, with what follows it, can make.
     pub(crate) fn makes(&self) -> gst::Caps {
-        let src = self.slot.static_pad("src");
-        src.map_or_else(gst::Caps::new_any, |src| src.query_caps(None))
+        description::made_by(self.slot.upcast_ref())
     }
 
     /// Takes the placed encoder out, and closes it.
     pub(crate) fn clear(self: &Arc<Self>, stops: &dyn Fn() -> bool) -> Result<(), EncoderError> {
-        let Some(placed) = self.placed.lock().take() else {
+        let Some(placed) = self.take_placed() else {
             return Ok(());
         };
-        self.within(
-            "closing the first encoder",
-            self.status.patience(),
-            stops,
-            move |_| {
-                drop(placed);
-                Ok(())
-            },
-        )
+        self.within_timeout("closing the first encoder", stops, move |_| {
+            drop(placed);
+            Ok(None)
+        })
     }
 
     /// As above, in the session's task, which is watched.
     pub(crate) fn clear_in_task(&self) {
-        let placed = self.placed.lock().take();
-        drop(placed);
+        drop(self.take_placed());
     }
 
     /// Primes the placed encoder, so that it refuses what it can't encode before the first frame.
@@ -394,45 +372,37 @@ impl Session {
         self: &Arc<Self>,
         caps: &gst::Caps,
         downstream: gst::Caps,
-        time: Option<Duration>,
         stops: &dyn Fn() -> bool,
     ) -> Result<(), EncoderError> {
-        let Some(mut instance) = self.placed.lock().take() else {
+        let Some(mut instance) = self.take_placed() else {
             return Ok(());
         };
         let caps = caps.clone();
-        let primed = self.within(OPENING, time, stops, move |this| {
+        self.within_timeout(OPENING, stops, move |this| {
             this.prime(&mut instance, &caps)?;
-            Ok(instance)
-        });
-        let mut instance = primed?;
-        instance.downstream = Some(downstream);
-        *self.placed.lock() = Some(instance);
-        Ok(())
+            instance.downstream = Some(downstream);
+            Ok(Some(instance))
+        })
     }
 
     /// Starts the placed encoder, the only one of its stream. It goes with its bin from now on, as an encoder without us
     /// would.
     pub(crate) fn start_placed(
         self: &Arc<Self>,
-        time: Option<Duration>,
         stops: &dyn Fn() -> bool,
     ) -> Result<(), EncoderError> {
-        // Out of its place while it starts: no lock is held then, and nobody else takes it in this time.
-        let Some(instance) = self.placed.lock().take() else {
+        let Some(instance) = self.take_placed() else {
             return Ok(());
         };
-        let instance = self.within(OPENING, time, stops, move |_| {
+        self.within_timeout(OPENING, stops, move |this| {
             instance.open_to(gst::State::Paused)?;
             instance.follow_bin()?;
-            Ok(instance)
-        })?;
-        instance.element.set_locked_state(false);
-        self.slot.moves_encoder();
-        // The bin may have changed its state meanwhile.
-        instance.follow_bin()?;
-        *self.placed.lock() = Some(instance);
-        Ok(())
+            instance.element.set_locked_state(false);
+            this.slot.moves_encoder();
+            // The bin may have changed its state meanwhile.
+            instance.follow_bin()?;
+            Ok(Some(instance))
+        })
     }
 
     /// Starts the encoder and tells it what comes.
@@ -463,10 +433,7 @@ impl Session {
         let sink = instance.element.static_pad("sink");
         let kept = sink.and_then(|sink| sink.current_caps());
         if kept.as_ref() != Some(caps) {
-            return Err(EncoderError::CapsRefused {
-                encoder: instance.name(),
-                caps: caps.clone(),
-            });
+            return Err(instance.refuses(caps));
         }
         Ok(())
     }

@@ -6,61 +6,47 @@
 //! never trusted for what it says.
 
 use super::failure::Failure;
-use super::{Assignment, Session, Work};
-use crate::cache::{
-    Entry, Files, Found, FrameDigest, Key, KeyHasher, Recording, Unhashable, encoder_identity,
-};
-use crate::logic::ids::Chunk;
+use super::{Assignment, CAT, Frame, Session, Work};
+use crate::cache::{Entry, Files, Key, KeyHasher, Recording, Unhashable, encoder_identity};
+use crate::logic::ids::{Chunk, ChunkId};
 use crate::logic::store::Fault;
 use crate::media::tags;
-
-/// A frame as the encoder is fed it.
-pub(crate) struct Fed {
-    /// `None`: nobody can say whether it is the same as another one.
-    pub(crate) digest: Option<FrameDigest>,
-    /// Private time in nanoseconds.
-    pub(crate) time: u64,
-    pub(crate) duration: Option<gst::ClockTime>,
-    pub(crate) force_key: bool,
-    /// TAG events that stand before it.
-    pub(crate) tags: Vec<gst::Event>,
-}
 
 /// All of a chunk that its key is made of, beside the encoder.
 pub(crate) struct Content {
     pub(crate) chunk: Chunk,
-    pub(crate) fed: Vec<Fed>,
+    /// All that are fed: with the private time in nanoseconds, and whether a key frame is forced.
+    pub(crate) fed: Vec<(Frame, u64, bool)>,
 }
 
 impl Content {
     /// Private time of the first frame: what is kept is relative to it.
     pub(super) fn base(&self) -> u64 {
-        self.fed.first().map_or(0, |first| first.time)
+        self.fed.first().map_or(0, |(_, time, _)| *time)
     }
 
     /// What the chunk is known by, if an encoder like this one encodes it.
-    fn key(&self, work: &Work, encoder: &gst::Element) -> Result<Key, Unhashable> {
+    pub(super) fn key(&self, work: &Work, encoder: &gst::Element) -> Result<Key, Unhashable> {
         let mut hasher = KeyHasher::default();
         encoder_identity(&mut hasher, encoder)?;
-        let input = &work.input;
-        hasher.text("caps", &input.caps.to_string());
-        if let Some(downstream) = &input.downstream {
+        let context = &work.opens.context;
+        hasher.text("caps", &context.caps.to_string());
+        if let Some(downstream) = &context.downstream {
             hasher.text("downstream", &downstream.to_string());
         }
-        if let Some(tags) = &input.tags {
+        if let Some(tags) = work.opens.tags_before() {
             hasher.text("tags", &tags.to_string());
         }
         let Chunk { own, fed, .. } = self.chunk;
         hasher.number("lead", own.start.0 - fed.start.0);
         hasher.number("own", own.len());
         hasher.number("trail", fed.end.0 - own.end.0);
-        for frame in &self.fed {
-            let digest = frame
-                .digest
-                .ok_or(Unhashable::Pixels("a frame has no digest"))?;
-            let time = gst::ClockTime::from_nseconds(frame.time.saturating_sub(self.base()));
-            hasher.frame(&digest, time, frame.duration);
-            hasher.number("force key", frame.force_key.into());
+        for (frame, time, is_key) in &self.fed {
+            let digest = frame.digest.as_ref();
+            let digest = digest.ok_or(Unhashable::Pixels("a frame has no digest"))?;
+            let time = gst::ClockTime::from_nseconds(time.saturating_sub(self.base()));
+            hasher.frame(digest, time, frame.buffer.duration());
+            hasher.number("force key", (*is_key).into());
             for tags in &frame.tags {
                 let structure = tags.structure().map(|tags| tags.to_string());
                 hasher.text("tag", &structure.unwrap_or_default());
@@ -70,37 +56,23 @@ impl Content {
     }
 }
 
-/// What is known of a chunk before it is encoded.
-pub(super) enum Known {
-    /// It was encoded before, and verified.
-    Delivered,
-    /// Keep what is made of it under this key.
-    Keep(Key),
-    /// It can't be told from others.
-    No,
-}
-
 impl Session {
-    /// Looks whether the chunk was encoded before, and delivers it if so.
-    pub(super) fn look_up(
+    /// Delivers the chunk as an earlier run has kept it, and verifies that. `false`: it is to be encoded. `base`: private time of its
+    /// first frame.
+    pub(super) fn deliver_kept(
         &self,
         assignment: &dyn Assignment,
-        work: &Work,
+        chunk: ChunkId,
         files: &Files,
-        content: &Content,
-        encoder: &gst::Element,
-    ) -> Result<Known, Failure> {
-        let chunk = work.chunk;
-        let key = match content.key(work, encoder) {
-            Ok(key) => key,
-            Err(why) => {
-                gst::info!(
-                    super::CAT,
-                    obj = self.slot,
-                    "Chunk {chunk} isn't kept: {why}"
-                );
-                return Ok(Known::No);
-            }
+        key: Key,
+        base: u64,
+    ) -> Result<bool, Failure> {
+        let warn = |why: &dyn std::fmt::Display| {
+            gst::warning!(
+                CAT,
+                obj = self.slot,
+                "Chunk {chunk} is encoded again: {why}"
+            );
         };
         assignment.uses_cache(true);
         let found = files.get(key);
@@ -110,105 +82,49 @@ impl Session {
             return Err(failure);
         }
         let recording = match found {
-            Found::Hit(recording) => recording,
-            Found::Miss => return Ok(Known::Keep(key)),
-            Found::Damaged(why) => {
-                gst::warning!(
-                    super::CAT,
-                    obj = self.slot,
-                    "Chunk {chunk} is encoded again: {why}"
-                );
-                return Ok(Known::Keep(key));
+            Ok(Some(recording)) => recording,
+            Ok(None) => return Ok(false),
+            Err(why) => {
+                warn(&why);
+                return Ok(false);
             }
         };
-        let replayed = replay(assignment, recording, content.base());
+        let replayed = replay(assignment, recording, base);
         if let Some(failure) = assignment.failure()
             && !matches!(failure, Failure::Fault(_))
         {
             return Err(failure);
         }
         if replayed && assignment.verify(true).is_ok() {
-            return Ok(Known::Delivered);
+            return Ok(true);
         }
-        gst::warning!(
-            super::CAT,
-            obj = self.slot,
-            "Chunk {chunk} is encoded again: what was kept isn't what it should be"
-        );
+        warn(&"what was kept isn't what it should be");
         if !assignment.begin_again() {
             return Err(Failure::Fault(Fault::UnknownChunk(chunk)));
         }
-        Ok(Known::Keep(key))
-    }
-
-    /// Keeps what an encoder made of a chunk.
-    pub(super) fn keep(
-        &self,
-        assignment: &dyn Assignment,
-        files: &Files,
-        key: Key,
-        recording: &Recording,
-    ) {
-        assignment.keeps();
-        if let Err(error) = files.put(key, recording) {
-            assignment.cache_failed(&error.to_string());
-        }
+        Ok(false)
     }
 }
 
 /// Sends what an encoder once made on its way again. `false`: it isn't taken.
 fn replay(assignment: &dyn Assignment, recording: Recording, base: u64) -> bool {
-    let time = |relative: Option<i64>| {
-        let time = relative.and_then(|time| base.checked_add_signed(time));
-        time.map(gst::ClockTime::from_nseconds)
-    };
     recording.entries.into_iter().all(|entry| match entry {
-        Entry::Caps(caps) => caps
-            .parse::<gst::Caps>()
-            .is_ok_and(|caps| assignment.replay_event(gst::event::Caps::new(&caps))),
+        Entry::Caps(caps) => {
+            let caps = caps.parse::<gst::Caps>();
+            caps.is_ok_and(|caps| assignment.replay_event(gst::event::Caps::new(&caps)))
+        }
         Entry::Tags { text, is_global } => {
-            let scope = match is_global {
-                true => gst::TagScope::Global,
-                false => gst::TagScope::Stream,
-            };
-            let tags = tags::from_text(&text, scope);
+            let tags = tags::from_text(&text, is_global);
             tags.is_some_and(|tags| assignment.replay_event(gst::event::Tag::new(tags)))
         }
         Entry::Skipped(time) => {
-            let time = gst::ClockTime::from_nseconds(base.saturating_add(time));
-            assignment.skip(time);
+            let time = base.saturating_add(time);
+            assignment.skip(gst::ClockTime::from_nseconds(time));
             true
         }
         Entry::Packet(packet) => {
-            let mut buffer = gst::Buffer::from_slice(packet.bytes);
-            let metas = packet
-                .metas
-                .iter()
-                .map(|meta| meta.parse::<gst::Structure>());
-            let Ok(metas) = metas.collect::<Result<Vec<_>, _>>() else {
-                return false;
-            };
-            {
-                // PANIC: the buffer is new.
-                let buffer = buffer.get_mut().expect("own buffer");
-                buffer.set_pts(time(packet.pts));
-                buffer.set_dts(time(packet.dts));
-                buffer.set_duration(packet.duration.map(gst::ClockTime::from_nseconds));
-                buffer.set_flags(gst::BufferFlags::from_bits_truncate(packet.flags));
-                if let Some([offset, end]) = packet.offsets {
-                    buffer.set_offset(offset);
-                    buffer.set_offset_end(end);
-                }
-                for structure in metas {
-                    let Ok(mut meta) = gst::meta::CustomMeta::add(buffer, structure.name()) else {
-                        return false;
-                    };
-                    for (field, value) in structure.iter() {
-                        meta.mut_structure().set_value(field, value.clone());
-                    }
-                }
-            }
-            assignment.replay_packet(buffer)
+            let buffer = packet.into_buffer(base);
+            buffer.is_some_and(|buffer| assignment.replay_packet(buffer))
         }
     })
 }

@@ -63,7 +63,7 @@ mod imp {
                     slot.add_pad(&pad).expect("own pad");
                 }
             };
-            panics::caught(self, "making a session", || (), add);
+            panics::reporting(self, "making a session", add);
         }
     }
 
@@ -128,31 +128,28 @@ mod imp {
         fn keeps(&self, message: &gst::Message) -> bool {
             // Of an encoder with a thread of GStreamer's, or a queue beside it. It may hang as well as the session's own.
             tasks::give_thread(message);
-            let Some(Owner {
-                id, owner, status, ..
-            }) = self.owner.get()
-            else {
+            let Some(of) = self.owner.get() else {
                 return false;
             };
             // Whoever has the session's place by now has nothing to do with it.
-            if status.is_abandoned() {
+            if of.status.is_abandoned() {
                 return true;
             }
-            let Some(owner) = owner.upgrade().filter(|owner| owner.is_chunked()) else {
+            let Some(owner) = of.owner.upgrade().filter(|it| it.is_chunked()) else {
                 return false;
             };
             match message.view() {
-                gst::MessageView::Error(_) => owner.error(*id, message),
+                gst::MessageView::Error(_) => owner.error(of.id, message),
                 gst::MessageView::Qos(qos) => {
                     if let (_, _, _, Some(private), _) = qos.get() {
-                        owner.skipped(*id, private);
+                        owner.skipped(of.id, private);
                     }
-                    true
                 }
                 // One session's state and latency are not the element's.
-                gst::MessageView::StateChanged(_) | gst::MessageView::Latency(_) => true,
-                _ => false,
+                gst::MessageView::StateChanged(_) | gst::MessageView::Latency(_) => (),
+                _ => return false,
             }
+            true
         }
     }
 }
@@ -186,26 +183,21 @@ impl Slot {
         self.imp().moves_encoder.store(true, Ordering::SeqCst);
     }
 
-    fn ghost(&self, name: &str) -> Option<gst::GhostPad> {
-        self.static_pad(name)?.downcast().ok()
-    }
-
     /// Links the encoder between the slot's pads.
     pub(super) fn connect(&self, encoder: &gst::Element) -> Option<()> {
-        for name in ["sink", "src"] {
-            let target = encoder.static_pad(name)?;
-            self.ghost(name)?.set_target(Some(&target)).ok()?;
-        }
-        Some(())
+        let mut names = ["sink", "src"].into_iter();
+        names.try_for_each(|name| self.set_target(name, Some(&encoder.static_pad(name)?)))
     }
 
     pub(super) fn disconnect(&self) {
-        for ghost in ["sink", "src"]
-            .into_iter()
-            .filter_map(|name| self.ghost(name))
-        {
-            let _ = ghost.set_target(None::<&gst::Pad>);
+        for name in ["sink", "src"] {
+            let _ = self.set_target(name, None);
         }
+    }
+
+    fn set_target(&self, name: &str, target: Option<&gst::Pad>) -> Option<()> {
+        let ghost = self.static_pad(name)?.downcast::<gst::GhostPad>();
+        ghost.ok()?.set_target(target).ok()
     }
 
     /// Shows a fresh encoder to the application.

@@ -3,14 +3,14 @@
 //! A session's attempt, as the session sees it: the engine's calls for one `AttemptId`, and the waits between them.
 
 use super::shared::{Locked, Shared};
-use super::video::{Context, Video};
+use super::video::{Context, Frame, Video};
 use crate::cache::Recording;
 use crate::logic::engine::{self, Freed, Next, Why};
 use crate::logic::ids::{AttemptId, FrameNo};
 use crate::panics::may_panic;
 use crate::session::failure::Failure;
-use crate::session::replay::{Content, Fed};
-use crate::session::{Assignment, Session, Step};
+use crate::session::replay::Content;
+use crate::session::{Assignment, Session};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,6 +26,12 @@ pub(super) struct Assigned {
 }
 
 impl Assigned {
+    /// What comes of the session from now on is of this attempt.
+    pub(super) fn begin(&self) {
+        let mut intake = self.intake.lock();
+        intake.begin(self.attempt, self.own_from, self.context.clone());
+    }
+
     /// How long the attempt has taken, in nanoseconds.
     pub(super) fn busy(&self) -> u64 {
         u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
@@ -34,8 +40,7 @@ impl Assigned {
     /// What the engine's word for it comes to.
     pub(super) fn failure_of(&self, why: Why) -> Failure {
         match why {
-            Why::Aborted => Failure::Aborted,
-            Why::Halted => Failure::Halted,
+            Why::Aborted | Why::Halted => Failure::Aborted,
             Why::Replanned => Failure::Replanned,
             Why::Fault(fault) => Failure::Fault(fault),
             Why::EncoderFailed => {
@@ -72,50 +77,25 @@ impl Assigned {
 }
 
 impl Assignment for Assigned {
-    fn begin(&self) {
-        let context = self.context.clone();
-        self.intake
-            .lock()
-            .begin(self.attempt, self.own_from, context);
-    }
-
-    fn next(&self, position: FrameNo) -> Result<Step, Failure> {
-        let next = self.wait(|engine| {
+    fn next(&self, position: FrameNo) -> Result<Option<(Frame, bool)>, Failure> {
+        self.wait(|engine| {
             may_panic!("feeding a frame, locked");
             match engine.next(self.attempt, position) {
                 Next::Wait => Ok(None),
                 Next::Stop(why) => Err(why),
-                next => Ok(Some(next)),
+                Next::Feed { frame, force_key } => Ok(Some(Some((frame, force_key)))),
+                Next::Drain => Ok(Some(None)),
             }
-        })?;
-        Ok(match next {
-            Next::Feed { frame, force_key } => Step::Feed {
-                buffer: frame.buffer,
-                force_key,
-                tags: frame.tags,
-            },
-            _ => Step::Drain,
         })
     }
 
     fn content(&self) -> Result<Option<Content>, Failure> {
-        let all = self.wait(|engine| match engine.content(self.attempt) {
-            engine::Content::All { chunk, frames } => Ok(Some(Some((chunk, frames)))),
+        self.wait(|engine| match engine.content(self.attempt) {
+            engine::Content::All { chunk, frames: fed } => Ok(Some(Some(Content { chunk, fed }))),
             engine::Content::Incomplete => Ok(Some(None)),
             engine::Content::Wait => Ok(None),
             engine::Content::Stop(why) => Err(why),
-        })?;
-        Ok(all.map(|(chunk, frames)| {
-            let fed = frames.into_iter().map(|(frame, time, force_key)| Fed {
-                digest: frame.digest,
-                time,
-                duration: frame.buffer.duration(),
-                force_key,
-                tags: frame.tags,
-            });
-            let fed = fed.collect();
-            Content { chunk, fed }
-        }))
+        })
     }
 
     fn feed_from_first(&self) {
@@ -171,10 +151,6 @@ impl Assignment for Assigned {
         self.shared.lock().keeps_what_it_made(self.attempt);
     }
 
-    fn is_unchanged(&self) -> bool {
-        self.shared.lock().is_unchanged(self.attempt)
-    }
-
     fn begin_again(&self) -> bool {
         *self.intake.lock() = super::output::intake::Intake::default();
         let begun = self.shared.lock().begin_again(self.attempt);
@@ -187,7 +163,8 @@ impl Assignment for Assigned {
     }
 
     fn take_recording(&self) -> Option<Recording> {
-        self.intake.lock().take_recording()
+        let recording = self.intake.lock().take_recording();
+        recording.filter(|_| self.shared.lock().is_unchanged(self.attempt))
     }
 
     fn replay_event(&self, event: gst::Event) -> bool {

@@ -27,6 +27,7 @@ mod workers;
 use crate::cache::Files;
 use crate::encoder::description::EncoderError;
 use crate::encoder::model::Models;
+use crate::encoder::properties::set_from_text;
 use crate::host::Host;
 use crate::job::{Job, quarter_of_memory};
 use crate::logic::ids::SessionId;
@@ -160,8 +161,9 @@ impl Stream {
     pub(crate) fn encoder_property_set(&self, property: &str, value: &str) {
         if let (Mode::Sequential(_), Some(first)) =
             (self.shared.mode(), self.shared.session(SessionId(0)))
+            && let Some(encoder) = first.placed_encoder()
         {
-            first.set_placed(property, value);
+            let _ = set_from_text(&encoder, property, value);
         }
     }
 

@@ -155,7 +155,7 @@ impl Shared {
                 Arc::ptr_eq(&recipe.overrides, &set) && set.revision() == encoding.placed_with
             })
         };
-        is_fresh && first.is_placed()
+        is_fresh && first.placed_encoder().is_some()
     }
 
     /// Where it is known which encoder it will be, it answers for itself from the beginning.
@@ -185,7 +185,7 @@ impl Shared {
         let is_generic = makes.is_any() || makes == crate::media::caps::encoded();
         let traits = recipe.traits(Some(&makes).filter(|_| !is_generic))?;
         let revision = recipe.overrides.revision();
-        let (sessions, timeout) = {
+        let sessions = {
             let mut encoding = self.encoding.lock();
             let decision = Decision::new(&encoding.job, &traits);
             gst::info!(CAT, obj = self.sink, "{description}: {decision:?}");
@@ -196,13 +196,13 @@ impl Shared {
             encoding.decision = Some(decision);
             encoding.placed_with = revision;
             encoding.recipe = Some(recipe.clone());
-            (sessions, encoding.job.stall_timeout)
+            sessions
         };
         let settings = self.encoding.lock().settings();
         *self.lock().settings() = settings;
         {
             let _opening = OpeningFirst::begin(self);
-            first.place(&recipe, timeout, &|| self.stops())?;
+            first.place(&recipe, &|| self.stops())?;
         }
         if self.stops() {
             return Err(EncoderError::Stopped);
@@ -224,15 +224,13 @@ impl Shared {
             "One encoder for the whole stream: {reason}"
         );
         self.set_passes(true);
-        let (plain, timeout) = {
+        let plain = {
             let mut encoding = self.encoding.lock();
-            let timeout = encoding.job.stall_timeout;
             let recipe = encoding.recipe.as_mut();
-            let plain = recipe.and_then(|recipe| {
+            recipe.and_then(|recipe| {
                 recipe.threads.take()?;
                 Some(recipe.clone())
-            });
-            (plain, timeout)
+            })
         };
         // What was placed for encoding beside others isn't what a plain encoder is. (That it is linked is nothing to upstream: while
         // the mode isn't decided, it doesn't hear of it.)
@@ -240,15 +238,17 @@ impl Shared {
             let _opening = OpeningFirst::begin(self);
             let stops = || self.stops();
             if let Some(plain) = plain {
-                let placed = first.place(&plain, timeout, &stops);
+                let placed = first.place(&plain, &stops);
                 placed.map_err(|error| Refusal::of(self, first, &error))?;
             }
-            first.start_placed(timeout, &stops)?;
+            first.start_placed(&stops)?;
         }
         self.encoding.lock().mode = Mode::Sequential(reason);
         // What was set while it was being placed and started reached nobody.
-        if !self.is_placed(first) {
-            first.override_placed(&self.models.overrides());
+        if !self.is_placed(first)
+            && let Some(encoder) = first.placed_encoder()
+        {
+            self.models.overrides().apply(&encoder);
         }
         let early = self.input.lock().take_early();
         for event in early.into_iter().chain([caps]) {
@@ -271,7 +271,7 @@ impl Shared {
             if overlaps && !is_closed {
                 return;
             }
-            profile.was_run()
+            profile.was_run
         };
         self.lock().arm_early_start(tells);
     }
@@ -285,12 +285,11 @@ impl Shared {
         let sink_caps = first.src.peer_query_caps(None);
         let plan = self.plan(caps, None).map_err(budget_error)?;
         gst::info!(CAT, obj = self.sink, "{plan:?}");
-        let timeout = {
+        {
             let mut encoding = self.encoding.lock();
             encoding.sink_caps = Some(sink_caps);
             encoding.mode = Mode::Parallel;
-            encoding.job.stall_timeout
-        };
+        }
         self.lock().begin(plan);
         self.warn_of_reduced_plan(&plan);
         let early = self.input.lock().take_early();
@@ -301,7 +300,7 @@ impl Shared {
         self.tell_latency();
         let primed = {
             let _opening = OpeningFirst::begin(self);
-            let primed = first.prime_placed(caps, downstream, timeout, &|| self.stops());
+            let primed = first.prime_placed(caps, downstream, &|| self.stops());
             if let Err(error @ EncoderError::Hangs { .. }) = &primed {
                 self.abandon_placed(first, error);
             }

@@ -174,7 +174,7 @@ impl Shared {
     pub(super) fn posted(&self, session: &Session, caps: Option<&gst::Caps>) -> Option<Failure> {
         let message = session.posted.lock().clone()?;
         let encoder = self.encoding.lock().encoder_name();
-        Some(failure::posted(message, &encoder, caps))
+        failure::posted(&message, &encoder, caps)
     }
 
     /// As above, of an encoder that is opened ahead of its first chunk.
@@ -336,12 +336,10 @@ impl Shared {
         if let (Some(from), Some(to)) = (clock_time(report.start), clock_time(report.end)) {
             details = details.field("start-time", from).field("end-time", to);
         }
-        if let Failure::Posted(message) = failure.innermost()
-            && let gst::MessageView::Error(error) = message.view()
-        {
+        if let Failure::Posted(posted) = failure.innermost() {
             details = details
-                .field("encoder-message", error.error().message())
-                .field_if_some("encoder-debug", error.debug().map(|it| it.to_string()));
+                .field("encoder-message", posted.error.message())
+                .field_if_some("encoder-debug", posted.debug.as_deref());
         }
         details.build()
     }
@@ -416,7 +414,7 @@ impl Refusal {
     /// The encoder's own error where it posted one.
     pub(super) fn of(shared: &Shared, session: &Session, error: &EncoderError) -> Self {
         match shared.posted_ahead(session) {
-            Some(Failure::Posted(message)) => Self::Encoders(message),
+            Some(Failure::Posted(posted)) => Self::Encoders(posted.message),
             _ => Self::Ours(error.message()),
         }
     }

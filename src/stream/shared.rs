@@ -410,12 +410,11 @@ impl SlotOwner for Shared {
     }
 
     /// Remembered for the session's task, which acts on it.
-    fn error(&self, id: SessionId, message: &gst::Message) -> bool {
+    fn error(&self, id: SessionId, message: &gst::Message) {
         if let Some(session) = self.session(id) {
             session.posted.lock().get_or_insert_with(|| message.clone());
         }
         self.lock().encoder_failed(id);
-        true
     }
 
     fn skipped(&self, id: SessionId, private: gst::ClockTime) {

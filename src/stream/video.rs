@@ -2,45 +2,13 @@
 
 //! What the engine handles here: raw frames, packets, events and flows of GStreamer.
 
-use crate::cache::FrameDigest;
 use crate::logic::engine::{EventKind, Media};
 use crate::logic::store::Payload;
-use crate::media::tags::of_stream;
 use crate::session::failure::Failure;
+pub(crate) use crate::session::{Context, Frame};
 use std::sync::Arc;
 
 pub(crate) struct Video;
-
-/// What the encoder of a chunk that begins with a frame is told.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Context {
-    /// Raw caps.
-    pub(crate) caps: gst::Caps,
-    /// What downstream accepts.
-    pub(crate) downstream: Option<gst::Caps>,
-    /// Upstream's stream tags before the frame.
-    pub(crate) tags: Option<gst::TagList>,
-}
-
-/// A raw frame.
-#[derive(Debug, Clone)]
-pub(crate) struct Frame {
-    /// With its private timestamp.
-    pub(crate) buffer: gst::Buffer,
-    /// TAG events that stood before it.
-    pub(crate) tags: Vec<gst::Event>,
-    /// `None` if the cache is off or the frame can't be hashed.
-    pub(crate) digest: Option<FrameDigest>,
-    pub(crate) context: Arc<Context>,
-}
-
-impl Frame {
-    /// The stream tags that an encoder is told which begins with this frame. Those that stand right before it come with it.
-    pub(crate) fn tags_before(&self) -> Option<gst::TagList> {
-        let come = self.tags.iter().any(|event| of_stream(event).is_some());
-        self.context.tags.clone().filter(|_| !come)
-    }
-}
 
 /// A coded packet.
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ use crate::logic::ids::SessionId;
 use crate::media::raw::frame_rate;
 use crate::panics::{self, may_panic};
 use crate::session::failure::Failure;
-use crate::session::{Input, Session, SlotOwner, Work};
+use crate::session::{Session, SlotOwner, Work};
 use crate::tasks;
 use gst::prelude::*;
 use once_cell::sync::Lazy;
@@ -128,6 +128,7 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
     gst::debug!(CAT, obj = session.slot, "Attempt {number} at chunk {chunk}");
     let intake = branch.intake.clone();
     let (work, assignment) = prepare(shared, &session, intake, recipe, assigned);
+    assignment.begin();
     let result = session.run(&work, &assignment);
     // What the encoder still sends is nobody's. One that waits for its first chunk even now has told its caps, and won't again.
     session.clear_in_task();
@@ -187,22 +188,17 @@ fn prepare(
     recipe: Recipe,
     assigned: engine::Assigned<super::video::Video>,
 ) -> (Work, Assigned) {
-    let opens = assigned.opens;
-    let context = opens.context.clone();
+    let context = assigned.opens.context.clone();
     let cache = shared.encoding.lock().cache.clone();
     *session.posted.lock() = None;
     let work = Work {
         chunk: assigned.chunk,
         first: assigned.first,
-        input: Input {
-            caps: context.caps.clone(),
-            downstream: context.downstream.clone(),
-            tags: opens.tags_before(),
-            hints: Hints {
-                neighbours: assigned.neighbours,
-                rate: frame_rate(&context.caps),
-            },
+        hints: Hints {
+            neighbours: assigned.neighbours,
+            rate: frame_rate(&context.caps),
         },
+        opens: assigned.opens,
         recipe,
         cache,
     };

@@ -28,14 +28,12 @@ pub(crate) enum Threads {
     One(&'static str, &'static str),
 }
 
-/// How many frames an encoder looks ahead.
+/// How many frames an encoder looks ahead, as far as that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LookAhead {
-    None,
+    Frames(u64),
     /// As many as this property says.
     Property(&'static str),
-    Frames(u64),
-    Unknown,
 }
 
 /// What a force-key-unit event makes of the frame that it is sent for.
@@ -43,13 +41,12 @@ pub(crate) enum LookAhead {
 pub(crate) enum ForcedKey {
     /// A key frame that no later frame refers across, with the settings of the row.
     Closed,
-    /// A key frame, perhaps of an open GOP.
-    Open,
+    /// A key frame, perhaps of an open GOP, or nobody knows what.
+    Perhaps,
     /// Nothing.
     Ignored,
     /// Every frame is one.
     Always,
-    Unknown,
 }
 
 /// How many may be open beside each other.
@@ -63,23 +60,11 @@ pub(crate) enum Concurrency {
     Alone(&'static str),
 }
 
-/// How the row came about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Evidence {
-    /// Run with GStreamer 1.22.
-    Run,
-    /// Read in the source of GStreamer 1.22 to 1.28; not run.
-    Read,
-}
-
-/// A property, and the values of it that mean constant quality or quantiser.
-type ConstantQuality = (&'static str, &'static [&'static str]);
-
-/// One row.
+/// One row. Of what is known, it has what is used; `docs/encoders.md` has the rest.
 #[derive(Debug)]
 pub(crate) struct Profile {
-    /// Names of its factories; `*` stands for anything, once.
-    pub(crate) factories: &'static [&'static str],
+    /// Patterns of its factories' names, with blanks between them.
+    pub(crate) factories: &'static str,
     pub(crate) threads: Threads,
     pub(crate) look_ahead: LookAhead,
     pub(crate) forced_key: ForcedKey,
@@ -87,10 +72,17 @@ pub(crate) struct Profile {
     pub(crate) settings: &'static [(&'static str, &'static str)],
     /// The property that is a list in which later entries win: ours go before what the user has set.
     pub(crate) list: Option<&'static str>,
-    /// Where the rate isn't driven by a bitrate, an overlap buys nothing.
-    pub(crate) constant_quality: &'static [ConstantQuality],
+    /// A property, and patterns of its values for which the rate isn't driven by a bitrate, so that an overlap buys nothing.
+    pub(crate) constant_quality: &'static [(&'static str, &'static str)],
     pub(crate) concurrency: Concurrency,
-    pub(crate) evidence: Evidence,
+    /// With GStreamer 1.22; else the row was only read in the source of GStreamer 1.22 to 1.28.
+    pub(crate) was_run: bool,
+}
+
+/// One of the patterns, which have blanks between them, is that of the name.
+fn any_matches(patterns: &str, name: &str) -> bool {
+    let mut patterns = patterns.split_whitespace();
+    patterns.any(|pattern| matches(pattern, name))
 }
 
 /// `*` stands for anything, `?` for one character.
@@ -116,17 +108,13 @@ impl Profile {
     pub(crate) fn of(encoder: &gst::Element) -> &'static Self {
         let name = encoder.factory().map(|factory| factory.name().to_string());
         let name = name.unwrap_or_default();
-        let row = ROWS
-            .iter()
-            .find(|row| row.factories.iter().any(|pattern| matches(pattern, &name)));
-        row.unwrap_or_else(|| {
-            let class = encoder.metadata(gst::ELEMENT_METADATA_KLASS);
-            if class.is_some_and(|class| class.contains("Hardware")) {
-                &UNKNOWN_HARDWARE
-            } else {
-                &UNKNOWN
-            }
-        })
+        let mut rows = ROWS.iter();
+        let class = || encoder.metadata(gst::ELEMENT_METADATA_KLASS);
+        match rows.find(|row| any_matches(row.factories, &name)) {
+            Some(row) => row,
+            None if class().is_some_and(|class| class.contains("Hardware")) => &UNKNOWN_HARDWARE,
+            None => &UNKNOWN,
+        }
     }
 
     /// The encoder has a row of its own.
@@ -147,24 +135,14 @@ impl Profile {
         }
         let look_ahead = match self.look_ahead {
             LookAhead::Frames(frames) => frames,
-            LookAhead::Property(property) if encoder.has_property(property) => {
-                serialized(encoder, property).parse().unwrap_or(0)
-            }
-            _ => 0,
+            LookAhead::Property(property) => serialized(encoder, property).parse().unwrap_or(0),
         };
         (AUTOMATIC_OVERLAP, look_ahead.min(AUTOMATIC_OVERLAP))
     }
 
     fn is_constant_quality(&self, encoder: &gst::Element) -> bool {
-        self.constant_quality.iter().any(|(property, values)| {
-            let is = serialized(encoder, property);
-            values.iter().any(|value| matches(value, &is))
-        })
-    }
-
-    /// It is known from running it, not from reading.
-    pub(crate) fn was_run(&self) -> bool {
-        self.is_known() && self.evidence == Evidence::Run
+        let mut rates = self.constant_quality.iter();
+        rates.any(|(property, values)| any_matches(values, &serialized(encoder, property)))
     }
 
     /// Prepares an encoder for encoding chunks beside others, with `threads` threads where it may have several.
@@ -179,8 +157,7 @@ impl Profile {
             Threads::Free(property) => Some((property, threads.to_string())),
             Threads::One(property, value) => Some((property, value.to_string())),
         };
-        let settings = self.settings.iter();
-        let settings = settings.map(|&(property, value)| (property, value.to_string()));
+        let settings = self.settings.iter().map(|it| (it.0, it.1.to_string()));
         for (property, value) in threads.into_iter().chain(settings) {
             if !encoder.has_property(property) {
                 continue;
@@ -239,7 +216,7 @@ mod tests {
             };
             let look_ahead = match row.look_ahead {
                 LookAhead::Property(property) => Some(property),
-                _ => None,
+                LookAhead::Frames(_) => None,
             };
             let quality = row.constant_quality.iter().map(|(property, _)| *property);
             let settings = row.settings.iter().map(|(property, _)| *property);
@@ -280,7 +257,10 @@ mod tests {
         for encoder in installed() {
             let row = Profile::of(&encoder);
             for (property, values) in row.constant_quality {
-                for value in values.iter().filter(|value| !value.contains(['*', '?'])) {
+                for value in values
+                    .split_whitespace()
+                    .filter(|value| !value.contains(['*', '?']))
+                {
                     encoder.set_property_from_str(property, value);
                     assert!(row.is_constant_quality(&encoder), "{property}={value}");
                     assert_eq!(row.overlap(&encoder), (0, 0));
@@ -296,8 +276,8 @@ mod tests {
             .iter()
             .map(|encoder| encoder.factory().unwrap().name())
             .collect();
-        for row in ROWS.iter().filter(|row| row.evidence == Evidence::Run) {
-            for pattern in row.factories {
+        for row in ROWS.iter().filter(|row| row.was_run) {
+            for pattern in row.factories.split_whitespace() {
                 if !names.iter().any(|name| matches(pattern, name)) {
                     eprintln!("{pattern}: not installed, not checked");
                 }
@@ -305,11 +285,11 @@ mod tests {
         }
         // A row that is never reached is an error: each pattern's first match is its own row.
         for (at, row) in ROWS.iter().enumerate() {
-            for pattern in row.factories {
+            for pattern in row.factories.split_whitespace() {
                 let name = pattern.replace(['*', '?'], "x");
                 let first = ROWS
                     .iter()
-                    .position(|row| row.factories.iter().any(|other| matches(other, &name)));
+                    .position(|row| any_matches(row.factories, &name));
                 assert_eq!(first, Some(at), "{pattern}");
             }
         }

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The table: a row for each encoder, in the order in which they are looked up.
+//! The table: a row for each encoder, or for several of one kind, in the order in which they are looked up.
 
-use super::{Concurrency, Evidence, ForcedKey, LookAhead, Profile, Threads};
+use super::{Concurrency, ForcedKey, LookAhead, Profile, Threads};
 
 /// What is assumed of an encoder without a row.
 pub(super) const UNKNOWN: Profile = Profile {
-    factories: &[],
+    factories: "",
     threads: Threads::Fixed,
-    look_ahead: LookAhead::Unknown,
-    forced_key: ForcedKey::Unknown,
+    look_ahead: LookAhead::Frames(0),
+    forced_key: ForcedKey::Perhaps,
     settings: &[],
     list: None,
     constant_quality: &[],
     concurrency: Concurrency::Cores,
-    evidence: Evidence::Run,
+    was_run: false,
 };
 
 /// As [`UNKNOWN`], of the class "Hardware".
@@ -23,47 +23,40 @@ pub(super) const UNKNOWN_HARDWARE: Profile = Profile {
     ..UNKNOWN
 };
 
-const INTRA: Profile = Profile {
-    look_ahead: LookAhead::None,
-    forced_key: ForcedKey::Always,
+/// The row rests on runs of the encoder.
+const RUN: Profile = Profile {
+    was_run: true,
     ..UNKNOWN
 };
 
-/// Encoders of libavcodec: their `threads` takes only 1 (the default) and "auto".
-const LIBAV: Profile = Profile {
-    look_ahead: LookAhead::None,
-    forced_key: ForcedKey::Open,
-    ..UNKNOWN
+const INTRA: Profile = Profile {
+    forced_key: ForcedKey::Always,
+    ..RUN
 };
 
 const HARDWARE: Profile = Profile {
     forced_key: ForcedKey::Closed,
-    concurrency: Concurrency::Engines(1),
-    evidence: Evidence::Read,
-    ..UNKNOWN
+    ..UNKNOWN_HARDWARE
 };
-
-const MARKS_NO_KEYS: &str = "its packets don't say which of them are key frames";
 
 pub(super) const ROWS: &[Profile] = &[
     // The encoder of the tests: it can be cut, and nothing else is known of it.
     #[cfg(feature = "failpoints")]
     Profile {
-        factories: &["scriptedenc"],
-        evidence: Evidence::Read,
+        factories: "scriptedenc",
         ..UNKNOWN
     },
     Profile {
-        factories: &["x264enc"],
+        factories: "x264enc",
         // Its bits depend on the number of threads, and with several of them and a VBV on chance.
         threads: Threads::One("threads", "1"),
         look_ahead: LookAhead::Property("rc-lookahead"),
         forced_key: ForcedKey::Closed,
-        constant_quality: &[("pass", &["quant", "qual"])],
-        ..UNKNOWN
+        constant_quality: &[("pass", "quant qual")],
+        ..RUN
     },
     Profile {
-        factories: &["x265enc"],
+        factories: "x265enc",
         // The number of threads stands in the stream, in the SEI that lists its options.
         threads: Threads::One("option-string", "pools=1:frame-threads=1"),
         look_ahead: LookAhead::Frames(20),
@@ -72,264 +65,161 @@ pub(super) const ROWS: &[Profile] = &[
         settings: &[("option-string", "open-gop=0")],
         list: Some("option-string"),
         constant_quality: &[
-            ("option-string", &["*crf=*", "*qp=*"]),
-            ("qp", &["?", "1?", "2?", "3?", "4?", "5?"]),
+            ("option-string", "*crf=* *qp=*"),
+            ("qp", "? 1? 2? 3? 4? 5?"),
         ],
-        ..UNKNOWN
+        ..RUN
     },
     Profile {
-        factories: &["vp8enc"],
-        threads: Threads::One("threads", "1"),
-        look_ahead: LookAhead::Property("lag-in-frames"),
-        forced_key: ForcedKey::Closed,
-        // As with vp9enc.
-        constant_quality: &[("end-usage", &["cq"])],
-        ..UNKNOWN
-    },
-    Profile {
-        factories: &["vp9enc"],
-        // With row-mt its bits depend on whether there is more than one.
+        factories: "vp8enc vp9enc",
+        // With row-mt vp9enc's bits depend on whether there is more than one.
         threads: Threads::One("threads", "1"),
         look_ahead: LookAhead::Property("lag-in-frames"),
         forced_key: ForcedKey::Closed,
         // Measured where target-bitrate allows that quality: without an overlap the same size and PSNR.
-        constant_quality: &[("end-usage", &["cq"])],
-        ..UNKNOWN
+        constant_quality: &[("end-usage", "cq")],
+        ..RUN
     },
     Profile {
-        factories: &["av1enc"],
+        factories: "av1enc",
         threads: Threads::One("threads", "1"),
         look_ahead: LookAhead::Property("lag-in-frames"),
         // Until 1.24.5; honoured from then on.
         forced_key: ForcedKey::Ignored,
-        constant_quality: &[("end-usage", &["q"])],
-        ..UNKNOWN
+        constant_quality: &[("end-usage", "q")],
+        ..RUN
     },
     Profile {
-        factories: &["openh264enc"],
+        factories: "openh264enc",
         threads: Threads::One("multi-thread", "1"),
-        look_ahead: LookAhead::None,
         forced_key: ForcedKey::Closed,
-        constant_quality: &[("rate-control", &["off"])],
-        ..UNKNOWN
+        constant_quality: &[("rate-control", "off")],
+        ..RUN
     },
     Profile {
-        factories: &["theoraenc"],
-        look_ahead: LookAhead::None,
+        factories: "theoraenc",
         forced_key: ForcedKey::Closed,
-        constant_quality: &[("bitrate", &["0"])],
-        ..UNKNOWN
+        constant_quality: &[("bitrate", "0")],
+        ..RUN
     },
     Profile {
-        factories: &["mpeg2enc"],
-        forced_key: ForcedKey::Ignored,
-        concurrency: Concurrency::Alone(MARKS_NO_KEYS),
-        ..UNKNOWN
+        factories: "mpeg2enc avenc_rpza",
+        concurrency: Concurrency::Alone("its packets don't say which of them are key frames"),
+        ..RUN
     },
     Profile {
-        factories: &["y4menc"],
+        factories: "y4menc",
         concurrency: Concurrency::Alone(
             "each of its streams begins with a header in its first packet",
         ),
         ..INTRA
     },
     Profile {
-        factories: &["gifenc"],
-        evidence: Evidence::Read,
+        factories: "gifenc",
+        was_run: false,
         concurrency: Concurrency::Alone("its stream has one header and one trailer"),
         ..INTRA
     },
     Profile {
-        factories: &["avenc_*_omx"],
-        forced_key: ForcedKey::Unknown,
+        factories: "avenc_*_omx omx*enc mf*enc",
+        forced_key: ForcedKey::Perhaps,
         ..HARDWARE
     },
     Profile {
-        factories: &["avenc_apng"],
+        factories: "avenc_apng",
         concurrency: Concurrency::Alone("its frames are numbered from the beginning of the stream"),
-        ..LIBAV
+        ..RUN
     },
     Profile {
-        factories: &["avenc_rpza"],
-        concurrency: Concurrency::Alone(MARKS_NO_KEYS),
-        ..LIBAV
-    },
-    Profile {
-        factories: &["openjpegenc"],
+        factories: "openjpegenc",
         threads: Threads::Free("num-threads"),
         ..INTRA
     },
     Profile {
-        factories: &["jpegenc", "pngenc", "webpenc", "pnmenc"],
+        factories: "jpegenc pngenc webpenc pnmenc \
+            avenc_mjpeg avenc_ljpeg avenc_jpegls avenc_jpeg2000 avenc_prores* avenc_dnxhd avenc_dvvideo avenc_huffyuv avenc_ffvhuff \
+            avenc_utvideo avenc_magicyuv avenc_cfhd avenc_png avenc_tiff avenc_targa avenc_bmp avenc_dpx avenc_exr avenc_p?m avenc_pam \
+            avenc_sgi avenc_pcx avenc_qoi avenc_hap avenc_speedhq avenc_vc2 avenc_amv avenc_sunrast avenc_xbm avenc_xwd avenc_asv1 \
+            avenc_asv2 avenc_cljr avenc_r10k",
         ..INTRA
     },
+    // Encoders of libavcodec: their `threads` takes only 1 (the default) and "auto". Without B-frames, which are off by default, no frame
+    // refers across a forced key frame.
     Profile {
-        factories: &[
-            "avenc_mjpeg",
-            "avenc_ljpeg",
-            "avenc_jpegls",
-            "avenc_jpeg2000",
-            "avenc_prores*",
-            "avenc_dnxhd",
-            "avenc_dvvideo",
-            "avenc_huffyuv",
-            "avenc_ffvhuff",
-            "avenc_utvideo",
-            "avenc_magicyuv",
-            "avenc_cfhd",
-            "avenc_png",
-            "avenc_tiff",
-            "avenc_targa",
-            "avenc_bmp",
-            "avenc_dpx",
-            "avenc_exr",
-            "avenc_p?m",
-            "avenc_pam",
-            "avenc_sgi",
-            "avenc_pcx",
-            "avenc_qoi",
-            "avenc_hap",
-            "avenc_speedhq",
-            "avenc_vc2",
-            "avenc_amv",
-            "avenc_sunrast",
-            "avenc_xbm",
-            "avenc_xwd",
-            "avenc_asv1",
-            "avenc_asv2",
-            "avenc_cljr",
-            "avenc_r10k",
-        ],
-        ..INTRA
-    },
-    // MPEG-1, -2 and -4, H.261, H.263, FLV, MS-MPEG4, WMV, FFV1, SVQ1, …: without B-frames, which are off by default,
-    // no frame refers across a forced key frame.
-    Profile {
-        factories: &[
-            "avenc_ffv1",
-            "avenc_wmv*",
-            "avenc_h263*",
-            "avenc_flv",
-            "avenc_msmpeg4*",
-            "avenc_mpeg*",
-        ],
-        constant_quality: &[("pass", &["quant"])],
-        ..LIBAV
+        factories: "avenc_ffv1 avenc_wmv* avenc_h263* avenc_flv avenc_msmpeg4* avenc_mpeg*",
+        constant_quality: &[("pass", "quant")],
+        ..RUN
     },
     Profile {
-        factories: &["avenc_*"],
-        ..LIBAV
+        factories: "avenc_*",
+        ..RUN
     },
     Profile {
-        factories: &["svtav1enc"],
+        // A forced key frame is honoured only without a target bitrate.
+        factories: "svtav1enc",
         threads: Threads::One("logical-processors", "1"),
-        // Honoured only without a target bitrate.
-        forced_key: ForcedKey::Open,
-        evidence: Evidence::Read,
         ..UNKNOWN
     },
     Profile {
-        factories: &["svthevcenc"],
+        factories: "svthevcenc",
         threads: Threads::One("cores", "1"),
         look_ahead: LookAhead::Property("lookahead"),
         forced_key: ForcedKey::Closed,
         settings: &[("enable-open-gop", "false")],
-        constant_quality: &[("rc", &["cqp"])],
-        evidence: Evidence::Read,
+        constant_quality: &[("rc", "cqp")],
         ..UNKNOWN
     },
     Profile {
-        factories: &["rav1enc"],
+        factories: "rav1enc",
         threads: Threads::One("threads", "1"),
         forced_key: ForcedKey::Closed,
-        constant_quality: &[("bitrate", &["0"])],
-        evidence: Evidence::Read,
+        constant_quality: &[("bitrate", "0")],
         ..UNKNOWN
     },
     Profile {
-        factories: &["svtjpegxsenc"],
+        factories: "svtjpegxsenc",
         threads: Threads::Free("threads"),
-        evidence: Evidence::Read,
+        was_run: false,
         ..INTRA
     },
     Profile {
-        factories: &[
-            "nv*jpegenc",
-            "nvjpeg*enc",
-            "vajpeg*enc",
-            "qsvjpeg*enc",
-            "msdkmjpegenc",
-            "v4l2jpegenc",
-            "vaapijpegenc",
-        ],
-        evidence: Evidence::Read,
-        concurrency: Concurrency::Engines(1),
-        ..INTRA
+        factories: "nv*jpegenc nvjpeg*enc vajpeg*enc qsvjpeg*enc msdkmjpegenc v4l2jpegenc vaapijpegenc vtenc_prores*",
+        forced_key: ForcedKey::Always,
+        ..HARDWARE
     },
     // Consumer cards open 3 to 8 sessions in a system; one engine each on most.
     Profile {
-        factories: &["nv*h264*enc", "nv*h265*enc", "nv*av1*enc"],
+        factories: "nv*h264*enc nv*h265*enc nv*av1*enc",
         look_ahead: LookAhead::Property("rc-lookahead"),
-        constant_quality: &[
-            ("rc-mode", &["constqp"]),
-            ("rate-control", &["constqp", "cqp"]),
-        ],
+        constant_quality: &[("rc-mode", "constqp"), ("rate-control", "constqp cqp")],
         ..HARDWARE
     },
     Profile {
-        factories: &[
-            "va*h264*enc",
-            "va*h265*enc",
-            "va*vp8*enc",
-            "va*vp9*enc",
-            "va*av1*enc",
-            "va*mpeg2*enc",
-        ],
-        constant_quality: &[("rate-control", &["cqp", "icq"])],
+        factories: "va*h264*enc va*h265*enc va*vp8*enc va*vp9*enc va*av1*enc va*mpeg2*enc",
+        constant_quality: &[("rate-control", "cqp icq")],
         ..HARDWARE
     },
     Profile {
-        factories: &["vtenc_prores*"],
-        concurrency: Concurrency::Engines(1),
-        evidence: Evidence::Read,
-        ..INTRA
-    },
-    Profile {
-        factories: &["qsv*enc", "msdk*enc"],
+        factories: "qsv*enc msdk*enc",
         look_ahead: LookAhead::Property("rc-lookahead"),
-        constant_quality: &[("rate-control", &["cqp", "icq", "la-icq", "la_icq"])],
+        constant_quality: &[("rate-control", "cqp icq la-icq la_icq")],
         ..HARDWARE
     },
-    // Passes a wrong value where a key frame is forced.
+    // amfav1enc passes a wrong value where a key frame is forced. With the others that is a control of the device, or a request for the
+    // next frame: not tied to the frame it is for.
     Profile {
-        factories: &["amfav1*enc"],
+        factories: "amfav1*enc v4l2*enc amcvidenc-*",
         forced_key: ForcedKey::Ignored,
         ..HARDWARE
     },
     Profile {
-        factories: &["amf*enc"],
+        factories: "amf*enc",
         look_ahead: LookAhead::Property("pa-lookahead-buffer-depth"),
-        constant_quality: &[("rate-control", &["cqp"])],
-        ..HARDWARE
-    },
-    // A forced key frame is a control of the device, or a request for the next frame: not tied to the frame it is for.
-    Profile {
-        factories: &["v4l2*enc", "amcvidenc-*"],
-        forced_key: ForcedKey::Ignored,
+        constant_quality: &[("rate-control", "cqp")],
         ..HARDWARE
     },
     Profile {
-        factories: &["omx*enc"],
-        forced_key: ForcedKey::Open,
-        ..HARDWARE
-    },
-    Profile {
-        factories: &["mf*enc"],
-        forced_key: ForcedKey::Unknown,
-        ..HARDWARE
-    },
-    Profile {
-        factories: &["d3d12*enc", "vtenc_*", "vulkan*enc"],
+        factories: "d3d12*enc vtenc_* vulkan*enc",
         ..HARDWARE
     },
 ];
