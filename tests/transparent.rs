@@ -35,6 +35,36 @@ fn h265_whose_gops_are_open_unless_told_otherwise() {
     );
 }
 
+/// Where a key frame is forced, x265 makes a clean random access then, which resets the decoder only as the first of all; and the
+/// chunk's last frames refer to the forced one behind them.
+#[test]
+fn with_open_gops_where_the_user_wants_them() {
+    for options in [
+        "open-gop=1",
+        "open-gop=1:bframes=4:b-pyramid=1:keyint=12",
+        "open-gop=1:radl=2",
+        "open-gop=1:repeat-headers=1",
+    ] {
+        assert_all(
+            &format!("x265enc speed-preset=ultrafast bitrate=800 option-string={options}"),
+            "h265parse ! avdec_h265",
+            25.0,
+        );
+    }
+    for options in [
+        "open-gop=1",
+        "open-gop=1:bframes=3:b-pyramid=2:keyint=12",
+        "intra-refresh=1",
+        "slices=4:open-gop=1",
+    ] {
+        assert_all(
+            &format!("x264enc threads=1 speed-preset=veryfast bitrate=800 option-string={options}"),
+            "h264parse ! avdec_h264",
+            25.0,
+        );
+    }
+}
+
 #[test]
 fn vp8_with_invisible_frames() {
     assert_all(

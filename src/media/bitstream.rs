@@ -46,6 +46,9 @@ enum Unit {
     ParameterSet,
     /// A slice of a picture at which decoding can begin.
     RandomAccess,
+    /// As above, of H.265's clean random access: it resets the decoder only where that begins, else what follows refers to what came
+    /// before, and is ordered by it.
+    CleanRandomAccess,
     /// A slice of another picture.
     Slice,
     Other,
@@ -87,8 +90,9 @@ impl NalUnits {
                 _ => Unit::Other,
             },
             Codec::H265 => match header >> 1 & 63 {
-                // BLA, IDR and CRA. What a CRA's leading pictures do to it, their order shows.
-                16..=21 => Unit::RandomAccess,
+                // BLA, IDR, and CRA, of which the leading pictures show themselves in their order.
+                16..=20 => Unit::RandomAccess,
+                21 => Unit::CleanRandomAccess,
                 0..=31 => Unit::Slice,
                 32..=34 => Unit::ParameterSet,
                 35 => Unit::Delimiter,
@@ -208,8 +212,11 @@ impl Format {
         match self {
             Self::Nal(units) => {
                 let mut kinds = units.within(packet).into_iter().map(|it| units.kind(it));
-                let slice = kinds.find(|kind| matches!(kind, Unit::RandomAccess | Unit::Slice));
-                Some(slice? == Unit::RandomAccess)
+                kinds.find_map(|kind| match kind {
+                    Unit::RandomAccess | Unit::CleanRandomAccess => Some(true),
+                    Unit::Slice => Some(false),
+                    _ => None,
+                })
             }
             // RFC 6386, 9.1: the frame tag's first bit is 0, and a start code follows the tag.
             Self::Vp8 => {
@@ -231,6 +238,22 @@ impl Format {
         let mut sets = units.within(packet);
         sets.retain(|unit| units.kind(unit) == Unit::ParameterSet);
         sets.into_iter().map(<[u8]>::to_vec).collect()
+    }
+
+    /// The packet whose picture resets the decoder where it only would as the first of all: a clean random access becomes a broken link
+    /// without leading pictures (BLA_N_LP). `None`: it is right as it is.
+    fn with_broken_link(self, packet: &[u8]) -> Option<Vec<u8>> {
+        const BLA_N_LP: u8 = 18;
+        let Self::Nal(units) = self else { return None };
+        let mut broken: Option<Vec<u8>> = None;
+        for unit in units.within(packet) {
+            if units.kind(unit) == Unit::CleanRandomAccess {
+                let at = end_within(packet, unit) - unit.len();
+                let header = &mut broken.get_or_insert_with(|| packet.to_vec())[at];
+                *header = *header & !(63 << 1) | BLA_N_LP << 1;
+            }
+        }
+        broken
     }
 
     /// The packet with parameter sets before its picture; `None` where the format keeps them elsewhere.
@@ -419,14 +442,14 @@ fn differing_fields(old: &gst::StructureRef, new: &gst::StructureRef) -> Vec<Str
     differing.map(ToString::to_string).collect()
 }
 
-/// The packet with the parameter sets, unless it has some.
-pub(crate) fn with_sets(buffer: gst::Buffer, format: Format, sets: &[Vec<u8>]) -> gst::Buffer {
-    if sets.is_empty() {
-        return buffer;
-    }
+/// The packet as the first of a chunk: it resets the decoder, and has the parameter sets with it.
+pub(crate) fn as_first(buffer: gst::Buffer, format: Format, sets: &[Vec<u8>]) -> gst::Buffer {
     let whole = buffer.map_readable().ok().and_then(|packet| {
-        let lacks = format.parameter_sets(&packet).is_empty();
-        lacks.then(|| format.with_parameter_sets(&packet, sets))?
+        let broken = format.with_broken_link(&packet);
+        let packet = broken.as_deref().unwrap_or(&packet);
+        let lacks = !sets.is_empty() && format.parameter_sets(packet).is_empty();
+        let with_sets = lacks.then(|| format.with_parameter_sets(packet, sets));
+        with_sets.flatten().or(broken)
     });
     let Some(whole) = whole else { return buffer };
     let mut whole = gst::Buffer::from_mut_slice(whole);
@@ -586,6 +609,25 @@ mod tests {
             let parsed: gst::Caps = caps.parse().unwrap();
             assert_eq!(alignment_of_parts(&parsed).as_deref(), expected, "{caps}");
         }
+    }
+
+    #[test]
+    fn a_clean_random_access_becomes_a_broken_link() {
+        gst::init().unwrap();
+        let caps: gst::Caps = "video/x-h265,stream-format=byte-stream".parse().unwrap();
+        let format = Format::of(&caps);
+        // Delimiter, then two slices of layer 0, temporal id 1.
+        let cra = [
+            0, 0, 1, 0x46, 1, 0x50, 0, 0, 1, 0x2a, 1, 7, 0, 0, 1, 0x2a, 1, 8,
+        ];
+        assert_eq!(format.is_random_access(&cra), Some(true));
+        let broken = format.with_broken_link(&cra).unwrap();
+        let bla = [
+            0, 0, 1, 0x46, 1, 0x50, 0, 0, 1, 0x24, 1, 7, 0, 0, 1, 0x24, 1, 8,
+        ];
+        assert_eq!(broken, bla);
+        assert_eq!(format.with_broken_link(&bla), None);
+        assert_eq!(format.is_random_access(&bla), Some(true));
     }
 
     #[test]

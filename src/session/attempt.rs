@@ -11,6 +11,7 @@ use super::{Assignment, CAT, Session, Work};
 use crate::encoder::description::EncoderError;
 use crate::encoder::hints;
 use crate::logic::ids::FrameNo;
+use crate::media::raw::stampable;
 use gst::prelude::*;
 
 impl Session {
@@ -109,7 +110,12 @@ impl Session {
             if is_key {
                 self.src.push_event(force_key_unit(frame.buffer.pts()));
             }
-            self.src.push(frame.buffer).map_err(refused)?;
+            let mut buffer = frame.buffer;
+            if position == work.first {
+                buffer = stampable(buffer);
+                buffer.make_mut().set_flags(gst::BufferFlags::DISCONT);
+            }
+            self.src.push(buffer).map_err(refused)?;
             position = FrameNo(position.0 + 1);
         }
         let drained = self.src.push_event(gst::event::Eos::new());

@@ -37,6 +37,7 @@ use once_cell::sync::Lazy;
 use parking_lot::{Condvar, Mutex};
 use replay::Content;
 use slot::Slot;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SendError};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -50,6 +51,9 @@ static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
 });
 
 /// What a thread does that opens an encoder, for whoever reads of a panic.
+/// Encoders that were opened in this process.
+static OPENED: AtomicU64 = AtomicU64::new(0);
+
 const OPENING: &str = "opening an encoder";
 
 /// What the encoder of a chunk that begins with a frame is told.
@@ -416,7 +420,9 @@ impl Session {
         // The pads still have the events of the last encoder, EOS among them. Sent while no encoder is linked, the new
         // ones replace them, so that this encoder never sees an old one.
         self.slot.disconnect();
-        let id = format!("vtparallelenc/{}", self.id);
+        // (From GStreamer 1.25.1 on, the tags of another stream only go if its name is another.)
+        let number = OPENED.fetch_add(1, Ordering::Relaxed);
+        let id = format!("vtparallelenc/{}/{number}", self.id);
         let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
         segment.set_start(gst::ClockTime::ZERO);
         // The very event that was sent would not be sent again.

@@ -7,7 +7,7 @@ use crate::cache::{Recorder, Recording};
 use crate::logic::engine::{PacketTimes, Refused};
 use crate::logic::ids::AttemptId;
 use crate::logic::store::{Fault, Kind};
-use crate::media::bitstream::{Format, alignment_of_parts, with_sets};
+use crate::media::bitstream::{Format, alignment_of_parts, as_first};
 use crate::panics::may_panic;
 use crate::stream::shared::Shared;
 use crate::stream::video::{Context, Packet};
@@ -137,7 +137,7 @@ impl Intake {
             _ => (),
         }
         let sets = self.sets.as_deref().map(Vec::as_slice).unwrap_or_default();
-        (with_sets(buffer, format, sets), Kind::Key)
+        (as_first(buffer, format, sets), Kind::Key)
     }
 }
 

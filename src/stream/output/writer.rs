@@ -7,7 +7,7 @@ use crate::logic::ids::ChunkId;
 use crate::logic::keys;
 use crate::logic::store::Kind;
 use crate::logic::timeline::{LATEST, Shown, THOUSAND_HOURS, Timeline, dts_before};
-use crate::media::bitstream::{Described, Format, compare, sets_for_band, with_sets};
+use crate::media::bitstream::{Described, Format, as_first, compare, sets_for_band};
 use crate::stream::video::{Context, Video};
 use std::sync::Arc;
 
@@ -124,7 +124,7 @@ impl Writer {
         let (caps, sets) = self.described(packet.caps.take())?;
         if !sets.is_empty() {
             let format = self.encoder_caps.as_deref().map(Format::of);
-            packet.buffer = with_sets(packet.buffer, format.unwrap_or_default(), &sets);
+            packet.buffer = as_first(packet.buffer, format.unwrap_or_default(), &sets);
         }
         self.push_events(events, caps, &mut before);
         self.caps_may_change = false;
@@ -139,7 +139,7 @@ impl Writer {
             && let Some(sets) = &packet.sets
         {
             let format = self.encoder_caps.as_deref().map(Format::of);
-            buffer = with_sets(buffer, format.unwrap_or_default(), sets);
+            buffer = as_first(buffer, format.unwrap_or_default(), sets);
         }
         let times = frame.map(|frame| (frame.private, frame.times));
         let buffer = match times {
