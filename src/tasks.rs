@@ -6,7 +6,7 @@
 //! encoder that hangs keeps its thread for ever, and GStreamer's own pool waits for all of its threads when a program ends
 //! (`gst_deinit`, which gst-launch-1.0 calls).
 
-use crate::panics::{self, CAT};
+use crate::panics;
 use glib::translate::from_glib_none;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -28,42 +28,6 @@ pub(crate) fn start(
         Some(task) => task.start(),
         None => pad.start_task(run),
     }
-}
-
-/// A panic kept the pad from being started or stopped. What it waits for returns, as the stream has failed, so its task can be
-/// stopped even so; and what is stopped may not fail.
-pub(crate) fn activation_after_panic(
-    pad: &gst::Pad,
-    active: bool,
-) -> Result<(), gst::LoggableError> {
-    if active {
-        return Err(gst::loggable_error!(CAT, "Panicked while starting"));
-    }
-    stop(pad)
-}
-
-fn stop(pad: &gst::Pad) -> Result<(), gst::LoggableError> {
-    pad.stop_task()
-        .map_err(|error| gst::loggable_error!(CAT, "Task can't be stopped: {error}"))
-}
-
-/// Starts or stops a pad that has a task. `ends`: whatever the task waits for returns.
-pub(crate) fn activate(
-    pad: &gst::Pad,
-    mode: gst::PadMode,
-    active: bool,
-    starts: impl FnOnce(),
-    ends: impl FnOnce(),
-) -> Result<(), gst::LoggableError> {
-    if mode != gst::PadMode::Push {
-        return Err(gst::loggable_error!(CAT, "Only push mode is supported"));
-    }
-    if active {
-        starts();
-        return Ok(());
-    }
-    ends();
-    stop(pad)
 }
 
 mod imp {

@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::job::{Job, MAX_SESSIONS};
 use crate::media::caps;
 use crate::panics::{self, Part};
-use crate::stream::Stream;
+use crate::stream::Shared;
 use crate::stream::decision::Decision;
 use glib::Properties;
 use glib::subclass::Signal;
@@ -24,13 +24,8 @@ use once_cell::sync::{Lazy, OnceCell};
 use parking_lot::Mutex;
 use std::sync::{Arc, PoisonError};
 
-static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
-    gst::DebugCategory::new(
-        "vtparallelenc",
-        gst::DebugColorFlags::empty(),
-        Some("Encoding one video with several encoders at once"),
-    )
-});
+static CAT: Lazy<gst::DebugCategory> =
+    Lazy::new(|| crate::category("vtparallelenc", "the element"));
 
 // The properties that hold structures, which the derive cannot declare.
 const STATS: &str = "stats";
@@ -143,7 +138,7 @@ pub struct ParallelEnc {
 /// All that is behind the properties and pads, once the element is made.
 struct Parts {
     models: Arc<Models>,
-    stream: Stream,
+    stream: Arc<Shared>,
 }
 
 #[glib::object_subclass]
@@ -230,11 +225,12 @@ impl ParallelEnc {
             }
         };
         let models = Arc::new(Models::new(host.clone(), Arc::new(set)));
-        // PANIC: its elements are new, and have no pad yet.
-        let stream = Stream::new(host, models.clone()).expect("own elements");
+        let stream = Shared::new(host, models.clone());
+        // PANIC: they are new, and have no pad yet.
+        let elements = stream.elements().expect("own elements");
         // PANIC: both are new, and their names differ.
-        bin.add_many(stream.elements()).expect("own children");
-        for (name, target) in [("sink", stream.sink()), ("src", stream.src())] {
+        bin.add_many(elements).expect("own children");
+        for (name, target) in [("sink", &stream.sink), ("src", &stream.src)] {
             // PANIC: the class has both templates, and the element has no other pad.
             let template = bin.pad_template(name).expect("own template");
             let pad = gst::GhostPad::builder_from_template_with_target(&template, target);
@@ -253,7 +249,7 @@ impl ParallelEnc {
         self.parts.get().map(|parts| &parts.models)
     }
 
-    fn stream(&self) -> Option<&Stream> {
+    fn stream(&self) -> Option<&Arc<Shared>> {
         self.parts.get().map(|parts| &parts.stream)
     }
 
@@ -475,8 +471,8 @@ pub(super) fn pad_templates(encoded: &gst::Caps) -> Vec<gst::PadTemplate> {
 // Getters of what is known once the encoder is.
 impl ParallelEnc {
     fn stats(&self) -> gst::Structure {
-        let snapshot = self.stream().map(Stream::snapshot);
-        snapshot.unwrap_or_default().structure()
+        let stats = self.stream().map(|stream| stream.stats());
+        stats.unwrap_or_else(|| gst::Structure::new_empty("vtparallelenc-stats"))
     }
 
     fn decision(&self) -> Option<Decision> {

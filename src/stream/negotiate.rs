@@ -17,14 +17,10 @@ use crate::session::Session;
 use gst::prelude::*;
 use once_cell::sync::Lazy;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
-    gst::DebugCategory::new(
-        "vtparallelnegotiate",
-        gst::DebugColorFlags::empty(),
-        Some("vtparallelenc: how a stream begins"),
-    )
-});
+static CAT: Lazy<gst::DebugCategory> =
+    Lazy::new(|| crate::category("vtparallelnegotiate", "how a stream begins"));
 
 /// Why an encoder isn't used in chunks.
 const PARTS_OF_FRAMES: &str = "its packets are parts of frames, by the alignment that it or what comes after it asks for (alignment=au, \
@@ -223,7 +219,7 @@ impl Shared {
             obj = self.sink,
             "One encoder for the whole stream: {reason}"
         );
-        self.set_passes(true);
+        self.passes.store(true, Ordering::SeqCst);
         let (plain, timeout) = {
             let mut encoding = self.encoding.lock();
             let timeout = encoding.job.stall_timeout;

@@ -14,13 +14,8 @@ use once_cell::sync::Lazy;
 use std::fmt;
 use std::sync::Arc;
 
-static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
-    gst::DebugCategory::new(
-        "vtparallelnotices",
-        gst::DebugColorFlags::empty(),
-        Some("vtparallelenc: what the application is told"),
-    )
-});
+static CAT: Lazy<gst::DebugCategory> =
+    Lazy::new(|| crate::category("vtparallelnotices", "what the application is told"));
 
 /// What was said, so that it isn't said again; replaced at each start.
 #[derive(Debug, Default)]

@@ -16,7 +16,7 @@ use crate::host::Host;
 use crate::job::Job;
 use crate::logic::engine::{Engine, Freed, Settings, Wakes};
 use crate::logic::ids::SessionId;
-use crate::panics::{self, Part};
+use crate::panics::Part;
 use crate::session::{Session, SlotOwner};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use std::ops::{Deref, DerefMut};
@@ -138,9 +138,9 @@ pub(crate) struct Shared {
     pub(super) host: Arc<dyn Host>,
     pub(super) models: Arc<Models>,
     /// The input's sink pad.
-    pub(super) sink: gst::Pad,
+    pub(crate) sink: gst::Pad,
     /// The output's src pad.
-    pub(super) src: gst::Pad,
+    pub(crate) src: gst::Pad,
     engine: Mutex<Engine<Video>>,
     /// For who waits for room in the budget, or for no frame to be held.
     pub(super) room: Condvar,
@@ -158,7 +158,7 @@ pub(crate) struct Shared {
     pub(super) notices: Mutex<super::notices::Said>,
     pub(super) watch: Mutex<Option<super::watchdog::Watch>>,
     /// Session 0 goes straight through; set before its first packet.
-    passes: AtomicBool,
+    pub(super) passes: AtomicBool,
     /// The first encoder is being opened, by upstream's thread or the application's.
     opens_first: AtomicBool,
     /// Downstream said that it may accept something else now, and wasn't asked since.
@@ -256,19 +256,6 @@ impl Shared {
         })
     }
 
-    /// Does `act` for a pad or a task, as long as there is something to do it on.
-    pub(super) fn guarded<R>(
-        weak: &Weak<Self>,
-        what: &str,
-        fallback: impl Fn() -> R,
-        act: impl FnOnce(&Arc<Self>) -> R,
-    ) -> R {
-        match weak.upgrade() {
-            Some(shared) => panics::caught(&*shared, what, &fallback, || act(&shared)),
-            None => fallback(),
-        }
-    }
-
     pub(super) fn lock(&self) -> Locked<'_> {
         Locked {
             shared: self,
@@ -325,10 +312,6 @@ impl Shared {
 
     pub(super) fn passes(&self) -> bool {
         self.passes.load(Ordering::SeqCst)
-    }
-
-    pub(super) fn set_passes(&self, passes: bool) {
-        self.passes.store(passes, Ordering::SeqCst);
     }
 
     pub(super) fn is_opening_first(&self) -> bool {

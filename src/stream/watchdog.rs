@@ -23,13 +23,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
-    gst::DebugCategory::new(
-        "vtparallelwatchdog",
-        gst::DebugColorFlags::empty(),
-        Some("vtparallelenc: encoders that hang"),
-    )
-});
+static CAT: Lazy<gst::DebugCategory> =
+    Lazy::new(|| crate::category("vtparallelwatchdog", "encoders that hang"));
 
 /// What it is, for whoever reads of a panic.
 const WATCH: &str = "the watch";

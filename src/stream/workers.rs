@@ -13,19 +13,13 @@ use crate::media::raw::frame_rate;
 use crate::panics::{self, may_panic};
 use crate::session::failure::Failure;
 use crate::session::{Input, Session, SlotOwner, Work};
-use crate::tasks;
 use gst::prelude::*;
 use once_cell::sync::Lazy;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
-    gst::DebugCategory::new(
-        "vtparallelworkers",
-        gst::DebugColorFlags::empty(),
-        Some("vtparallelenc: who encodes which chunk, and what becomes of it"),
-    )
-});
+static CAT: Lazy<gst::DebugCategory> =
+    Lazy::new(|| crate::category("vtparallelworkers", "who encodes which chunk"));
 
 /// Makes sessions until there are as many.
 pub(super) fn add_sessions(shared: &Arc<Shared>, sessions: usize) {
@@ -92,24 +86,10 @@ pub(super) fn unlink(shared: &Shared, branch: &Branch) {
 }
 
 pub(super) fn start_task(shared: &Arc<Shared>, pad: &gst::Pad, id: SessionId) {
-    if !pad.is_active() {
-        return;
-    }
-    let weak = Arc::downgrade(shared);
-    let started = tasks::start(pad, move || {
-        if let Some(shared) = weak.upgrade() {
-            // Here, because the pad may have left its element.
-            panics::caught(
-                &*shared,
-                "a session's task",
-                || give_up(&shared, id),
-                || turn(&shared, id),
-            );
-        }
+    let rest = move |shared: &Arc<Shared>| give_up(shared, id);
+    shared.start_task(pad, "a session's task", rest, move |shared| {
+        turn(shared, id);
     });
-    if started.is_err() {
-        gst::error!(CAT, obj = pad, "The task of session {id} can't be started");
-    }
 }
 
 /// One turn of a session's task: one attempt at one chunk.

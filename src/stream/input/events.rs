@@ -236,7 +236,7 @@ impl Shared {
     }
 
     /// An event that an encoder sends up.
-    pub(super) fn encoders_event(&self, event: gst::Event) -> bool {
+    pub(super) fn encoders_event(self: &Arc<Self>, event: gst::Event) -> bool {
         match self.mode() {
             Mode::Sequential(_) => self.sink.push_event(event),
             // One session's QoS or latency is not the stream's.

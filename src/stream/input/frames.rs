@@ -15,6 +15,7 @@ use crate::panics::may_panic;
 use crate::stream::shared::{Mode, Shared};
 use crate::stream::video::Frame;
 use gst::prelude::*;
+use std::sync::Arc;
 
 impl Shared {
     /// Where everything goes while the stream is sequential.
@@ -23,7 +24,7 @@ impl Shared {
     }
 
     pub(super) fn sink_chain(
-        &self,
+        self: &Arc<Self>,
         buffer: gst::Buffer,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         match self.mode() {

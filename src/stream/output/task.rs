@@ -6,34 +6,18 @@ use super::CAT;
 use super::writer::{Batch, Item};
 use crate::clock;
 use crate::logic::engine::{Output, Sending, Stalled};
-use crate::panics::{self, may_panic};
+use crate::panics::may_panic;
 use crate::stream::shared::Shared;
 use crate::stream::video::Video;
-use crate::tasks;
 use gst::prelude::*;
 use std::sync::Arc;
 
 impl Shared {
     pub(in crate::stream) fn start_output(self: &Arc<Self>) {
-        if !self.src.is_active() {
-            return;
-        }
-        let weak = Arc::downgrade(self);
-        let started = tasks::start(&self.src, move || {
-            if let Some(shared) = weak.upgrade() {
-                let rest = || shared.send_no_more();
-                panics::caught(&*shared, "the output's task", rest, || shared.output_turn());
-            }
+        let pad = &self.src;
+        self.start_task(pad, "the output's task", send_no_more, |shared| {
+            shared.output_turn();
         });
-        if started.is_err() {
-            gst::error!(CAT, obj = self.src, "The output's task can't be started");
-        }
-    }
-
-    /// The task panicked: nothing leaves any more.
-    fn send_no_more(&self) {
-        self.lock().refuse(gst::FlowError::Error);
-        let _ = self.src.pause_task();
     }
 
     /// One turn of the task.
@@ -143,4 +127,10 @@ impl Shared {
             self.tell_of_refusal_after_end(flow);
         }
     }
+}
+
+/// The task panicked: nothing leaves any more.
+fn send_no_more(shared: &Arc<Shared>) {
+    shared.lock().refuse(gst::FlowError::Error);
+    let _ = shared.src.pause_task();
 }
