@@ -17,7 +17,6 @@ use gst::prelude::*;
 impl Session {
     /// Makes one attempt, to the end.
     pub(crate) fn run(&self, work: &Work, assignment: &dyn Assignment) -> Result<(), Failure> {
-        assignment.begin();
         let mut made = None;
         let mut keep = None;
         if let Some(files) = work.cache.as_deref()
@@ -52,7 +51,6 @@ impl Session {
         }
         assignment.verify(false)?;
         let recording = assignment.take_recording();
-        let keep = keep.filter(|_| assignment.is_unchanged());
         // Before another session learns that this one has let go.
         drop(instance);
         assignment.delivered()?;

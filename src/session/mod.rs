@@ -89,9 +89,6 @@ pub(crate) enum Step {
 /// One attempt at a chunk, as who assigned it sees it. Once the attempt is over for that side, everything fails with
 /// [`Failure::Aborted`] or does nothing.
 pub(crate) trait Assignment {
-    /// What comes of the session from now on is of this attempt.
-    fn begin(&self);
-
     /// Waits until it is known what the session does that has fed the frames up to, not including, `position`.
     fn next(&self, position: FrameNo) -> Result<Step, Failure>;
 
@@ -124,16 +121,13 @@ pub(crate) trait Assignment {
     /// The chunk was delivered, and is being kept.
     fn keeps(&self);
 
-    /// The chunk is still what its content was.
-    fn is_unchanged(&self) -> bool;
-
     /// Forgets what came for the attempt, which begins again. `false`: it can't.
     fn begin_again(&self) -> bool;
 
     /// What the encoder makes from now on is remembered. The first frame that it is fed has this private time.
     fn record(&self, base: u64);
 
-    /// What was remembered, if it can be kept.
+    /// What was remembered, if it can be kept, and the chunk is still what its content was.
     fn take_recording(&self) -> Option<Recording>;
 
     /// An event or a packet comes as its encoder sent it in an earlier run. `false`: it isn't taken.
@@ -233,17 +227,16 @@ impl Session {
         opened
     }
 
-    /// Does what an encoder may hang in, for so long at most, or as long as a shutdown waits once `stops` says so; then the session is
-    /// abandoned. Before that, time in which another one has the turn doesn't count.
+    /// Does what an encoder may hang in, for `stall-timeout` at most, or as long as a shutdown waits once `stops` says so; then the
+    /// session is abandoned. Before that, time in which another one has the turn doesn't count.
     fn within<R: Send + 'static>(
         self: &Arc<Self>,
         what: &'static str,
-        time: Option<Duration>,
         stops: &dyn Fn() -> bool,
         act: impl FnOnce(&Self) -> Result<R, EncoderError> + Send + 'static,
     ) -> Result<R, EncoderError> {
         const SLICE: Duration = Duration::from_millis(100);
-        let time = time.unwrap_or(Duration::MAX);
+        let time = self.status.patience().unwrap_or(Duration::MAX);
         let (done, result) = std::sync::mpsc::channel();
         let this = self.clone();
         let thread = std::thread::Builder::new().name("vtparallelenc-open".to_string());
@@ -312,17 +305,15 @@ impl Session {
         panics::caught(self.slot.imp(), "disposing of a session", dispose, dispose);
     }
 
-    /// Places an encoder ahead of its use: it answers queries until then. It may take so long to open, or as long as a shutdown waits
-    /// once `stops` says so.
+    /// Places an encoder ahead of its use: it answers queries until then.
     pub(crate) fn place(
         self: &Arc<Self>,
         recipe: &Recipe,
-        time: Option<Duration>,
         stops: &dyn Fn() -> bool,
     ) -> Result<(), EncoderError> {
         self.clear(stops)?;
         let recipe = recipe.clone();
-        let instance = self.within(OPENING, time, stops, move |this| {
+        let instance = self.within(OPENING, stops, move |this| {
             let mut instance = this.make(&recipe, None)?;
             this.enter(&mut instance)?;
             Ok(instance)
@@ -372,15 +363,10 @@ impl Session {
         let Some(placed) = self.placed.lock().take() else {
             return Ok(());
         };
-        self.within(
-            "closing the first encoder",
-            self.status.patience(),
-            stops,
-            move |_| {
-                drop(placed);
-                Ok(())
-            },
-        )
+        self.within("closing the first encoder", stops, move |_| {
+            drop(placed);
+            Ok(())
+        })
     }
 
     /// As above, in the session's task, which is watched.
@@ -394,14 +380,13 @@ impl Session {
         self: &Arc<Self>,
         caps: &gst::Caps,
         downstream: gst::Caps,
-        time: Option<Duration>,
         stops: &dyn Fn() -> bool,
     ) -> Result<(), EncoderError> {
         let Some(mut instance) = self.placed.lock().take() else {
             return Ok(());
         };
         let caps = caps.clone();
-        let primed = self.within(OPENING, time, stops, move |this| {
+        let primed = self.within(OPENING, stops, move |this| {
             this.prime(&mut instance, &caps)?;
             Ok(instance)
         });
@@ -415,14 +400,13 @@ impl Session {
     /// would.
     pub(crate) fn start_placed(
         self: &Arc<Self>,
-        time: Option<Duration>,
         stops: &dyn Fn() -> bool,
     ) -> Result<(), EncoderError> {
         // Out of its place while it starts: no lock is held then, and nobody else takes it in this time.
         let Some(instance) = self.placed.lock().take() else {
             return Ok(());
         };
-        let instance = self.within(OPENING, time, stops, move |_| {
+        let instance = self.within(OPENING, stops, move |_| {
             instance.open_to(gst::State::Paused)?;
             instance.follow_bin()?;
             Ok(instance)

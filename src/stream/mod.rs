@@ -50,7 +50,11 @@ impl Shared {
         // Of an earlier run, or of one that a panic kept from being cleared away.
         self.unprepare();
         let max_raw_bytes = job.max_raw_bytes.unwrap_or_else(quarter_of_memory);
-        let encoding = Encoding::new(job, max_raw_bytes);
+        let encoding = Encoding {
+            job,
+            max_raw_bytes,
+            ..Encoding::default()
+        };
         let settings = encoding.settings();
         *self.encoding.lock() = encoding;
         self.renew(settings);
@@ -117,7 +121,8 @@ impl Shared {
             }
             workers::unlink(self, &branch);
         }
-        self.clear_branches();
+        let old = std::mem::take(&mut *self.branches.write());
+        drop(old);
     }
 
     /// A message of a child's passes here first.

@@ -4,11 +4,12 @@
 
 use super::shared::{Branch, Shared};
 use crate::encoder::description::EncoderError;
-use crate::logic::engine::{FailedAttempt, GiveUpReason, Report, Stalled};
+use crate::logic::engine::{Again, FailedAttempt, GiveUpReason, Report, Stalled};
 use crate::logic::ids::SessionId;
 use crate::logic::plan::{BudgetTooSmall, Plan};
 use crate::session::Session;
 use crate::session::failure::{self, Failure};
+use gst::MessageErrorDomain;
 use gst::prelude::*;
 use once_cell::sync::Lazy;
 use std::fmt;
@@ -89,23 +90,31 @@ impl Shared {
         }
     }
 
+    /// Posts a warning; `debug` is for whoever looks closer.
+    fn warn(&self, kind: impl MessageErrorDomain, text: &str, debug: Option<&str>) {
+        let Some(bin) = self.host.bin() else { return };
+        match debug {
+            Some(debug) => gst::element_warning!(bin, kind, ("{text}"), ["{debug}"]),
+            None => gst::element_warning!(bin, kind, ("{text}")),
+        }
+    }
+
+    /// What is said once only: whether it wasn't said before.
+    fn is_news(&self, said: fn(&mut Said) -> &mut bool) -> bool {
+        !std::mem::replace(said(&mut self.notices.lock()), true)
+    }
+
     /// Input has stopped while output was held back.
     pub(super) fn tell_of_stall(&self, stalled: &Stalled) {
-        let Some(bin) = self.host.bin() else { return };
         match stalled {
             Stalled::No => return,
             Stalled::GivenOut { cut } => {
-                gst::warning!(
-                    CAT,
-                    obj = bin,
-                    "Input has stopped; the open chunk ends here: {cut}"
-                );
+                gst::warning!(CAT, "Input has stopped; the open chunk ends here: {cut}");
                 return;
             }
-            Stalled::LeavesEarly => (),
+            Stalled::LeavesEarly => gst::info!(CAT, "Input has stopped, packets leave early"),
         }
-        gst::info!(CAT, obj = bin, "Input has stopped, packets leave early");
-        if std::mem::replace(&mut self.notices.lock().stall, true) {
+        if !self.is_news(|said| &mut said.stall) {
             return;
         }
         let frames = self.lock().plan().map_or(0, |plan| plan.capacity_frames);
@@ -117,29 +126,26 @@ impl Shared {
             }
             None => "as much time as the chunks being encoded".to_string(),
         };
-        gst::element_warning!(
-            bin,
-            gst::StreamError::Encode,
-            ("No video came for a while in which encoded video was held back, so some of it leaves early, which \
-                 may cost parallelism. If another branch of the pipeline waits for it, let that branch's queue hold {time} \
-                 (max-size-time, with max-size-bytes=0 and max-size-buffers=0)")
+        let text = format!(
+            "No video came for a while in which encoded video was held back, so some of it leaves early, which \
+             may cost parallelism. If another branch of the pipeline waits for it, let that branch's queue hold {time} \
+             (max-size-time, with max-size-bytes=0 and max-size-buffers=0)"
         );
+        self.warn(gst::StreamError::Encode, &text, None);
     }
 
     /// Forced key frames don't part the encoder's chunks from their overlap.
-    pub(super) fn warn_of_dropped_overlap(&self, failure: &Failure) {
-        let Some(bin) = self.host.bin() else { return };
-        if std::mem::replace(&mut self.notices.lock().overlap, true) {
+    fn warn_of_dropped_overlap(&self, failure: &Failure) {
+        if !self.is_news(|said| &mut said.overlap) {
             return;
         }
         let encoder = self.encoding.lock().encoder_name();
-        gst::element_warning!(
-            bin,
-            gst::StreamError::Encode,
-            ("The encoder '{encoder}' does not begin a closed GOP where a key frame is forced; its chunks get no overlap. \
-                 Set overlap-before=0 and overlap-after=0 to have it so from the beginning"),
-            ["{failure}"]
+        let text = format!(
+            "The encoder '{encoder}' does not begin a closed GOP where a key frame is forced; its chunks get no overlap. \
+             Set overlap-before=0 and overlap-after=0 to have it so from the beginning"
         );
+        let debug = failure.to_string();
+        self.warn(gst::StreamError::Encode, &text, Some(&debug));
     }
 
     /// The encoder that was opened ahead of the first chunk is of no use.
@@ -148,21 +154,16 @@ impl Shared {
             // None does.
             return;
         }
-        let Some(bin) = self.host.bin() else { return };
         // Its own message says more.
         let why = match self.posted_ahead(session) {
             Some(posted @ Failure::Posted(_)) => posted.to_string(),
             _ => error.to_string(),
         };
-        gst::element_warning!(
-            bin,
-            gst::LibraryError::Init,
-            (
-                "The first encoder of session {} could not be opened; another one takes its place",
-                session.id
-            ),
-            ["{why}"]
+        let id = session.id;
+        let text = format!(
+            "The first encoder of session {id} could not be opened; another one takes its place"
         );
+        self.warn(gst::LibraryError::Init, &text, Some(&why));
     }
 
     /// The error that the session's encoder has posted, which was given these raw caps.
@@ -173,36 +174,23 @@ impl Shared {
     }
 
     /// As above, of an encoder that is opened ahead of its first chunk.
-    fn posted_ahead(&self, session: &Session) -> Option<Failure> {
+    pub(super) fn posted_ahead(&self, session: &Session) -> Option<Failure> {
         let caps = self.input.lock().caps();
         self.posted(session, caps.as_ref())
     }
 
-    /// Chunks can't be kept, which is said once.
+    /// Chunks can't be kept.
     pub(super) fn cache_failed(&self, reason: &str) {
-        if std::mem::replace(&mut self.notices.lock().cache, true) {
+        if !self.is_news(|said| &mut said.cache) {
             return;
         }
-        let directory = {
-            let encoding = self.encoding.lock();
-            let cache = encoding.job.cache.as_ref();
-            cache.map(|(directory, _)| directory.display().to_string())
-        };
-        let (Some(directory), Some(bin)) = (directory, self.host.bin()) else {
-            return;
-        };
-        gst::warning!(CAT, obj = bin, "{directory}: {reason}");
-        gst::element_warning!(
-            bin,
-            gst::ResourceError::Write,
-            ("Chunks can't be kept in cache-location '{directory}' ({reason}); encoding goes on without")
+        let cache = self.encoding.lock().job.cache.clone();
+        let Some((directory, _)) = cache else { return };
+        let text = format!(
+            "Chunks can't be kept in cache-location '{}' ({reason}); encoding goes on without",
+            directory.display()
         );
-    }
-
-    /// No encoder can be opened in the session.
-    pub(super) fn note_closed_session(&self, id: SessionId, failure: &Failure) {
-        gst::warning!(CAT, "Session {id} is closed: {failure}");
-        self.notices.lock().closed.push((id, failure.to_string()));
+        self.warn(gst::ResourceError::Write, &text, None);
     }
 
     /// No encoder can be opened in some sessions; others go on. Not said before one of them works: if none does, the
@@ -216,15 +204,12 @@ impl Shared {
             engine.open_sessions()
         };
         let closed = std::mem::take(&mut self.notices.lock().closed);
-        let Some(bin) = self.host.bin() else { return };
         for (id, why) in closed {
-            gst::element_warning!(
-                bin,
-                gst::ResourceError::NoSpaceLeft,
-                ("Session {id} could not open an encoder, which may be a limit of the hardware or its driver; {open} \
-                     sessions go on. Set sessions={open} to have it so from the beginning"),
-                ["{why}"]
+            let text = format!(
+                "Session {id} could not open an encoder, which may be a limit of the hardware or its driver; {open} \
+                 sessions go on. Set sessions={open} to have it so from the beginning"
             );
+            self.warn(gst::ResourceError::NoSpaceLeft, &text, Some(&why));
         }
     }
 
@@ -233,25 +218,34 @@ impl Shared {
         let Some(text) = describe_reduction(plan) else {
             return;
         };
-        {
-            let mut said = self.notices.lock();
-            if said.reduction.as_ref() == Some(&text) {
-                return;
-            }
-            said.reduction = Some(text.clone());
+        let said = self.notices.lock().reduction.replace(text.clone());
+        if said.as_ref() != Some(&text) {
+            self.warn(gst::LibraryError::Settings, &text, None);
         }
-        let Some(bin) = self.host.bin() else { return };
-        gst::warning!(CAT, obj = bin, "{text}");
-        gst::element_warning!(bin, gst::LibraryError::Settings, ("{text}"));
+    }
+
+    /// What follows from a failed attempt at a chunk of the session's is told. Before the chunk goes on, because with it the stream may
+    /// end.
+    pub(super) fn tell_of_attempt(
+        &self,
+        id: SessionId,
+        again: &Again<Arc<Failure>>,
+        failure: &Failure,
+    ) {
+        match again {
+            Again::Replanned => gst::info!(CAT, "Session {id}: its chunk begins anew: {failure}"),
+            Again::WithoutOverlap => self.warn_of_dropped_overlap(failure),
+            Again::SessionClosed => {
+                gst::warning!(CAT, "Session {id} is closed: {failure}");
+                let closed = (id, failure.to_string());
+                self.notices.lock().closed.push(closed);
+            }
+            Again::Failed { report, closes } => self.warn_of_attempt(report, *closes, failure),
+        }
     }
 
     /// An attempt failed, and there is another one.
-    pub(super) fn warn_of_attempt(
-        &self,
-        report: &Report<Arc<Failure>>,
-        closes: bool,
-        failure: &Failure,
-    ) {
+    fn warn_of_attempt(&self, report: &Report<Arc<Failure>>, closes: bool, failure: &Failure) {
         let Some(bin) = self.host.bin() else { return };
         let id = report.session;
         let closed = match closes {
@@ -391,39 +385,18 @@ fn describe_reduction(plan: &Plan) -> Option<String> {
     ))
 }
 
-/// Why a stream doesn't begin.
-pub(super) enum Refusal {
-    Ours(gst::ErrorMessage),
-    /// The encoder's own error message says it better than we could.
-    Encoders(gst::Message),
-}
-
-impl From<gst::ErrorMessage> for Refusal {
-    fn from(error: gst::ErrorMessage) -> Self {
-        Self::Ours(error)
-    }
-}
-
-impl Refusal {
-    /// The encoder's own error where it posted one.
-    pub(super) fn of(shared: &Shared, session: &Session, error: &EncoderError) -> Self {
-        match shared.posted_ahead(session) {
-            Some(Failure::Posted(message)) => Self::Encoders(message),
-            _ => Self::Ours(error.message()),
-        }
-    }
-}
-
-impl From<EncoderError> for Refusal {
+impl From<EncoderError> for gst::ErrorMessage {
     fn from(error: EncoderError) -> Self {
-        Self::Ours(error.message())
+        error.message()
     }
 }
 
-pub(super) fn budget_error(error: BudgetTooSmall) -> gst::ErrorMessage {
-    gst::error_msg!(
-        gst::LibraryError::Settings,
-        ("The memory for raw video is too small: {error}; raise max-raw-bytes, or lower \
-             overlap-before or overlap-after if they are set")
-    )
+impl From<BudgetTooSmall> for gst::ErrorMessage {
+    fn from(error: BudgetTooSmall) -> Self {
+        gst::error_msg!(
+            gst::LibraryError::Settings,
+            ("The memory for raw video is too small: {error}; raise max-raw-bytes, or lower \
+                 overlap-before or overlap-after if they are set")
+        )
+    }
 }

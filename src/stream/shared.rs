@@ -28,9 +28,10 @@ use std::time::Duration;
 const EARLY_START_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How the stream is encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Mode {
     /// No caps yet.
+    #[default]
     Undecided,
     /// Everything goes straight through session 0.
     Sequential(Sequential),
@@ -55,6 +56,7 @@ pub(super) struct Proposal {
 }
 
 /// How frames are encoded: fixed once a stream has begun, but for what says otherwise.
+#[derive(Default)]
 pub(super) struct Encoding {
     pub(super) job: Job,
     /// Most bytes of raw frames that may be held, as set or by the machine's memory.
@@ -80,23 +82,6 @@ pub(super) struct Encoding {
 }
 
 impl Encoding {
-    pub(super) fn new(job: Job, max_raw_bytes: u64) -> Self {
-        Self {
-            job,
-            max_raw_bytes,
-            mode: Mode::Undecided,
-            started: false,
-            recipe: None,
-            placed_with: 0,
-            decision: None,
-            sink_caps: None,
-            proposal: Proposal::default(),
-            downstream: None,
-            cache: None,
-            latency: None,
-        }
-    }
-
     /// As the user knows it.
     pub(super) fn encoder_name(&self) -> String {
         let recipe = self.recipe.as_ref();
@@ -107,18 +92,6 @@ impl Encoding {
     pub(super) fn sessions(&self) -> u64 {
         let decision = self.decision.as_ref();
         decision.map_or(1, |decision| decision.sessions as u64)
-    }
-
-    /// Encoders encode chunks, or will.
-    fn is_chunked(&self) -> bool {
-        match self.mode {
-            Mode::Undecided => {
-                let decision = self.decision.as_ref();
-                decision.is_none_or(|it| it.sequential.is_none())
-            }
-            Mode::Sequential(_) => false,
-            Mode::Parallel => true,
-        }
     }
 
     pub(super) fn settings(&self) -> Settings {
@@ -150,7 +123,7 @@ pub(crate) struct Shared {
     pub(super) output: Condvar,
     /// A leaf, as all below.
     pub(super) encoding: Mutex<Encoding>,
-    branches: RwLock<Vec<Branch>>,
+    pub(super) branches: RwLock<Vec<Branch>>,
     pub(super) input: Mutex<InputState>,
     pub(super) writer: Mutex<Writer>,
     /// Joins the flows of the output's sink pads into the one that upstream gets.
@@ -160,7 +133,7 @@ pub(crate) struct Shared {
     /// Session 0 goes straight through; set before its first packet.
     pub(super) passes: AtomicBool,
     /// The first encoder is being opened, by upstream's thread or the application's.
-    opens_first: AtomicBool,
+    pub(super) opens_first: AtomicBool,
     /// Downstream said that it may accept something else now, and wasn't asked since.
     pub(super) reconfigures: AtomicBool,
     /// It said so since the start.
@@ -242,7 +215,7 @@ impl Shared {
             room: Condvar::new(),
             idle: Condvar::new(),
             output: Condvar::new(),
-            encoding: Mutex::new(Encoding::new(Job::default(), 0)),
+            encoding: Mutex::default(),
             branches: RwLock::default(),
             input: Mutex::default(),
             writer: Mutex::default(),
@@ -314,18 +287,6 @@ impl Shared {
         self.passes.load(Ordering::SeqCst)
     }
 
-    pub(super) fn is_opening_first(&self) -> bool {
-        self.opens_first.load(Ordering::SeqCst)
-    }
-
-    /// The first encoder is being opened, or isn't any more.
-    pub(super) fn opens_first(&self, opens: bool) {
-        self.opens_first.store(opens, Ordering::SeqCst);
-        // Under the lock, so that who is about to wait has seen it.
-        let _engine = self.engine.lock();
-        self.idle.notify_all();
-    }
-
     /// Waits until no session is at work, after all were told to stop. Woken by each that rests, or is abandoned.
     pub(super) fn wait_until_idle(self: &Arc<Self>) {
         if self.is_watch() {
@@ -333,7 +294,7 @@ impl Shared {
             return;
         }
         let mut engine = self.lock();
-        while self.is_opening_first() || !engine.is_idle() {
+        while self.opens_first.load(Ordering::SeqCst) || !engine.is_idle() {
             engine.wait_until(&self.idle, None);
         }
     }
@@ -373,12 +334,6 @@ impl Shared {
         self.flows.lock().add_pad(&branch.sink);
         self.branches.write().push(branch);
     }
-
-    /// Forgets all.
-    pub(super) fn clear_branches(&self) {
-        let old = std::mem::take(&mut *self.branches.write());
-        drop(old);
-    }
 }
 
 impl Part for Shared {
@@ -389,7 +344,15 @@ impl Part for Shared {
 
 impl SlotOwner for Shared {
     fn is_chunked(&self) -> bool {
-        self.encoding.lock().is_chunked()
+        let encoding = self.encoding.lock();
+        match encoding.mode {
+            Mode::Undecided => {
+                let decision = encoding.decision.as_ref();
+                decision.is_none_or(|it| it.sequential.is_none())
+            }
+            Mode::Sequential(_) => false,
+            Mode::Parallel => true,
+        }
     }
 
     /// Remembered for the session's task, which acts on it.

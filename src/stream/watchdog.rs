@@ -9,17 +9,16 @@
 use super::shared::Shared;
 use super::workers;
 use crate::clock;
-use crate::encoder::description::EncoderError;
 use crate::job::SHUTDOWN_TIMEOUT;
 use crate::logic::engine::{Abandoned, Doing};
 use crate::logic::ids::SessionId;
 use crate::panics;
-use crate::session::Session;
 use crate::session::failure::Failure;
 use gst::prelude::*;
 use once_cell::sync::Lazy;
-use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -37,7 +36,8 @@ const LEAST_TICKS: u32 = 8;
 
 /// The thread that watches.
 pub(crate) struct Watch {
-    ends: Arc<(Mutex<bool>, Condvar)>,
+    /// It ends when this is dropped.
+    ends: Sender<()>,
     thread: JoinHandle<()>,
 }
 
@@ -86,36 +86,23 @@ impl Shared {
     /// Watches from now on.
     pub(super) fn start_watch(self: &Arc<Self>) {
         let patience = self.patience();
-        let ends = Arc::new((Mutex::new(false), Condvar::new()));
+        let (ends, ended) = mpsc::channel();
         let weak = Arc::downgrade(self);
-        let thread = std::thread::Builder::new().name("vtparallelenc-watch".to_string());
-        let spawned = thread.spawn({
-            let ends = ends.clone();
-            move || {
-                let mut told = false;
-                let (ended, woken) = &*ends;
-                loop {
-                    {
-                        let mut guard = ended.lock();
-                        if !*guard {
-                            woken.wait_for(&mut guard, patience.tick);
-                        }
-                        if *guard {
-                            return;
-                        }
-                    }
-                    let Some(shared) = weak.upgrade() else { return };
-                    // It goes on, as somebody has to, but what it panics at would come each time.
-                    let ticked = panics::contained(WATCH, || shared.tick(patience));
-                    if let Err(panic) = ticked
-                        && !std::mem::replace(&mut told, true)
-                    {
-                        panics::tell(&*shared, WATCH, &panic);
-                    }
+        let watch = move || {
+            let mut told = false;
+            while ended.recv_timeout(patience.tick) == Err(RecvTimeoutError::Timeout) {
+                let Some(shared) = weak.upgrade() else { return };
+                // It goes on, as somebody has to, but what it panics at would come each time.
+                let ticked = panics::contained(WATCH, || shared.tick(patience));
+                if let Err(panic) = ticked
+                    && !std::mem::replace(&mut told, true)
+                {
+                    panics::tell(&*shared, WATCH, &panic);
                 }
             }
-        });
-        match spawned {
+        };
+        let thread = std::thread::Builder::new().name("vtparallelenc-watch".to_string());
+        match thread.spawn(watch) {
             Ok(thread) => *self.watch.lock() = Some(Watch { ends, thread }),
             Err(error) => {
                 gst::error!(CAT, obj = self.sink, "Nobody watches the sessions: {error}");
@@ -129,10 +116,11 @@ impl Shared {
         let Some(watch) = self.watch.lock().take() else {
             return;
         };
-        *watch.ends.0.lock() = true;
-        watch.ends.1.notify_all();
-        if !watch.is_here() {
-            let _ = watch.thread.join();
+        let is_here = watch.is_here();
+        let Watch { ends, thread } = watch;
+        drop(ends);
+        if !is_here {
+            let _ = thread.join();
         }
     }
 
@@ -149,7 +137,7 @@ impl Shared {
         loop {
             {
                 let mut engine = self.lock();
-                if !self.is_opening_first() && engine.has_only_abandoned_at_work() {
+                if !self.opens_first.load(Ordering::SeqCst) && engine.has_only_abandoned_at_work() {
                     return;
                 }
                 let next = clock::now().saturating_add(tick);
@@ -190,17 +178,13 @@ impl Shared {
             session.abandon();
             abandoned
         };
-        let (encoder, hangs_in_cache) = {
-            let mut encoding = self.encoding.lock();
-            let hangs_in_cache = abandoned.doing == Doing::CacheIo;
-            if hangs_in_cache {
-                // The next one would hang there as well.
-                encoding.cache = None;
-            }
-            (encoding.encoder_name(), hangs_in_cache)
-        };
+        let hangs_in_cache = abandoned.doing == Doing::CacheIo;
+        if hangs_in_cache {
+            // The next one would hang there as well.
+            self.encoding.lock().cache = None;
+        }
         let failure = Failure::Stalled {
-            encoder,
+            encoder: self.encoding.lock().encoder_name(),
             doing: abandoned.doing,
             time,
         };
@@ -226,28 +210,9 @@ impl Shared {
         }
         if !abandoned.is_verified {
             workers::end_attempt(self, attempt, failure, 0);
-            return;
+        } else if self.delivered(attempt, 0).is_err() {
+            workers::end_attempt(self, attempt, Failure::Replanned, 0);
         }
-        let delivered = self.lock().delivered(attempt, 0);
-        match delivered {
-            Ok(freed) => {
-                self.warn_of_closed_sessions();
-                self.drop_freed(freed);
-            }
-            Err(_) => workers::end_attempt(self, attempt, Failure::Replanned, 0),
-        }
-    }
-
-    /// The first encoder hangs before there is a chunk: another session takes the place of its own.
-    pub(super) fn abandon_placed(&self, session: &Session, error: &EncoderError) {
-        let id = session.id;
-        self.lock().abandon_placed(id);
-        gst::warning!(
-            CAT,
-            obj = session.slot,
-            "Session {id} is left behind with its thread and its encoder: {error}"
-        );
-        self.warn_of_first(session, error);
     }
 
     /// Other sessions take the places of those that were abandoned. Not while the bin changes its state: it goes

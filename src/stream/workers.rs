@@ -4,11 +4,11 @@
 
 use super::assignment::Assigned;
 use super::shared::{Branch, Shared};
+use super::video::Video;
 use super::{input, output};
-use crate::encoder::description::Recipe;
 use crate::encoder::hints::Hints;
-use crate::logic::engine::{self, Again, Consequence, Take};
-use crate::logic::ids::SessionId;
+use crate::logic::engine::{self, Consequence, Take};
+use crate::logic::ids::{AttemptId, SessionId};
 use crate::media::raw::frame_rate;
 use crate::panics::{self, may_panic};
 use crate::session::failure::Failure;
@@ -97,24 +97,50 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
     let Some(branch) = shared.branch(id) else {
         return;
     };
-    let session = branch.session;
+    let session = branch.session.clone();
     let recipe = shared.encoding.lock().recipe.clone();
     let taken = recipe.and_then(|recipe| Some((recipe, take(shared, &session)?)));
-    let Some((recipe, assigned)) = taken else {
+    let Some((recipe, taken)) = taken else {
         let _ = session.src.pause_task();
         return;
     };
-    let (chunk, number, attempt) = (assigned.chunk, assigned.number, assigned.attempt);
+    let (chunk, number, attempt) = (taken.chunk, taken.number, taken.attempt);
     gst::debug!(CAT, obj = session.slot, "Attempt {number} at chunk {chunk}");
-    let intake = branch.intake.clone();
-    let (work, assignment) = prepare(shared, &session, intake, recipe, assigned);
+    let context = taken.opens.context.clone();
+    let work = Work {
+        chunk,
+        first: taken.first,
+        input: Input {
+            caps: context.caps.clone(),
+            downstream: context.downstream.clone(),
+            tags: taken.opens.tags_before(),
+            hints: Hints {
+                neighbours: taken.neighbours,
+                rate: frame_rate(&context.caps),
+            },
+        },
+        recipe,
+        cache: shared.encoding.lock().cache.clone(),
+    };
+    // It holds no frame, which would stay longer than its chunk.
+    drop(taken.opens);
+    let assignment = Assigned {
+        shared: shared.clone(),
+        branch,
+        attempt,
+        own_from: taken.own_from,
+        context,
+        since: Instant::now(),
+    };
+    *session.posted.lock() = None;
+    assignment.begin();
     let result = session.run(&work, &assignment);
     // What the encoder still sends is nobody's. One that waits for its first chunk even now has told its caps, and won't again.
     session.clear_in_task();
-    *branch.intake.lock() = output::intake::Intake::default();
+    *assignment.branch.intake.lock() = output::intake::Intake::default();
     match result {
         Ok(()) => gst::debug!(CAT, obj = session.slot, "Chunk {chunk} done"),
-        Err(failure) => attempt_failed(shared, &assignment, failure),
+        Err(failure) => end_attempt(shared, attempt, failure, assignment.busy()),
     }
     come_to_rest(shared, &session, |engine| engine.rest(attempt));
 }
@@ -124,7 +150,7 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
 fn come_to_rest(
     shared: &Shared,
     session: &Arc<Session>,
-    rest: impl FnOnce(&mut engine::Engine<super::video::Video>),
+    rest: impl FnOnce(&mut engine::Engine<Video>),
 ) {
     {
         // Whoever abandons it holds the lock.
@@ -142,7 +168,7 @@ fn come_to_rest(
 
 /// Waits for a chunk: until one is offered, a flush, a stop, the end of the stream, or until the session is abandoned. `None`: there is
 /// nothing to do.
-fn take(shared: &Shared, session: &Session) -> Option<engine::Assigned<super::video::Video>> {
+fn take(shared: &Shared, session: &Session) -> Option<engine::Assigned<Video>> {
     let mut engine = shared.lock();
     loop {
         may_panic!("taking a chunk, locked");
@@ -159,57 +185,8 @@ fn take(shared: &Shared, session: &Session) -> Option<engine::Assigned<super::vi
     }
 }
 
-/// All that the session needs to make the attempt.
-fn prepare(
-    shared: &Arc<Shared>,
-    session: &Arc<Session>,
-    intake: Arc<parking_lot::Mutex<output::intake::Intake>>,
-    recipe: Recipe,
-    assigned: engine::Assigned<super::video::Video>,
-) -> (Work, Assigned) {
-    let opens = assigned.opens;
-    let context = opens.context.clone();
-    let cache = shared.encoding.lock().cache.clone();
-    *session.posted.lock() = None;
-    let work = Work {
-        chunk: assigned.chunk,
-        first: assigned.first,
-        input: Input {
-            caps: context.caps.clone(),
-            downstream: context.downstream.clone(),
-            tags: opens.tags_before(),
-            hints: Hints {
-                neighbours: assigned.neighbours,
-                rate: frame_rate(&context.caps),
-            },
-        },
-        recipe,
-        cache,
-    };
-    let assignment = Assigned {
-        shared: shared.clone(),
-        session: session.clone(),
-        intake,
-        attempt: assigned.attempt,
-        own_from: assigned.own_from,
-        context,
-        since: Instant::now(),
-    };
-    (work, assignment)
-}
-
 /// An attempt ended without its chunk: carries out what follows from that.
-fn attempt_failed(shared: &Arc<Shared>, assignment: &Assigned, failure: Failure) {
-    let busy = assignment.busy();
-    end_attempt(shared, assignment.attempt, failure, busy);
-}
-
-pub(super) fn end_attempt(
-    shared: &Arc<Shared>,
-    attempt: crate::logic::ids::AttemptId,
-    failure: Failure,
-    busy: u64,
-) {
+pub(super) fn end_attempt(shared: &Arc<Shared>, attempt: AttemptId, failure: Failure, busy: u64) {
     let id = attempt.session;
     let ending = failure.ending();
     let failure = Arc::new(failure);
@@ -220,17 +197,7 @@ pub(super) fn end_attempt(
         }
         Consequence::Again(again, freed) => {
             shared.drop_freed(freed);
-            // Said before the chunk goes on, because with it the stream may end.
-            match &again {
-                Again::Replanned => {
-                    gst::info!(CAT, "Session {id}: its chunk begins anew: {failure}");
-                }
-                Again::WithoutOverlap => shared.warn_of_dropped_overlap(&failure),
-                Again::SessionClosed => shared.note_closed_session(id, &failure),
-                Again::Failed { report, closes } => {
-                    shared.warn_of_attempt(report, *closes, &failure);
-                }
-            }
+            shared.tell_of_attempt(attempt.session, &again, &failure);
             shared.lock().retry(attempt);
         }
         Consequence::GiveUp(report, reason) => shared.tell_of_failure(&report, reason, &failure),
@@ -240,14 +207,16 @@ pub(super) fn end_attempt(
 /// The session's task panicked, which has closed its encoder. It has no attempt any more, and nobody waits for it; it rests until
 /// the next start or the end of a flush.
 fn give_up(shared: &Arc<Shared>, id: SessionId) {
-    let Some(branch) = shared.branch(id) else {
+    let Some(Branch {
+        session, intake, ..
+    }) = shared.branch(id)
+    else {
         return;
     };
-    let session = branch.session;
     panics::reporting(&**shared, "a session after a panic", || {
         session.clear_in_task();
     });
     let _ = session.src.pause_task();
-    *branch.intake.lock() = output::intake::Intake::default();
+    *intake.lock() = output::intake::Intake::default();
     come_to_rest(shared, &session, |engine| engine.rest_after_panic(id));
 }

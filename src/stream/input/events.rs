@@ -7,8 +7,6 @@ use crate::logic::keys;
 use crate::media::caps::restricted;
 use crate::media::raw::{UNKNOWN_DURATION, are_fields, is_same_video};
 use crate::media::tags::of_stream;
-use crate::stream::negotiate;
-use crate::stream::notices::budget_error;
 use crate::stream::shared::{Mode, Shared};
 use crate::stream::workers;
 use gst::prelude::*;
@@ -19,9 +17,7 @@ impl Shared {
     pub(super) fn sink_event(self: &Arc<Self>, event: gst::Event) -> bool {
         gst::log!(CAT, obj = self.sink, "{event:?}");
         match (self.mode(), event.view()) {
-            (Mode::Undecided, gst::EventView::Caps(caps)) => {
-                negotiate::begin(self, &caps.caps_owned(), event)
-            }
+            (Mode::Undecided, gst::EventView::Caps(caps)) => self.begin(&caps.caps_owned(), event),
             (Mode::Sequential(_), _) => self
                 .straight()
                 .is_some_and(|straight| straight.push_event(event)),
@@ -143,7 +139,7 @@ impl Shared {
         let plan = match self.plan(&caps, None) {
             Ok(plan) => plan,
             Err(error) => {
-                self.fail(budget_error(error));
+                self.fail(error.into());
                 return false;
             }
         };
