@@ -2,7 +2,6 @@
 
 //! The public bin: properties, pads, states, the children's messages. Wires, decides nothing.
 
-use super::host::WeakHost;
 use super::presets;
 use super::settings::{
     AUTOMATIC_OVERLAP, DEFAULT_CACHE_MAX_BYTES, DEFAULT_MAX_ATTEMPTS, DEFAULT_MIN_CHUNK_FRAMES,
@@ -217,7 +216,7 @@ impl ParallelEnc {
         let bin = self.obj();
         // Sessions that are added to a running element don't begin its state change anew.
         bin.set_bin_flags(gst::BinFlags::NO_RESYNC);
-        let host: Arc<dyn Host> = Arc::new(WeakHost::new(&bin));
+        let host: Arc<dyn Host> = Arc::new(bin.downgrade());
         let weak = self.downgrade();
         let set = move |property: &str, value: &str| {
             if let Some(parts) = weak.upgrade().as_ref().and_then(|this| this.parts.get()) {
@@ -311,49 +310,48 @@ impl ElementImpl for ParallelEnc {
             || Err(gst::StateChangeError),
             || self.before(transition),
         );
-        let down = [
-            gst::StateChange::PlayingToPaused,
-            gst::StateChange::PausedToReady,
-            gst::StateChange::ReadyToNull,
-        ];
-        if begun.is_err() && !down.contains(&transition) {
-            if transition == gst::StateChange::NullToReady {
-                if let Some(stream) = self.stream() {
+        let is_first = transition == gst::StateChange::NullToReady;
+        let goes_down = transition.next() < transition.current();
+        let changed = match begun {
+            Err(refused) if !goes_down => {
+                if let Some(stream) = self.stream().filter(|_| is_first) {
                     panics::reporting(self, "going back to NULL", || stream.unprepare());
                 }
-                // It was heard.
-                *self.panicked.lock() = None;
+                Err(refused)
             }
-            return begun.map(|()| gst::StateChangeSuccess::Success);
-        }
-        let changed = self.parent_change_state(transition)?;
-        let what = format!("after {transition:?}");
-        panics::reporting(self, &what, || self.after(transition));
-        if transition == gst::StateChange::NullToReady {
+            _ => {
+                let changed = self.parent_change_state(transition)?;
+                let what = format!("after {transition:?}");
+                panics::reporting(self, &what, || self.after(transition));
+                Ok(changed)
+            }
+        };
+        if is_first {
             // It was heard.
             *self.panicked.lock() = None;
         }
-        Ok(changed)
+        changed
     }
 }
 
 impl ParallelEnc {
     fn before(&self, transition: gst::StateChange) -> Result<(), gst::StateChangeError> {
-        if transition == gst::StateChange::NullToReady
-            && let Some(error) = self.panicked.lock().take()
-        {
+        let is_first = transition == gst::StateChange::NullToReady;
+        let panicked = self.panicked.lock().take_if(|_| is_first);
+        if let Some(error) = panicked {
             self.post_error_message(error);
             return Err(gst::StateChangeError);
         }
         let Some(stream) = self.stream() else {
             // It couldn't be made, so it doesn't start.
-            return match transition {
-                gst::StateChange::NullToReady => Err(gst::StateChangeError),
-                _ => Ok(()),
+            return if is_first {
+                Err(gst::StateChangeError)
+            } else {
+                Ok(())
             };
         };
         let job = || -> Job { self.settings().job() };
-        let placed = match transition {
+        let begun = match transition {
             gst::StateChange::NullToReady => {
                 let job = job();
                 gst::info!(CAT, imp = self, "{job:?}");
@@ -370,19 +368,17 @@ impl ParallelEnc {
             }
             _ => Ok(()),
         };
-        if let Err(error) = placed {
+        begun.map_err(|error| {
             gst::error!(CAT, imp = self, "{error}");
             self.post_error_message(error.message());
-            return Err(gst::StateChangeError);
-        }
-        Ok(())
+            gst::StateChangeError
+        })
     }
 
     fn after(&self, transition: gst::StateChange) {
-        let Some(stream) = self.stream() else { return };
-        match transition {
-            gst::StateChange::PausedToReady => stream.stopped(),
-            gst::StateChange::ReadyToNull => stream.unprepare(),
+        match (transition, self.stream()) {
+            (gst::StateChange::PausedToReady, Some(stream)) => stream.stopped(),
+            (gst::StateChange::ReadyToNull, Some(stream)) => stream.unprepare(),
             _ => (),
         }
     }
@@ -412,7 +408,7 @@ impl ParallelEnc {
 
 impl Part for ParallelEnc {
     fn host(&self) -> Option<Arc<dyn Host>> {
-        Some(Arc::new(WeakHost::new(&self.obj())))
+        Some(Arc::new(self.obj().downgrade()))
     }
 }
 
@@ -484,19 +480,14 @@ impl ParallelEnc {
     }
 
     fn recommended_sessions(&self) -> u32 {
-        let sessions = self
-            .decision()
-            .map_or(0, |decision| decision.automatic_sessions);
-        u32::try_from(sessions).unwrap_or(u32::MAX)
+        self.decision().map_or(0, |it| it.automatic_sessions)
     }
 
     fn recommended_frames(&self) -> u64 {
-        self.decision()
-            .map_or(0, |decision| decision.min_chunk_frames)
+        self.decision().map_or(0, |it| it.min_chunk_frames)
     }
 
     fn recommended_duration(&self) -> u64 {
-        self.decision()
-            .map_or(0, |decision| decision.min_chunk_duration)
+        self.decision().map_or(0, |it| it.min_chunk_duration)
     }
 }

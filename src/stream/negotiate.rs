@@ -230,7 +230,7 @@ impl Shared {
         if !self.is_placed(first) {
             first.override_placed(&self.models.overrides());
         }
-        let early = self.input.lock().take_early();
+        let early = std::mem::take(&mut self.input.lock().early);
         for event in early.into_iter().chain([caps]) {
             first.src.push_event(event);
         }
@@ -272,7 +272,7 @@ impl Shared {
         }
         self.lock().begin(plan);
         self.warn_of_reduced_plan(&plan);
-        let early = self.input.lock().take_early();
+        let early = std::mem::take(&mut self.input.lock().early);
         for event in early {
             self.serialized(event);
         }

@@ -12,7 +12,6 @@ use crate::session::failure::{self, Failure};
 use gst::MessageErrorDomain;
 use gst::prelude::*;
 use once_cell::sync::Lazy;
-use std::fmt;
 use std::sync::Arc;
 
 static CAT: Lazy<gst::DebugCategory> =
@@ -118,7 +117,7 @@ impl Shared {
             return;
         }
         let frames = self.lock().plan().map_or(0, |plan| plan.capacity_frames);
-        let frame = self.input.lock().duration();
+        let frame = self.input.lock().duration;
         let time = match frame {
             Some(frame) => {
                 let time = frame.nseconds() as f64 * frames as f64 / 1e9;
@@ -175,7 +174,7 @@ impl Shared {
 
     /// As above, of an encoder that is opened ahead of its first chunk.
     pub(super) fn posted_ahead(&self, session: &Session) -> Option<Failure> {
-        let caps = self.input.lock().caps();
+        let caps = self.input.lock().caps.clone();
         self.posted(session, caps.as_ref())
     }
 
@@ -256,7 +255,7 @@ impl Shared {
             "Attempt {} of {} at {} failed in session {id}: {}{closed}; the chunk is encoded again",
             report.number,
             report.max_attempts,
-            Named(report),
+            named(report),
             failure.summary()
         );
         gst::warning!(CAT, obj = bin, "{text}: {failure}");
@@ -291,7 +290,7 @@ impl Shared {
         };
         let text = format!(
             "{} could not be encoded{because}: {}",
-            Named(report),
+            named(report),
             failure.summary()
         );
         let text = text.replacen("chunk", "Chunk", 1);
@@ -311,7 +310,6 @@ impl Shared {
     /// The fields that docs/messages.md describes.
     fn details(&self, report: &Report<Arc<Failure>>, failure: &Failure) -> gst::Structure {
         let reasons = report.attempts.iter().map(in_words);
-        let time = |time: Option<u64>| time.map(gst::ClockTime::from_nseconds);
         let mut details = gst::Structure::builder("vtparallelenc-attempt-failed")
             .field("session", report.session.0 as u64)
             .field("chunk", report.chunk.0)
@@ -323,7 +321,7 @@ impl Shared {
             .field("cause", failure.cause())
             .field("reason", failure.to_string())
             .field("attempts", gst::Array::new(reasons));
-        if let (Some(from), Some(to)) = (time(report.start), time(report.end)) {
+        if let Some((from, to)) = span(report) {
             details = details.field("start-time", from).field("end-time", to);
         }
         if let Failure::Posted(message) = failure.innermost()
@@ -346,20 +344,19 @@ fn in_words(failed: &FailedAttempt<Arc<Failure>>) -> String {
     format!("attempt {number} in session {session}: {failure}")
 }
 
-/// A chunk, as messages name it.
-struct Named<'a>(&'a Report<Arc<Failure>>);
+/// When its chunk begins and ends, where its frames have times.
+fn span(report: &Report<Arc<Failure>>) -> Option<(gst::ClockTime, gst::ClockTime)> {
+    let time = gst::ClockTime::from_nseconds;
+    Some((time(report.start?), time(report.end?)))
+}
 
-impl fmt::Display for Named<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { chunk, frames, .. } = self.0;
-        let last = frames.end.0.saturating_sub(1).max(frames.start.0);
-        write!(f, "chunk {chunk} (frames {} to {last}", frames.start)?;
-        let time = |time: Option<u64>| time.map(gst::ClockTime::from_nseconds);
-        if let (Some(from), Some(to)) = (time(self.0.start), time(self.0.end)) {
-            write!(f, ", from {from} to {to}")?;
-        }
-        f.write_str(")")
-    }
+/// Its chunk, as messages name it.
+fn named(report: &Report<Arc<Failure>>) -> String {
+    let Report { chunk, frames, .. } = report;
+    let last = frames.end.0.saturating_sub(1).max(frames.start.0);
+    let span = span(report).map(|(from, to)| format!(", from {from} to {to}"));
+    let span = span.unwrap_or_default();
+    format!("chunk {chunk} (frames {} to {last}{span})", frames.start)
 }
 
 /// What the plan made less of than was asked for, if it did.

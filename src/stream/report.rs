@@ -8,7 +8,7 @@ use crate::media::raw::frame_bytes;
 impl Shared {
     /// Everything that is reported, at one moment.
     pub(crate) fn stats(&self) -> gst::Structure {
-        let caps = self.input.lock().caps();
+        let caps = self.input.lock().caps.clone();
         let (encoder, mode) = {
             let encoding = self.encoding.lock();
             let recipe = encoding.recipe.as_ref();

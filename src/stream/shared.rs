@@ -91,7 +91,7 @@ impl Encoding {
     /// Sessions that were decided on, whatever became of them: what is planned depends on that alone.
     pub(super) fn sessions(&self) -> u64 {
         let decision = self.decision.as_ref();
-        decision.map_or(1, |decision| decision.sessions as u64)
+        decision.map_or(1, |decision| decision.sessions.into())
     }
 
     pub(super) fn settings(&self) -> Settings {
@@ -287,20 +287,13 @@ impl Shared {
         self.passes.load(Ordering::SeqCst)
     }
 
-    /// Waits until no session is at work, after all were told to stop. Woken by each that rests, or is abandoned.
-    pub(super) fn wait_until_idle(self: &Arc<Self>) {
-        if self.is_watch() {
-            self.watch_until_idle();
-            return;
-        }
-        let mut engine = self.lock();
-        while self.opens_first.load(Ordering::SeqCst) || !engine.is_idle() {
-            engine.wait_until(&self.idle, None);
-        }
-    }
-
     pub(super) fn branch(&self, id: SessionId) -> Option<Branch> {
         self.branches.read().get(id.0).cloned()
+    }
+
+    /// Where everything goes while the stream is sequential.
+    pub(super) fn straight(&self) -> Option<gst::Pad> {
+        Some(self.session(SessionId(0))?.src.clone())
     }
 
     pub(super) fn session(&self, id: SessionId) -> Option<Arc<Session>> {

@@ -58,10 +58,14 @@ pub(crate) struct Packet {
 
 impl Payload for Packet {
     fn is_same(&self, other: &Self) -> bool {
-        match (self.buffer.map_readable(), other.buffer.map_readable()) {
-            (Ok(a), Ok(b)) => a.as_slice() == b.as_slice(),
-            _ => false,
-        }
+        same_bytes(&self.buffer, &other.buffer)
+    }
+}
+
+pub(super) fn same_bytes(a: &gst::BufferRef, b: &gst::BufferRef) -> bool {
+    match (a.map_readable(), b.map_readable()) {
+        (Ok(a), Ok(b)) => a.as_slice() == b.as_slice(),
+        _ => false,
     }
 }
 

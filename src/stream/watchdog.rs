@@ -124,26 +124,30 @@ impl Shared {
         }
     }
 
-    /// This thread is the one that watches, which tells the application something.
-    pub(super) fn is_watch(&self) -> bool {
-        self.watch.lock().as_ref().is_some_and(Watch::is_here)
-    }
-
-    /// An application stops the element where it hears of what the watch tells: it watches on while it waits. The session that it is just
-    /// abandoning isn't waited for.
-    pub(super) fn watch_until_idle(self: &Arc<Self>) {
+    /// Waits until no session is at work, after all were told to stop. Woken by each that rests, or is abandoned.
+    ///
+    /// An application may stop the element where it hears of what the watch tells: then the watch watches on while it waits, and doesn't
+    /// wait for the session that it is just abandoning.
+    pub(super) fn wait_until_idle(self: &Arc<Self>) {
+        let is_watch = self.watch.lock().as_ref().is_some_and(Watch::is_here);
         let patience = self.patience();
         let tick = u64::try_from(patience.tick.as_nanos()).unwrap_or(u64::MAX);
         loop {
             {
                 let mut engine = self.lock();
-                if !self.opens_first.load(Ordering::SeqCst) && engine.has_only_abandoned_at_work() {
+                let is_idle = match is_watch {
+                    true => engine.has_only_abandoned_at_work(),
+                    false => engine.is_idle(),
+                };
+                if is_idle && !self.opens_first.load(Ordering::SeqCst) {
                     return;
                 }
-                let next = clock::now().saturating_add(tick);
-                engine.wait_until(&self.idle, Some(next));
+                let next = is_watch.then(|| clock::now().saturating_add(tick));
+                engine.wait_until(&self.idle, next);
             }
-            self.tick(patience);
+            if is_watch {
+                self.tick(patience);
+            }
         }
     }
 

@@ -22,8 +22,8 @@ static CAT: Lazy<gst::DebugCategory> =
     Lazy::new(|| crate::category("vtparallelworkers", "who encodes which chunk"));
 
 /// Makes sessions until there are as many.
-pub(super) fn add_sessions(shared: &Arc<Shared>, sessions: usize) {
-    while shared.count_branches() < sessions {
+pub(super) fn add_sessions(shared: &Arc<Shared>, sessions: u32) {
+    while shared.count_branches() < sessions as usize {
         let id = shared.lock().add_session();
         add_branch(shared, id);
     }

@@ -34,7 +34,7 @@ impl Shared {
             (Mode::Parallel, _) => self.serialized(event),
             (Mode::Undecided, gst::EventView::Eos(_)) => {
                 // No caps, so no frames either: what came goes on as it is.
-                let early = self.input.lock().take_early();
+                let early = std::mem::take(&mut self.input.lock().early);
                 let mut engine = self.lock();
                 for event in early.into_iter().chain([event]) {
                     engine.event(event);
@@ -67,7 +67,7 @@ impl Shared {
                 self.send_waiting_tags();
                 let mut input = self.input.lock();
                 input.tags = None;
-                input.set_context(|context| context.tags = None);
+                input.tell_tags();
                 drop(input);
                 self.lock().event(event);
             }
@@ -113,8 +113,7 @@ impl Shared {
     fn send_waiting_tags(&self) {
         let mut input = self.input.lock();
         let waiting = std::mem::take(&mut input.waiting_tags);
-        let now = input.tags.clone();
-        input.set_context(|context| context.tags = now);
+        input.tell_tags();
         drop(input);
         let mut engine = self.lock();
         for tags in waiting {
@@ -123,7 +122,7 @@ impl Shared {
     }
 
     fn new_caps(&self, caps: gst::Caps) -> bool {
-        let old = self.input.lock().caps();
+        let old = self.input.lock().caps.clone();
         if old.is_some_and(|old| is_same_video(&old, &caps)) {
             return true;
         }
@@ -171,7 +170,7 @@ impl Shared {
         gst::debug!(CAT, obj = self.sink, "Downstream accepts {downstream}");
         let mut input = self.input.lock();
         // Frames that are still as it accepted them before are encoded for that.
-        let raw = input.caps();
+        let raw = input.caps.clone();
         if raw.is_some_and(|raw| !restricted(&raw, &downstream).is_empty()) {
             input.set_context(|context| context.downstream = Some(downstream));
         }
@@ -198,8 +197,7 @@ impl Shared {
             input.early.retain(stays);
             input.asked_length = false;
             input.pool = None;
-            let now = input.tags.clone();
-            input.set_context(|context| context.tags = now);
+            input.tell_tags();
             // They may not have left; if they have, they don't again.
             input.waiting_tags = input.global_tags.clone().into_iter().collect();
         }
@@ -225,7 +223,7 @@ impl Shared {
             return true;
         }
         let interval = self.models.key_interval();
-        let duration = self.input.lock().duration().unwrap_or(UNKNOWN_DURATION);
+        let duration = self.input.lock().duration.unwrap_or(UNKNOWN_DURATION);
         self.lock()
             .request_key(request, interval, duration.nseconds());
         true

@@ -6,7 +6,6 @@ use super::CAT;
 use crate::cache::FrameDigest;
 use crate::clock;
 use crate::logic::engine::{Admission, FrameTimes, Incoming};
-use crate::logic::ids::SessionId;
 use crate::media::raw::{
     self, UNKNOWN_DURATION, are_of_system_memory, may_be_pooled, pool_of, stampable,
 };
@@ -18,11 +17,6 @@ use gst::prelude::*;
 use std::sync::Arc;
 
 impl Shared {
-    /// Where everything goes while the stream is sequential.
-    pub(in crate::stream) fn straight(&self) -> Option<gst::Pad> {
-        Some(self.session(SessionId(0))?.src.clone())
-    }
-
     pub(super) fn sink_chain(
         self: &Arc<Self>,
         buffer: gst::Buffer,
@@ -88,9 +82,7 @@ impl Shared {
         let mut input = self.input.lock();
         let tags = std::mem::take(&mut input.waiting_tags);
         if tags.iter().any(|event| of_stream(event).is_some()) {
-            // A chunk that begins with a later frame is told these.
-            let now = input.tags.clone();
-            input.set_context(|context| context.tags = now);
+            input.tell_tags();
         }
         drop(input);
         let frame = Frame {
@@ -184,7 +176,9 @@ impl Shared {
             if std::mem::replace(&mut input.asked_length, true) {
                 return;
             }
-            let Some(caps) = input.caps() else { return };
+            let Some(caps) = input.caps.clone() else {
+                return;
+            };
             (caps, input.segment.clone())
         };
         let told = self.encoding.lock().job.source_frames;

@@ -37,11 +37,11 @@ pub(super) static CAT: Lazy<gst::DebugCategory> =
 pub(crate) struct InputState {
     segment: gst::FormattedSegment<gst::ClockTime>,
     /// Raw caps of the frames that come.
-    caps: Option<gst::Caps>,
+    pub(super) caps: Option<gst::Caps>,
     /// What they describe, where that is raw pixels.
     info: Option<gst_video::VideoInfo>,
     /// Of one frame, if the caps say so.
-    duration: Option<gst::ClockTime>,
+    pub(super) duration: Option<gst::ClockTime>,
     /// What the encoder of a chunk is told that begins with the next frame.
     context: Option<Arc<Context>>,
     /// Upstream's stream tags, those that wait for the next frame too.
@@ -51,7 +51,7 @@ pub(crate) struct InputState {
     /// TAG events since the last frame.
     waiting_tags: Vec<gst::Event>,
     /// Serialized events before the first caps.
-    early: Vec<gst::Event>,
+    pub(super) early: Vec<gst::Event>,
     /// The last frame's pool, if it is of one.
     pool: Option<Pool>,
     /// Upstream was asked for the source's length.
@@ -59,14 +59,6 @@ pub(crate) struct InputState {
 }
 
 impl InputState {
-    pub(super) fn caps(&self) -> Option<gst::Caps> {
-        self.caps.clone()
-    }
-
-    pub(super) fn duration(&self) -> Option<gst::ClockTime> {
-        self.duration
-    }
-
     /// Frames that come have these caps, and downstream accepts this.
     pub(super) fn set_caps(&mut self, caps: gst::Caps, downstream: gst::Caps) {
         self.info = gst_video::VideoInfo::from_caps(&caps).ok();
@@ -85,8 +77,10 @@ impl InputState {
         }
     }
 
-    pub(super) fn take_early(&mut self) -> Vec<gst::Event> {
-        std::mem::take(&mut self.early)
+    /// A chunk that begins with a later frame is told the tags that have come.
+    fn tell_tags(&mut self) {
+        let now = self.tags.clone();
+        self.set_context(|context| context.tags = now);
     }
 }
 

@@ -29,7 +29,7 @@ impl Shared {
             }
             gst::QueryViewMut::Drain(_) => self.drain(),
             gst::QueryViewMut::Convert(query) => {
-                let caps = self.input.lock().caps();
+                let caps = self.input.lock().caps.clone();
                 caps.is_some_and(|caps| convert_raw(&caps, query))
             }
             // Pull mode.
@@ -113,7 +113,7 @@ impl Shared {
         if self.mode() != Mode::Parallel {
             return None;
         }
-        let frame = self.input.lock().duration()?.nseconds();
+        let frame = self.input.lock().duration?.nseconds();
         let frames = self.lock().plan()?.latency_frames();
         let time = frame.saturating_mul(frames).min(LATEST);
         Some(gst::ClockTime::from_nseconds(time))

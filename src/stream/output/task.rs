@@ -3,7 +3,7 @@
 //! The output's task: waits until something can leave, and sends it.
 
 use super::CAT;
-use super::writer::{Batch, Item};
+use super::writer::Item;
 use crate::clock;
 use crate::logic::engine::{Output, Sending, Stalled};
 use crate::panics::may_panic;
@@ -25,8 +25,8 @@ impl Shared {
         match self.next_output() {
             Output::Send(sending) => self.send_packet(sending),
             Output::Events(events) => {
-                let batch = self.writer.lock().events(events);
-                if let Err(flow) = self.send(batch) {
+                let items = self.writer.lock().events(events);
+                if let Err(flow) = self.send(items) {
                     self.refused(flow);
                 }
             }
@@ -63,9 +63,9 @@ impl Shared {
     fn send_packet(&self, sending: Sending<Video>) {
         let ends_early_start = sending.ends_early_start;
         let chunk = sending.chunk;
-        let batch = self.writer.lock().packet(sending);
-        let sent = match batch {
-            Ok(batch) => self.send(batch),
+        let items = self.writer.lock().packet(sending);
+        let sent = match items {
+            Ok(items) => self.send(items),
             Err(differences) => {
                 self.fail(gst::error_msg!(
                     gst::StreamError::Encode,
@@ -86,11 +86,10 @@ impl Shared {
         }
     }
 
-    fn send(&self, batch: Batch) -> Result<(), gst::FlowError> {
+    fn send(&self, items: Vec<Item>) -> Result<(), gst::FlowError> {
         let mut unsent = Vec::new();
         let mut result = Ok(());
-        let packet = batch.packet.map(Item::Buffer);
-        for item in batch.before.into_iter().chain(packet) {
+        for item in items {
             match item {
                 Item::Event(event) => {
                     gst::log!(CAT, obj = self.src, "Sending {event:?}");
