@@ -2,7 +2,7 @@
 
 //! Events from upstream, and key frames that are asked for.
 
-use super::CAT;
+use super::{CAT, InputState};
 use crate::logic::keys;
 use crate::media::caps::restricted;
 use crate::media::raw::{UNKNOWN_DURATION, are_fields, is_same_video};
@@ -32,17 +32,13 @@ impl Shared {
             }
             _ if !event.is_serialized() => self.src.push_event(event),
             (Mode::Parallel, _) => self.serialized(event),
-            (Mode::Undecided, gst::EventView::Eos(_)) => {
-                // No caps, so no frames either: what came goes on as it is.
-                let early = std::mem::take(&mut self.input.lock().early);
-                let mut engine = self.lock();
-                for event in early.into_iter().chain([event]) {
-                    engine.event(event);
-                }
-                true
-            }
             (Mode::Undecided, _) => {
+                let is_end = event.type_() == gst::EventType::Eos;
                 self.input.lock().early.push(event);
+                if is_end {
+                    // No caps, so no frames either: what came goes on as it is.
+                    self.send_events(|input| &mut input.early);
+                }
                 true
             }
         }
@@ -111,13 +107,16 @@ impl Shared {
 
     /// No encoder gets the tags that came since the last frame.
     fn send_waiting_tags(&self) {
-        let mut input = self.input.lock();
-        let waiting = std::mem::take(&mut input.waiting_tags);
-        input.tell_tags();
-        drop(input);
+        self.input.lock().tell_tags();
+        self.send_events(|input| &mut input.waiting_tags);
+    }
+
+    /// Events that wait are sent in their place.
+    fn send_events(&self, waiting: fn(&mut InputState) -> &mut Vec<gst::Event>) {
+        let events = std::mem::take(waiting(&mut self.input.lock()));
         let mut engine = self.lock();
-        for tags in waiting {
-            engine.event(tags);
+        for event in events {
+            engine.event(event);
         }
     }
 
