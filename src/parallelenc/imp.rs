@@ -114,30 +114,27 @@ pub struct ParallelEnc {
         blurb = "The most bytes that chunks take in cache-location. Those that were not used for the longest time are removed first. \
                  0 means no bound.")]
     settings: std::sync::Mutex<Settings>,
-    #[property(name = "active-encoder", get = Self::active_encoder, type = Option<String>, nick = "Active encoder",
+    #[property(name = "active-encoder", type = Option<String>,
+        get = |it: &Self| it.known().map(|it| it.encoder), nick = "Active encoder",
         blurb = "The factory name of the encoder that is used, whether it was set or chosen. It is unset until that is known: \
                  from the state READY on if the encoder is set, otherwise from the first caps on.")]
-    #[property(name = "recommended-parallelization-limit", get = Self::recommended_sessions, type = u32,
+    #[property(name = "recommended-parallelization-limit", type = u32,
+        get = |it: &Self| it.known().map_or(0, |it| it.automatic_sessions),
         nick = "Recommended number of sessions",
         blurb = "The number of sessions that sessions=0 uses: what the encoder recommends in a property of this name, or \
                  what is known of it. It is 0 until the encoder is known.")]
-    #[property(name = "recommended-parallelized-subdivision-minimum-frame-count", get = Self::recommended_frames,
-        type = u64, nick = "Recommended minimum chunk length in frames",
+    #[property(name = "recommended-parallelized-subdivision-minimum-frame-count", type = u64,
+        get = |it: &Self| it.known().map_or(0, |it| it.min_chunk_frames), nick = "Recommended minimum chunk length in frames",
         blurb = "The number of frames below which no chunk is planned, if its length is automatic: what the encoder recommends \
                  in a property of this name, or min-chunk-frames if that is more. It is 0 until the encoder is known.")]
-    #[property(name = "recommended-parallelized-subdivision-minimum-duration", get = Self::recommended_duration,
-        type = u64, nick = "Recommended minimum chunk length in nanoseconds",
+    #[property(name = "recommended-parallelized-subdivision-minimum-duration", type = u64,
+        get = |it: &Self| it.known().map_or(0, |it| it.min_chunk_duration), nick = "Recommended minimum chunk length in nanoseconds",
         blurb = "The time in nanoseconds below which no chunk is planned, if its length is automatic: what the encoder \
                  recommends in a property of this name. 0 means none.")]
-    parts: OnceCell<Parts>,
+    /// All that is behind the properties and pads, once the element is made.
+    stream: OnceCell<Arc<Shared>>,
     /// What panicked at NULL, where the application may not have heard it: it is told again when the element is to leave that.
     panicked: Mutex<Option<gst::ErrorMessage>>,
-}
-
-/// All that is behind the properties and pads, once the element is made.
-struct Parts {
-    models: Arc<Models>,
-    stream: Arc<Shared>,
 }
 
 #[glib::object_subclass]
@@ -216,15 +213,7 @@ impl ParallelEnc {
         let bin = self.obj();
         // Sessions that are added to a running element don't begin its state change anew.
         bin.set_bin_flags(gst::BinFlags::NO_RESYNC);
-        let host: Arc<dyn Host> = Arc::new(bin.downgrade());
-        let weak = self.downgrade();
-        let set = move |property: &str, value: &str| {
-            if let Some(parts) = weak.upgrade().as_ref().and_then(|this| this.parts.get()) {
-                parts.stream.encoder_property_set(property, value);
-            }
-        };
-        let models = Arc::new(Models::new(host.clone(), Arc::new(set)));
-        let stream = Shared::new(host, models.clone());
+        let stream = Shared::new(Arc::new(bin.downgrade()));
         // PANIC: they are new, and have no pad yet.
         let elements = stream.elements().expect("own elements");
         // PANIC: both are new, and their names differ.
@@ -236,7 +225,7 @@ impl ParallelEnc {
             let pad = pad.expect("own target").name(name).build();
             bin.add_pad(&pad).expect("own pad");
         }
-        let _ = self.parts.set(Parts { models, stream });
+        let _ = self.stream.set(stream);
     }
 
     /// The settings. What a panic left behind one lock is what was set.
@@ -244,12 +233,8 @@ impl ParallelEnc {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn models(&self) -> Option<&Arc<Models>> {
-        self.parts.get().map(|parts| &parts.models)
-    }
-
-    fn stream(&self) -> Option<&Arc<Shared>> {
-        self.parts.get().map(|parts| &parts.stream)
+    fn models(&self) -> Option<&Models> {
+        self.stream.get().map(|stream| &stream.models)
     }
 
     fn get(&self, id: usize, spec: &glib::ParamSpec) -> glib::Value {
@@ -314,7 +299,7 @@ impl ElementImpl for ParallelEnc {
         let goes_down = transition.next() < transition.current();
         let changed = match begun {
             Err(refused) if !goes_down => {
-                if let Some(stream) = self.stream().filter(|_| is_first) {
+                if let Some(stream) = self.stream.get().filter(|_| is_first) {
                     panics::reporting(self, "going back to NULL", || stream.unprepare());
                 }
                 Err(refused)
@@ -342,7 +327,7 @@ impl ParallelEnc {
             self.post_error_message(error);
             return Err(gst::StateChangeError);
         }
-        let Some(stream) = self.stream() else {
+        let Some(stream) = self.stream.get() else {
             // It couldn't be made, so it doesn't start.
             return if is_first {
                 Err(gst::StateChangeError)
@@ -376,7 +361,7 @@ impl ParallelEnc {
     }
 
     fn after(&self, transition: gst::StateChange) {
-        match (transition, self.stream()) {
+        match (transition, self.stream.get()) {
             (gst::StateChange::PausedToReady, Some(stream)) => stream.stopped(),
             (gst::StateChange::ReadyToNull, Some(stream)) => stream.unprepare(),
             _ => (),
@@ -400,7 +385,7 @@ impl ParallelEnc {
             *self.panicked.lock() = Some(error.clone());
         }
         self.post_error_message(error);
-        if let Some(stream) = self.stream() {
+        if let Some(stream) = self.stream.get() {
             stream.panicked();
         }
     }
@@ -414,7 +399,7 @@ impl Part for ParallelEnc {
 
 impl BinImpl for ParallelEnc {
     fn handle_message(&self, message: gst::Message) {
-        if let Some(stream) = self.stream() {
+        if let Some(stream) = self.stream.get() {
             panics::reporting(self, "a message", || stream.see(&message));
         }
         self.parent_handle_message(message);
@@ -464,30 +449,15 @@ pub(super) fn pad_templates(encoded: &gst::Caps) -> Vec<gst::PadTemplate> {
     ]
 }
 
-// Getters of what is known once the encoder is.
+// Getters.
 impl ParallelEnc {
     fn stats(&self) -> gst::Structure {
-        let stats = self.stream().map(|stream| stream.stats());
+        let stats = self.stream.get().map(|stream| stream.stats());
         stats.unwrap_or_else(|| gst::Structure::new_empty("vtparallelenc-stats"))
     }
 
-    fn decision(&self) -> Option<Decision> {
-        self.stream()?.decision()
-    }
-
-    fn active_encoder(&self) -> Option<String> {
-        self.decision().map(|decision| decision.encoder)
-    }
-
-    fn recommended_sessions(&self) -> u32 {
-        self.decision().map_or(0, |it| it.automatic_sessions)
-    }
-
-    fn recommended_frames(&self) -> u64 {
-        self.decision().map_or(0, |it| it.min_chunk_frames)
-    }
-
-    fn recommended_duration(&self) -> u64 {
-        self.decision().map_or(0, |it| it.min_chunk_duration)
+    /// What is known once the encoder is.
+    fn known(&self) -> Option<Decision> {
+        self.stream.get()?.decision()
     }
 }

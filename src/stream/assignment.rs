@@ -5,7 +5,7 @@
 use super::output::intake::Intake;
 use super::shared::{Branch, Locked, Shared};
 use super::video::Context;
-use crate::cache::Recording;
+use crate::cache::{Recorder, Recording};
 use crate::logic::engine::{self, Next, Why};
 use crate::logic::ids::{AttemptId, FrameNo};
 use crate::panics::may_panic;
@@ -38,9 +38,8 @@ impl Assigned {
             Why::Replanned => Failure::Replanned,
             Why::Fault(fault) => Failure::Fault(fault),
             Why::EncoderFailed => {
-                let posted = self
-                    .shared
-                    .posted(&self.branch.session, Some(&self.context.caps));
+                let (session, caps) = (&self.branch.session, &self.context.caps);
+                let posted = self.shared.posted(session, Some(caps));
                 posted.unwrap_or(Failure::Aborted)
             }
         }
@@ -163,12 +162,13 @@ impl Assignment for Assigned {
     }
 
     fn record(&self, base: u64) {
-        self.branch.intake.lock().record(base);
+        self.branch.intake.lock().recorder = Some(Recorder::new(base));
     }
 
     fn take_recording(&self) -> Option<Recording> {
-        let recording = self.branch.intake.lock().take_recording();
-        recording.filter(|_| self.shared.lock().is_unchanged(self.attempt))
+        let recorder = self.branch.intake.lock().recorder.take()?;
+        let is_unchanged = self.shared.lock().is_unchanged(self.attempt);
+        recorder.finish().filter(|_| is_unchanged)
     }
 
     fn replay_event(&self, event: gst::Event) -> bool {

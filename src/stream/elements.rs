@@ -9,6 +9,7 @@ use crate::panics::{self, CAT};
 use crate::tasks;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
+use gst::{FlowError, FlowSuccess};
 use once_cell::sync::Lazy;
 use std::sync::{Arc, Weak};
 
@@ -74,14 +75,14 @@ impl PadBuilder {
     pub(super) fn chain(
         mut self,
         what: &'static str,
-        act: impl Fn(&Arc<Shared>, gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError>
+        act: impl Fn(&Arc<Shared>, gst::Buffer) -> Result<FlowSuccess, FlowError>
         + Send
         + Sync
         + 'static,
     ) -> Self {
         let weak = self.shared.clone();
         self.builder = self.builder.chain_function(move |_, _, buffer| {
-            let failed = || Err(gst::FlowError::Error);
+            let failed = || Err(FlowError::Error);
             guarded(&weak, what, failed, |shared| act(shared, buffer))
         });
         self
@@ -160,7 +161,7 @@ fn guarded<R>(
     act: impl FnOnce(&Arc<Shared>) -> R,
 ) -> R {
     match weak.upgrade() {
-        Some(shared) => panics::caught(&*shared, what, &fallback, || act(&shared)),
+        Some(shared) => panics::caught(&shared.host, what, &fallback, || act(&shared)),
         None => fallback(),
     }
 }
@@ -181,7 +182,7 @@ impl Shared {
         let weak = Arc::downgrade(self);
         let started = tasks::start(pad, move || {
             if let Some(shared) = weak.upgrade() {
-                panics::caught(&*shared, what, || rest(&shared), || turn(&shared));
+                panics::caught(&shared.host, what, || rest(&shared), || turn(&shared));
             }
         });
         if let Err(error) = started {

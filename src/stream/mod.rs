@@ -9,7 +9,7 @@
 //!                    (assignment: one attempt)               (intake)  (task, writer)
 //! ```
 //!
-//! Both elements hold a [`Shared`] and don't know each other. All that they decide, the [engine](crate::logic::engine) decides, behind
+//! The elements have nothing but pads, which hold a [`Shared`], and don't know each other. All that they decide, the [engine](crate::logic::engine) decides, behind
 //! its lock; the parts carry out what it returns when the lock is let go.
 
 mod assignment;
@@ -28,11 +28,10 @@ mod workers;
 use crate::cache::Files;
 use crate::encoder::description::EncoderError;
 use crate::job::{Job, quarter_of_memory};
-use crate::logic::ids::SessionId;
 use decision::Decision;
 use gst::prelude::*;
+use shared::Encoding;
 pub(crate) use shared::Shared;
-use shared::{Encoding, Mode};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -130,14 +129,6 @@ impl Shared {
         let of = message.src().and_then(|pad| pad.parent());
         if of.is_some() && of == self.sink.parent() {
             crate::tasks::give_thread(message);
-        }
-    }
-
-    /// The application has set a property of the encoder: chunks get it with their next encoder, a stream without chunks at
-    /// once.
-    pub(crate) fn encoder_property_set(&self, property: &str, value: &str) {
-        if let (Mode::Sequential(_), Some(first)) = (self.mode(), self.session(SessionId(0))) {
-            first.set_placed(property, value);
         }
     }
 

@@ -240,20 +240,15 @@ impl Shared {
     /// The first packets of the stream may leave before their chunk is finished, so that a muxer that wants key frames at certain times
     /// can say so while there is time for them. Not if the encoder might turn out to need that chunk without its overlap.
     pub(super) fn arm_early_start(&self) {
-        let tells = {
-            let encoding = self.encoding.lock();
-            let Some(decision) = &encoding.decision else {
-                return;
-            };
-            let overlaps = decision.before.most() > 0 || decision.after.most() > 0;
-            let profile = decision.profile;
-            let is_closed = matches!(profile.forced_key, ForcedKey::Closed | ForcedKey::Always);
-            if overlaps && !is_closed {
-                return;
-            }
-            profile.was_run()
+        let Some(decision) = self.decision() else {
+            return;
         };
-        self.lock().arm_early_start(tells);
+        let overlaps = decision.before.most() > 0 || decision.after.most() > 0;
+        let profile = decision.profile;
+        let is_closed = matches!(profile.forced_key, ForcedKey::Closed | ForcedKey::Always);
+        if is_closed || !overlaps {
+            self.lock().arm_early_start(profile.was_run());
+        }
     }
 
     fn begin_parallel(

@@ -9,6 +9,7 @@ use crate::logic::ids::SessionId;
 use crate::logic::plan::{BudgetTooSmall, Plan};
 use crate::session::Session;
 use crate::session::failure::{self, Failure};
+use gst::FlowError;
 use gst::MessageErrorDomain;
 use gst::prelude::*;
 use once_cell::sync::Lazy;
@@ -55,7 +56,7 @@ impl Shared {
         if let Some(bin) = self.host.bin() {
             post(&bin);
         }
-        let flow = self.combined(gst::FlowError::Error, of);
+        let flow = self.combined(FlowError::Error, of);
         self.lock().fail(flow);
     }
 
@@ -63,11 +64,11 @@ impl Shared {
     /// own.
     pub(crate) fn panicked(&self) {
         let _ = self.lock().begin_to_tell();
-        self.lock().fail(gst::FlowError::Error);
+        self.lock().fail(FlowError::Error);
     }
 
     /// The flow that upstream gets when the flow of one session, or of all, is this from now on.
-    pub(super) fn combined(&self, flow: gst::FlowError, of: Option<SessionId>) -> gst::FlowError {
+    pub(super) fn combined(&self, flow: FlowError, of: Option<SessionId>) -> FlowError {
         let branches = self.branches();
         let mut flows = self.flows.lock();
         let mut combined = Err(flow);
@@ -78,9 +79,16 @@ impl Shared {
         combined.err().unwrap_or(flow)
     }
 
-    /// Downstream took no more, and upstream, which has ended, will not ask again.
-    pub(super) fn tell_of_refusal_after_end(&self, flow: gst::FlowError) {
-        if !matches!(flow, gst::FlowError::Eos | gst::FlowError::Flushing) {
+    /// Downstream took no more, and upstream, which has ended, will not ask again: nobody else says so. Asked when either happens, as
+    /// whichever comes second finds the other.
+    pub(super) fn tell_of_unheard_refusal(&self) {
+        let unheard = {
+            let engine = self.lock();
+            engine.flow().filter(|_| engine.is_unheard())
+        };
+        if let Some(flow) = unheard
+            && !matches!(flow, FlowError::Eos | FlowError::Flushing)
+        {
             self.fail(gst::error_msg!(
                 gst::StreamError::Failed,
                 ("Internal data stream error."),

@@ -11,12 +11,11 @@ use super::{input, output};
 use crate::cache::Files;
 use crate::clock;
 use crate::encoder::description::Recipe;
-use crate::encoder::model::Models;
+use crate::encoder::model::{Models, PropertySet};
 use crate::host::Host;
 use crate::job::Job;
 use crate::logic::engine::{Engine, Freed, Settings, Wakes};
 use crate::logic::ids::SessionId;
-use crate::panics::Part;
 use crate::session::{Session, SlotOwner};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use std::ops::{Deref, DerefMut};
@@ -109,7 +108,7 @@ impl Encoding {
 
 pub(crate) struct Shared {
     pub(super) host: Arc<dyn Host>,
-    pub(super) models: Arc<Models>,
+    pub(crate) models: Models,
     /// The input's sink pad.
     pub(crate) sink: gst::Pad,
     /// The output's src pad.
@@ -205,10 +204,10 @@ impl Locked<'_> {
 }
 
 impl Shared {
-    pub(crate) fn new(host: Arc<dyn Host>, models: Arc<Models>) -> Arc<Self> {
+    pub(crate) fn new(host: Arc<dyn Host>) -> Arc<Self> {
         Arc::new_cyclic(|weak: &Weak<Self>| Self {
+            models: Models::new(host.clone(), encoder_property_set(weak.clone())),
             host,
-            models,
             sink: input::sink_pad(weak),
             src: output::src_pad(weak),
             engine: Mutex::new(Engine::new(Settings::default())),
@@ -329,10 +328,17 @@ impl Shared {
     }
 }
 
-impl Part for Shared {
-    fn host(&self) -> Option<Arc<dyn Host>> {
-        Some(self.host.clone())
-    }
+/// Called when the application has set a property of the encoder: chunks get it with their next encoder, a stream without chunks at
+/// once.
+fn encoder_property_set(shared: Weak<Shared>) -> PropertySet {
+    Arc::new(move |property, value| {
+        if let Some(shared) = shared.upgrade()
+            && let Mode::Sequential(_) = shared.mode()
+            && let Some(first) = shared.session(SessionId(0))
+        {
+            first.set_placed(property, value);
+        }
+    })
 }
 
 impl SlotOwner for Shared {

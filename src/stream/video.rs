@@ -7,6 +7,7 @@ use crate::logic::engine::{EventKind, Media};
 use crate::logic::store::Payload;
 use crate::media::tags::of_stream;
 use crate::session::failure::Failure;
+use gst::FlowError;
 use std::sync::Arc;
 
 pub(crate) struct Video;
@@ -74,7 +75,7 @@ impl Media for Video {
     type Packet = Packet;
     type Event = gst::Event;
     type Failure = Arc<Failure>;
-    type Flow = gst::FlowError;
+    type Flow = FlowError;
 
     fn kind(event: &gst::Event) -> EventKind {
         match event.type_() {

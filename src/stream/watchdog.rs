@@ -97,7 +97,7 @@ impl Shared {
                 if let Err(panic) = ticked
                     && !std::mem::replace(&mut told, true)
                 {
-                    panics::tell(&*shared, WATCH, &panic);
+                    panics::tell(&shared.host, WATCH, &panic);
                 }
             }
         };
@@ -192,16 +192,12 @@ impl Shared {
             doing: abandoned.doing,
             time,
         };
-        gst::warning!(
-            CAT,
-            obj = session.slot,
-            "Session {id} is left behind with its thread and its encoder: {failure}"
-        );
+        gst::warning!(CAT, obj = session.slot, "It is left behind: {failure}");
         if hangs_in_cache {
             self.cache_failed("it doesn't answer");
         }
         // One doesn't keep the next from being done: somebody may be waiting for the session to come to rest.
-        panics::reporting(&**self, "abandoning a session", || {
+        panics::reporting(&self.host, "abandoning a session", || {
             self.end_abandoned(&abandoned, failure);
         });
         self.lock().rest(abandoned.attempt);

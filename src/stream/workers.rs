@@ -213,7 +213,7 @@ fn give_up(shared: &Arc<Shared>, id: SessionId) {
     else {
         return;
     };
-    panics::reporting(&**shared, "a session after a panic", || {
+    panics::reporting(&shared.host, "a session after a panic", || {
         session.clear_in_task();
     });
     let _ = session.src.pause_task();

@@ -77,14 +77,8 @@ impl Shared {
             gst::EventView::Eos(_) => {
                 self.lock().end();
                 self.send_waiting_tags();
-                let unheard = {
-                    let engine = self.lock();
-                    engine.flow().filter(|_| !engine.flow_returned())
-                };
                 // Said before the end can be.
-                if let Some(flow) = unheard {
-                    self.tell_of_refusal_after_end(flow);
-                }
+                self.tell_of_unheard_refusal();
                 self.lock().event(event);
             }
             _ => match key_request(&event) {

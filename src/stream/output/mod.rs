@@ -66,7 +66,8 @@ impl Shared {
         }
         match query.view_mut() {
             gst::QueryViewMut::Caps(query) => {
-                let told = intake.lock().downstream();
+                let context = intake.lock().context.clone();
+                let told = context.and_then(|context| context.downstream.clone());
                 let told = told.or_else(|| self.encoding.lock().downstream.clone());
                 let caps = told.unwrap_or_else(|| self.src.peer_query_caps(None));
                 answer_caps(query, caps);
@@ -107,7 +108,7 @@ impl Shared {
         }
         Some(match query.view_mut() {
             gst::QueryViewMut::Caps(query) => {
-                let sent = self.writer.lock().sent_caps();
+                let sent = self.writer.lock().caps.clone();
                 let caps = sent.unwrap_or_else(|| {
                     let encoder = self.straight_sink().and_then(|sink| sink.peer());
                     encoder.map_or_else(gst::Caps::new_any, |encoder| encoder.query_caps(None))

@@ -9,19 +9,24 @@ use crate::logic::engine::{Output, Sending, Stalled};
 use crate::panics::may_panic;
 use crate::stream::shared::Shared;
 use crate::stream::video::Video;
+use gst::FlowError;
 use gst::prelude::*;
 use std::sync::Arc;
 
 impl Shared {
     pub(in crate::stream) fn start_output(self: &Arc<Self>) {
-        let pad = &self.src;
-        self.start_task(pad, "the output's task", send_no_more, |shared| {
-            shared.output_turn();
-        });
+        let (rest, turn) = (Self::send_no_more, Self::output_turn);
+        self.start_task(&self.src, "the output's task", rest, turn);
+    }
+
+    /// The task panicked: nothing leaves any more.
+    fn send_no_more(self: &Arc<Self>) {
+        self.lock().refuse(FlowError::Error);
+        let _ = self.src.pause_task();
     }
 
     /// One turn of the task.
-    fn output_turn(&self) {
+    fn output_turn(self: &Arc<Self>) {
         match self.next_output() {
             Output::Send(sending) => self.send_packet(sending),
             Output::Events(events) => {
@@ -86,7 +91,7 @@ impl Shared {
         }
     }
 
-    fn send(&self, items: Vec<Item>) -> Result<(), gst::FlowError> {
+    fn send(&self, items: Vec<Item>) -> Result<(), FlowError> {
         let mut unsent = Vec::new();
         let mut result = Ok(());
         for item in items {
@@ -116,20 +121,10 @@ impl Shared {
     }
 
     /// Downstream doesn't take any more: upstream and the sessions get to know.
-    fn refused(&self, flow: gst::FlowError) {
+    fn refused(&self, flow: FlowError) {
         gst::debug!(CAT, obj = self.src, "Downstream returned {flow:?}");
         let flow = self.combined(flow, None);
         self.lock().refuse(flow);
-        // If upstream has ended, nobody else would say so. (Whichever comes second, EOS or the refusal, finds the other.)
-        let unheard = self.lock().is_unheard();
-        if unheard {
-            self.tell_of_refusal_after_end(flow);
-        }
+        self.tell_of_unheard_refusal();
     }
-}
-
-/// The task panicked: nothing leaves any more.
-fn send_no_more(shared: &Arc<Shared>) {
-    shared.lock().refuse(gst::FlowError::Error);
-    let _ = shared.src.pause_task();
 }

@@ -34,7 +34,7 @@ pub(crate) struct Writer {
     depth: usize,
     /// What PTS, DTS and the segment are moved by; decided with the first packet.
     shift: Option<gst::ClockTime>,
-    caps: Option<gst::Caps>,
+    pub(super) caps: Option<gst::Caps>,
     /// Those of the last packet's encoder, where only parameter sets differ that go in band.
     encoder_caps: Option<gst::Caps>,
     /// The encoder is told something else from here on, so that it may describe another stream.
@@ -65,10 +65,6 @@ impl Writer {
             tags,
             ..Self::default()
         };
-    }
-
-    pub(super) fn sent_caps(&self) -> Option<gst::Caps> {
-        self.caps.clone()
     }
 
     /// Bytes that have left, and the time that they are shown; no time where nobody can tell.
