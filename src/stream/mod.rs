@@ -69,7 +69,7 @@ impl Shared {
             let encoding = self.encoding.lock();
             encoding.job == *job && !encoding.started
         };
-        if !is_prepared || self.lock().flow().is_some() || self.count_branches() == 0 {
+        if !is_prepared || self.lock().flow().is_some() || self.branches.read().is_empty() {
             self.prepare(job.clone())?;
         }
         self.encoding.lock().started = true;

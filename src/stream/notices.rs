@@ -2,7 +2,7 @@
 
 //! What the application is told: errors that end the stream, and warnings.
 
-use super::shared::{Branch, Shared};
+use super::shared::Shared;
 use crate::encoder::description::EncoderError;
 use crate::logic::engine::{Again, FailedAttempt, GiveUpReason, Report, Stalled};
 use crate::logic::ids::SessionId;
@@ -36,7 +36,7 @@ pub(crate) struct Said {
 impl Shared {
     /// Ends the stream with an error. Said first: upstream, which gets an error flow, says that it got one.
     pub(super) fn fail(&self, error: gst::ErrorMessage) {
-        self.fail_with(None, |bin| {
+        self.fail_with(|bin| {
             gst::error!(CAT, obj = bin, "{error}");
             bin.post_error_message(error);
         });
@@ -44,11 +44,11 @@ impl Shared {
 
     /// Ends the stream with the error that an encoder posted.
     pub(super) fn fail_as_posted(&self, session: &Session, message: gst::Message) {
-        self.fail_with(Some(session.id), |_| session.slot.post_kept(message));
+        self.fail_with(|_| session.slot.post_kept(message));
     }
 
-    /// Ends the stream with the error that `post` posts, which is a session's or ours.
-    fn fail_with(&self, of: Option<SessionId>, post: impl FnOnce(&gst::Bin)) {
+    /// Ends the stream with the error that `post` posts.
+    fn fail_with(&self, post: impl FnOnce(&gst::Bin)) {
         // Whoever fails first gives up for all, as the end of the stream follows from that, and the error comes before the end.
         if !self.lock().begin_to_tell() {
             return;
@@ -56,8 +56,7 @@ impl Shared {
         if let Some(bin) = self.host.bin() {
             post(&bin);
         }
-        let flow = self.combined(FlowError::Error, of);
-        self.lock().fail(flow);
+        self.lock().fail(FlowError::Error);
     }
 
     /// Our own code panicked: the stream ends. The application hears of it from the bin; what follows from it is no failure of its
@@ -65,18 +64,6 @@ impl Shared {
     pub(crate) fn panicked(&self) {
         let _ = self.lock().begin_to_tell();
         self.lock().fail(FlowError::Error);
-    }
-
-    /// The flow that upstream gets when the flow of one session, or of all, is this from now on.
-    pub(super) fn combined(&self, flow: FlowError, of: Option<SessionId>) -> FlowError {
-        let branches = self.branches();
-        let mut flows = self.flows.lock();
-        let mut combined = Err(flow);
-        let changes = |branch: &&Branch| of.is_none_or(|id| branch.session.id == id);
-        for branch in branches.iter().filter(changes) {
-            combined = flows.update_pad_flow(&branch.sink, Err(flow)).map(drop);
-        }
-        combined.err().unwrap_or(flow)
     }
 
     /// Downstream took no more, and upstream, which has ended, will not ask again: nobody else says so. Asked when either happens, as
@@ -304,7 +291,7 @@ impl Shared {
         let text = text.replacen("chunk", "Chunk", 1);
         let attempts: Vec<_> = report.attempts.iter().map(in_words).collect();
         let debug = attempts.join("\n");
-        self.fail_with(Some(report.session), |bin| {
+        self.fail_with(|bin| {
             gst::error!(CAT, obj = bin, "{text}\n{debug}");
             let error = gst::message::Error::builder_from_error(failure.error(&text))
                 .src(bin)

@@ -122,11 +122,10 @@ pub(crate) struct Shared {
     pub(super) output: Condvar,
     /// A leaf, as all below.
     pub(super) encoding: Mutex<Encoding>,
+    /// By their sessions' numbers, those that were abandoned too.
     pub(super) branches: RwLock<Vec<Branch>>,
     pub(super) input: Mutex<InputState>,
     pub(super) writer: Mutex<Writer>,
-    /// Joins the flows of the output's sink pads into the one that upstream gets.
-    pub(super) flows: Mutex<gst_base::UniqueFlowCombiner>,
     pub(super) notices: Mutex<super::notices::Said>,
     pub(super) watch: Mutex<Option<super::watchdog::Watch>>,
     /// Session 0 goes straight through; set before its first packet.
@@ -218,7 +217,6 @@ impl Shared {
             branches: RwLock::default(),
             input: Mutex::default(),
             writer: Mutex::default(),
-            flows: Mutex::new(gst_base::UniqueFlowCombiner::new()),
             notices: Mutex::default(),
             watch: Mutex::default(),
             passes: false.into(),
@@ -309,22 +307,12 @@ impl Shared {
             .collect()
     }
 
-    /// How many there are, with those that were abandoned.
-    pub(super) fn count_branches(&self) -> usize {
-        self.branches.read().len()
-    }
-
     /// The session waits until an encoder of another one is open or closed.
     pub(super) fn awaits_turn(&self, id: SessionId) -> bool {
         let branches = self.branches.read();
         branches
             .get(id.0)
             .is_some_and(|it| it.session.status.awaits_turn())
-    }
-
-    pub(super) fn add_branch(&self, branch: Branch) {
-        self.flows.lock().add_pad(&branch.sink);
-        self.branches.write().push(branch);
     }
 }
 

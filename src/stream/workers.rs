@@ -23,7 +23,7 @@ static CAT: Lazy<gst::DebugCategory> =
 
 /// Makes sessions until there are as many.
 pub(super) fn add_sessions(shared: &Arc<Shared>, sessions: u32) {
-    while shared.count_branches() < sessions as usize {
+    while shared.branches.read().len() < sessions as usize {
         let id = shared.lock().add_session();
         add_branch(shared, id);
     }
@@ -43,7 +43,7 @@ pub(super) fn add_branch(shared: &Arc<Shared>, id: SessionId) {
         sink: sink.clone(),
         intake,
     };
-    shared.add_branch(branch);
+    shared.branches.write().push(branch);
     let (Some(distributor), Some(aggregator), Some(bin)) = (
         shared.sink.parent_element(),
         shared.src.parent_element(),
@@ -74,7 +74,6 @@ pub(super) fn unlink(shared: &Shared, branch: &Branch) {
     if let Some(bin) = shared.host.bin() {
         let _ = bin.remove(&branch.session.slot);
     }
-    shared.flows.lock().remove_pad(&branch.sink);
     for (pad, of) in [
         (&branch.session.src, &shared.sink),
         (&branch.sink, &shared.src),

@@ -194,7 +194,6 @@ impl Shared {
             // They may not have left; if they have, they don't again.
             input.waiting_tags = input.global_tags.clone().into_iter().collect();
         }
-        self.flows.lock().reset();
         self.writer.lock().flushed(self.src.current_caps());
         self.src.push_event(event);
         self.start_output();

@@ -123,7 +123,6 @@ impl Shared {
     /// Downstream doesn't take any more: upstream and the sessions get to know.
     fn refused(&self, flow: FlowError) {
         gst::debug!(CAT, obj = self.src, "Downstream returned {flow:?}");
-        let flow = self.combined(flow, None);
         self.lock().refuse(flow);
         self.tell_of_unheard_refusal();
     }
