@@ -18,7 +18,7 @@ pub(crate) struct Job {
     /// Factory name or bin description; `None` leaves it to downstream's caps.
     pub(crate) encoder: Option<String>,
     /// At least 1.
-    pub(crate) sessions: Option<usize>,
+    pub(crate) sessions: Option<u32>,
     pub(crate) chunk_frames: Option<u64>,
     pub(crate) min_chunk_frames: u64,
     pub(crate) overlap_before: Option<u64>,

@@ -111,6 +111,12 @@ fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     parallelenc::register(plugin)
 }
 
+/// What is logged of a part of the plugin.
+pub(crate) fn category(name: &str, part: &str) -> gst::DebugCategory {
+    let description = format!("vtparallelenc: {part}");
+    gst::DebugCategory::new(name, gst::DebugColorFlags::empty(), Some(&description))
+}
+
 /// As `plugin_define!` says it.
 pub(crate) const PLUGIN_NAME: &str = "vtparallelenc";
 

@@ -27,13 +27,8 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-pub(crate) static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
-    gst::DebugCategory::new(
-        "vtparallelpanics",
-        gst::DebugColorFlags::empty(),
-        Some("vtparallelenc: panics in its own code"),
-    )
-});
+pub(crate) static CAT: Lazy<gst::DebugCategory> =
+    Lazy::new(|| crate::category("vtparallelpanics", "panics in its own code"));
 
 /// What a panic was thrown with.
 pub(crate) type Payload = Box<dyn Any + Send>;

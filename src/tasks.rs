@@ -2,16 +2,13 @@
 
 //! Tasks of pads: starting them, starting them again, and the threads that they run in.
 //!
-//! The tasks of sessions, and those within their encoders, have threads of their own, not of the pool that all of GStreamer shares: an
-//! encoder that hangs keeps its thread for ever, and GStreamer's own pool waits for all of its threads when a program ends
+//! The tasks of sessions, and those within their encoders, have threads of a pool of their own, not of the one that all of GStreamer
+//! shares: an encoder that hangs keeps its thread for ever, and GStreamer waits for all threads of its own pool when a program ends
 //! (`gst_deinit`, which gst-launch-1.0 calls).
 
-use crate::panics::{self, CAT};
 use glib::translate::from_glib_none;
 use gst::prelude::*;
-use gst::subclass::prelude::*;
 use once_cell::sync::Lazy;
-use std::thread::JoinHandle;
 
 /// Starts the pad's task, or lets the one go on that was paused: that runs what it was made with, and another function given to
 /// GStreamer (1.22) would be neither run nor freed.
@@ -30,97 +27,11 @@ pub(crate) fn start(
     }
 }
 
-/// A panic kept the pad from being started or stopped. What it waits for returns, as the stream has failed, so its task can be
-/// stopped even so; and what is stopped may not fail.
-pub(crate) fn activation_after_panic(
-    pad: &gst::Pad,
-    active: bool,
-) -> Result<(), gst::LoggableError> {
-    if active {
-        return Err(gst::loggable_error!(CAT, "Panicked while starting"));
-    }
-    stop(pad)
-}
-
-fn stop(pad: &gst::Pad) -> Result<(), gst::LoggableError> {
-    pad.stop_task()
-        .map_err(|error| gst::loggable_error!(CAT, "Task can't be stopped: {error}"))
-}
-
-/// Starts or stops a pad that has a task. `ends`: whatever the task waits for returns.
-pub(crate) fn activate(
-    pad: &gst::Pad,
-    mode: gst::PadMode,
-    active: bool,
-    starts: impl FnOnce(),
-    ends: impl FnOnce(),
-) -> Result<(), gst::LoggableError> {
-    if mode != gst::PadMode::Push {
-        return Err(gst::loggable_error!(CAT, "Only push mode is supported"));
-    }
-    if active {
-        starts();
-        return Ok(());
-    }
-    ends();
-    stop(pad)
-}
-
-mod imp {
-    use super::*;
-
-    #[derive(Default)]
-    pub struct Threads;
-
-    #[glib::object_subclass]
-    impl ObjectSubclass for Threads {
-        const NAME: &'static str = "GstVtParallelThreads";
-        type Type = super::Threads;
-        type ParentType = gst::TaskPool;
-    }
-
-    impl ObjectImpl for Threads {}
-    impl GstObjectImpl for Threads {}
-
-    impl TaskPoolImpl for Threads {
-        type Handle = Thread;
-
-        fn push(
-            &self,
-            run: gst::subclass::TaskPoolFunction,
-        ) -> Result<Option<Thread>, glib::Error> {
-            let failed = |why: &str| glib::Error::new(gst::CoreError::Thread, why);
-            let spawned = panics::contained("starting a thread", || {
-                let thread = std::thread::Builder::new().name("vtparallelenc".to_string());
-                thread.spawn(move || run.call())
-            });
-            // Of all elements, so it can't be told to one; whoever starts the task learns that there is no thread.
-            let spawned = spawned.map_err(|_| failed("Panicked"))?;
-            let spawned = spawned.map_err(|error| failed(&error.to_string()))?;
-            Ok(Some(Thread(spawned)))
-        }
-    }
-}
-
-/// A task's thread.
-pub struct Thread(JoinHandle<()>);
-
-impl TaskHandle for Thread {
-    fn join(self) {
-        let _ = self.0.join();
-    }
-}
-
-glib::wrapper! {
-    pub struct Threads(ObjectSubclass<imp::Threads>)
-        @extends gst::TaskPool, gst::Object;
-}
-
-static THREADS: Lazy<Threads> = Lazy::new(|| {
-    let threads: Threads = glib::Object::new();
-    // It lives as long as the process.
+/// A pool without a bound of its own; it lives as long as the process.
+static THREADS: Lazy<Option<gst::TaskPool>> = Lazy::new(|| {
+    let threads = gst::TaskPool::new();
     threads.set_object_flags(gst::ObjectFlags::MAY_BE_LEAKED);
-    threads
+    threads.prepare().is_ok().then_some(threads)
 });
 
 /// The message announces a task that is about to be started: it gets a thread of its own, unless the application has given it
@@ -132,7 +43,7 @@ pub(crate) fn give_thread(message: &gst::Message) {
     let (kind, _) = status.get();
     let task = status.stream_status_object();
     let task = task.and_then(|task| task.get::<gst::Task>().ok());
-    if let (gst::StreamStatusType::Create, Some(task)) = (kind, task) {
-        task.set_pool(&*THREADS);
+    if let (gst::StreamStatusType::Create, Some(task), Some(threads)) = (kind, task, &*THREADS) {
+        task.set_pool(threads);
     }
 }

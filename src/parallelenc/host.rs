@@ -9,45 +9,37 @@ use crate::host::Host;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
-pub(super) struct WeakHost(glib::WeakRef<ParallelEnc>);
-
-impl WeakHost {
-    pub(super) fn new(bin: &ParallelEnc) -> Self {
-        Self(bin.downgrade())
-    }
-}
-
-impl Host for WeakHost {
+impl Host for glib::WeakRef<ParallelEnc> {
     fn bin(&self) -> Option<gst::Bin> {
-        self.0.upgrade().and_upcast()
+        self.upgrade().and_upcast()
     }
 
     fn panicked(&self, text: &str, what: &str) {
-        if let Some(bin) = self.0.upgrade() {
+        if let Some(bin) = self.upgrade() {
             bin.imp().panicked(text, what);
         }
     }
 
     fn encoder_made(&self, encoder: &gst::Element) {
-        if let Some(bin) = self.0.upgrade() {
+        if let Some(bin) = self.upgrade() {
             bin.emit_by_name::<()>(ENCODER_SETUP, &[encoder]);
         }
     }
 
     fn encoder_known(&self) {
-        if let Some(bin) = self.0.upgrade() {
+        if let Some(bin) = self.upgrade() {
             bin.notify("active-encoder");
         }
     }
 
     fn model_added(&self, model: &gst::Element) {
-        if let Some(bin) = self.0.upgrade() {
+        if let Some(bin) = self.upgrade() {
             bin.child_added(model, model::NAME);
         }
     }
 
     fn model_removed(&self, model: &gst::Element) {
-        if let Some(bin) = self.0.upgrade() {
+        if let Some(bin) = self.upgrade() {
             bin.child_removed(model, model::NAME);
         }
     }

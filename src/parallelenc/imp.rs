@@ -2,7 +2,6 @@
 
 //! The public bin: properties, pads, states, the children's messages. Wires, decides nothing.
 
-use super::host::WeakHost;
 use super::presets;
 use super::settings::{
     AUTOMATIC_OVERLAP, DEFAULT_CACHE_MAX_BYTES, DEFAULT_MAX_ATTEMPTS, DEFAULT_MIN_CHUNK_FRAMES,
@@ -15,7 +14,7 @@ use crate::job::{Job, MAX_SESSIONS};
 use crate::media::caps;
 use crate::media::queries::ask_target;
 use crate::panics::{self, Part};
-use crate::stream::Stream;
+use crate::stream::Shared;
 use crate::stream::decision::Decision;
 use glib::Properties;
 use glib::subclass::Signal;
@@ -25,13 +24,8 @@ use once_cell::sync::{Lazy, OnceCell};
 use parking_lot::Mutex;
 use std::sync::{Arc, PoisonError};
 
-static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
-    gst::DebugCategory::new(
-        "vtparallelenc",
-        gst::DebugColorFlags::empty(),
-        Some("Encoding one video with several encoders at once"),
-    )
-});
+static CAT: Lazy<gst::DebugCategory> =
+    Lazy::new(|| crate::category("vtparallelenc", "the element"));
 
 // The properties that hold structures, which the derive cannot declare.
 const STATS: &str = "stats";
@@ -121,30 +115,27 @@ pub struct ParallelEnc {
         blurb = "The most bytes that chunks take in cache-location. Those that were not used for the longest time are removed first. \
                  0 means no bound.")]
     settings: std::sync::Mutex<Settings>,
-    #[property(name = "active-encoder", get = Self::active_encoder, type = Option<String>, nick = "Active encoder",
+    #[property(name = "active-encoder", type = Option<String>,
+        get = |it: &Self| it.known().map(|it| it.encoder), nick = "Active encoder",
         blurb = "The factory name of the encoder that is used, whether it was set or chosen. It is unset until that is known: \
                  from the state READY on if the encoder is set, otherwise from the first caps on.")]
-    #[property(name = "recommended-parallelization-limit", get = Self::recommended_sessions, type = u32,
+    #[property(name = "recommended-parallelization-limit", type = u32,
+        get = |it: &Self| it.known().map_or(0, |it| it.automatic_sessions),
         nick = "Recommended number of sessions",
         blurb = "The number of sessions that sessions=0 uses: what the encoder recommends in a property of this name, or \
                  what is known of it. It is 0 until the encoder is known.")]
-    #[property(name = "recommended-parallelized-subdivision-minimum-frame-count", get = Self::recommended_frames,
-        type = u64, nick = "Recommended minimum chunk length in frames",
+    #[property(name = "recommended-parallelized-subdivision-minimum-frame-count", type = u64,
+        get = |it: &Self| it.known().map_or(0, |it| it.min_chunk_frames), nick = "Recommended minimum chunk length in frames",
         blurb = "The number of frames below which no chunk is planned, if its length is automatic: what the encoder recommends \
                  in a property of this name, or min-chunk-frames if that is more. It is 0 until the encoder is known.")]
-    #[property(name = "recommended-parallelized-subdivision-minimum-duration", get = Self::recommended_duration,
-        type = u64, nick = "Recommended minimum chunk length in nanoseconds",
+    #[property(name = "recommended-parallelized-subdivision-minimum-duration", type = u64,
+        get = |it: &Self| it.known().map_or(0, |it| it.min_chunk_duration), nick = "Recommended minimum chunk length in nanoseconds",
         blurb = "The time in nanoseconds below which no chunk is planned, if its length is automatic: what the encoder \
                  recommends in a property of this name. 0 means none.")]
-    parts: OnceCell<Parts>,
+    /// All that is behind the properties and pads, once the element is made.
+    stream: OnceCell<Arc<Shared>>,
     /// What panicked at NULL, where the application may not have heard it: it is told again when the element is to leave that.
     panicked: Mutex<Option<gst::ErrorMessage>>,
-}
-
-/// All that is behind the properties and pads, once the element is made.
-struct Parts {
-    models: Arc<Models>,
-    stream: Stream,
 }
 
 #[glib::object_subclass]
@@ -223,19 +214,12 @@ impl ParallelEnc {
         let bin = self.obj();
         // Sessions that are added to a running element don't begin its state change anew.
         bin.set_bin_flags(gst::BinFlags::NO_RESYNC);
-        let host: Arc<dyn Host> = Arc::new(WeakHost::new(&bin));
-        let weak = self.downgrade();
-        let set = move |property: &str, value: &str| {
-            if let Some(parts) = weak.upgrade().as_ref().and_then(|this| this.parts.get()) {
-                parts.stream.encoder_property_set(property, value);
-            }
-        };
-        let models = Arc::new(Models::new(host.clone(), Arc::new(set)));
-        // PANIC: its elements are new, and have no pad yet.
-        let stream = Stream::new(host, models.clone()).expect("own elements");
+        let stream = Shared::new(Arc::new(bin.downgrade()));
+        // PANIC: they are new, and have no pad yet.
+        let elements = stream.elements().expect("own elements");
         // PANIC: both are new, and their names differ.
-        bin.add_many(stream.elements()).expect("own children");
-        for (name, target) in [("sink", stream.sink()), ("src", stream.src())] {
+        bin.add_many(elements).expect("own children");
+        for (name, target) in [("sink", &stream.sink), ("src", &stream.src)] {
             // PANIC: the class has both templates, and the element has no other pad.
             let template = bin.pad_template(name).expect("own template");
             let pad = gst::GhostPad::builder_from_template_with_target(&template, target);
@@ -246,7 +230,7 @@ impl ParallelEnc {
                 .build();
             bin.add_pad(&pad).expect("own pad");
         }
-        let _ = self.parts.set(Parts { models, stream });
+        let _ = self.stream.set(stream);
     }
 
     /// The settings. What a panic left behind one lock is what was set.
@@ -254,12 +238,8 @@ impl ParallelEnc {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn models(&self) -> Option<&Arc<Models>> {
-        self.parts.get().map(|parts| &parts.models)
-    }
-
-    fn stream(&self) -> Option<&Stream> {
-        self.parts.get().map(|parts| &parts.stream)
+    fn models(&self) -> Option<&Models> {
+        self.stream.get().map(|stream| &stream.models)
     }
 
     fn get(&self, id: usize, spec: &glib::ParamSpec) -> glib::Value {
@@ -320,49 +300,48 @@ impl ElementImpl for ParallelEnc {
             || Err(gst::StateChangeError),
             || self.before(transition),
         );
-        let down = [
-            gst::StateChange::PlayingToPaused,
-            gst::StateChange::PausedToReady,
-            gst::StateChange::ReadyToNull,
-        ];
-        if begun.is_err() && !down.contains(&transition) {
-            if transition == gst::StateChange::NullToReady {
-                if let Some(stream) = self.stream() {
+        let is_first = transition == gst::StateChange::NullToReady;
+        let goes_down = transition.next() < transition.current();
+        let changed = match begun {
+            Err(refused) if !goes_down => {
+                if let Some(stream) = self.stream.get().filter(|_| is_first) {
                     panics::reporting(self, "going back to NULL", || stream.unprepare());
                 }
-                // It was heard.
-                *self.panicked.lock() = None;
+                Err(refused)
             }
-            return begun.map(|()| gst::StateChangeSuccess::Success);
-        }
-        let changed = self.parent_change_state(transition)?;
-        let what = format!("after {transition:?}");
-        panics::reporting(self, &what, || self.after(transition));
-        if transition == gst::StateChange::NullToReady {
+            _ => {
+                let changed = self.parent_change_state(transition)?;
+                let what = format!("after {transition:?}");
+                panics::reporting(self, &what, || self.after(transition));
+                Ok(changed)
+            }
+        };
+        if is_first {
             // It was heard.
             *self.panicked.lock() = None;
         }
-        Ok(changed)
+        changed
     }
 }
 
 impl ParallelEnc {
     fn before(&self, transition: gst::StateChange) -> Result<(), gst::StateChangeError> {
-        if transition == gst::StateChange::NullToReady
-            && let Some(error) = self.panicked.lock().take()
-        {
+        let is_first = transition == gst::StateChange::NullToReady;
+        let panicked = self.panicked.lock().take_if(|_| is_first);
+        if let Some(error) = panicked {
             self.post_error_message(error);
             return Err(gst::StateChangeError);
         }
-        let Some(stream) = self.stream() else {
+        let Some(stream) = self.stream.get() else {
             // It couldn't be made, so it doesn't start.
-            return match transition {
-                gst::StateChange::NullToReady => Err(gst::StateChangeError),
-                _ => Ok(()),
+            return if is_first {
+                Err(gst::StateChangeError)
+            } else {
+                Ok(())
             };
         };
         let job = || -> Job { self.settings().job() };
-        let placed = match transition {
+        let begun = match transition {
             gst::StateChange::NullToReady => {
                 let job = job();
                 gst::info!(CAT, imp = self, "{job:?}");
@@ -379,19 +358,17 @@ impl ParallelEnc {
             }
             _ => Ok(()),
         };
-        if let Err(error) = placed {
+        begun.map_err(|error| {
             gst::error!(CAT, imp = self, "{error}");
             self.post_error_message(error.message());
-            return Err(gst::StateChangeError);
-        }
-        Ok(())
+            gst::StateChangeError
+        })
     }
 
     fn after(&self, transition: gst::StateChange) {
-        let Some(stream) = self.stream() else { return };
-        match transition {
-            gst::StateChange::PausedToReady => stream.stopped(),
-            gst::StateChange::ReadyToNull => stream.unprepare(),
+        match (transition, self.stream.get()) {
+            (gst::StateChange::PausedToReady, Some(stream)) => stream.stopped(),
+            (gst::StateChange::ReadyToNull, Some(stream)) => stream.unprepare(),
             _ => (),
         }
     }
@@ -413,7 +390,7 @@ impl ParallelEnc {
             *self.panicked.lock() = Some(error.clone());
         }
         self.post_error_message(error);
-        if let Some(stream) = self.stream() {
+        if let Some(stream) = self.stream.get() {
             stream.panicked();
         }
     }
@@ -421,13 +398,13 @@ impl ParallelEnc {
 
 impl Part for ParallelEnc {
     fn host(&self) -> Option<Arc<dyn Host>> {
-        Some(Arc::new(WeakHost::new(&self.obj())))
+        Some(Arc::new(self.obj().downgrade()))
     }
 }
 
 impl BinImpl for ParallelEnc {
     fn handle_message(&self, message: gst::Message) {
-        if let Some(stream) = self.stream() {
+        if let Some(stream) = self.stream.get() {
             panics::reporting(self, "a message", || stream.see(&message));
         }
         self.parent_handle_message(message);
@@ -477,35 +454,15 @@ pub(super) fn pad_templates(encoded: &gst::Caps) -> Vec<gst::PadTemplate> {
     ]
 }
 
-// Getters of what is known once the encoder is.
+// Getters.
 impl ParallelEnc {
     fn stats(&self) -> gst::Structure {
-        let snapshot = self.stream().map(Stream::snapshot);
-        snapshot.unwrap_or_default().structure()
+        let stats = self.stream.get().map(|stream| stream.stats());
+        stats.unwrap_or_else(|| gst::Structure::new_empty("vtparallelenc-stats"))
     }
 
-    fn decision(&self) -> Option<Decision> {
-        self.stream()?.decision()
-    }
-
-    fn active_encoder(&self) -> Option<String> {
-        self.decision().map(|decision| decision.encoder)
-    }
-
-    fn recommended_sessions(&self) -> u32 {
-        let sessions = self
-            .decision()
-            .map_or(0, |decision| decision.automatic_sessions);
-        u32::try_from(sessions).unwrap_or(u32::MAX)
-    }
-
-    fn recommended_frames(&self) -> u64 {
-        self.decision()
-            .map_or(0, |decision| decision.min_chunk_frames)
-    }
-
-    fn recommended_duration(&self) -> u64 {
-        self.decision()
-            .map_or(0, |decision| decision.min_chunk_duration)
+    /// What is known once the encoder is.
+    fn known(&self) -> Option<Decision> {
+        self.stream.get()?.decision()
     }
 }

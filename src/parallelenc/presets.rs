@@ -9,9 +9,9 @@
 //! - It can't load what it saves of a structure, or of a text with spaces: the key file escapes what was escaped already. So these
 //!   two are saved as metadata as well, which are kept as they are, and loaded from there.
 
+use super::ParallelEnc;
 use crate::panics;
 use glib::translate::{Borrowed, IntoGlib, ToGlibPtr, from_glib_borrow};
-use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use once_cell::sync::OnceCell;
@@ -54,74 +54,56 @@ pub(super) fn adapt<C>(class: &mut C) {
     }
 }
 
-/// The names of the properties that can be read and set, to be freed by the caller.
-unsafe extern "C" fn own_property_names(preset: *mut gst::ffi::GstPreset) -> *mut *mut c_char {
-    // SAFETY: GStreamer passes a valid preset, which is a GObject.
-    let object: Borrowed<glib::Object> =
-        unsafe { from_glib_borrow(preset as *mut glib::gobject_ffi::GObject) };
-    caught(&*object, "names of presets", Vec::new, || names(&object)).to_glib_full()
-}
-
-fn names(object: &glib::Object) -> Vec<String> {
-    let properties = object.list_properties();
-    let names = properties.iter().filter_map(|property| {
-        let is_text = SAVING.get() && TEXTS.contains(&property.name());
-        let can_be_kept = property.flags().contains(glib::ParamFlags::READWRITE) && !is_text;
-        let is_own = property
-            .owner_type()
-            .is_a(super::ParallelEnc::static_type());
-        (can_be_kept && is_own).then(|| property.name().to_string())
-    });
-    names.collect()
-}
-
-/// The interface is that of [`super::ParallelEnc`].
-fn caught<R>(
-    object: &impl IsA<glib::Object>,
+/// Does `act` on the element, which GStreamer passes as a valid preset.
+unsafe fn on_element<R>(
+    preset: *mut gst::ffi::GstPreset,
     what: &str,
-    fallback: impl FnOnce() -> R,
-    act: impl FnOnce() -> R,
+    fallback: impl Fn() -> R,
+    act: impl FnOnce(&ParallelEnc) -> R,
 ) -> R {
-    match object
-        .upcast_ref::<glib::Object>()
-        .downcast_ref::<super::ParallelEnc>()
-    {
-        Some(bin) => panics::caught(bin.imp(), what, fallback, act),
+    // SAFETY: the caller says so.
+    let preset: Borrowed<gst::Preset> = unsafe { from_glib_borrow(preset) };
+    match preset.downcast_ref::<ParallelEnc>() {
+        Some(element) => panics::caught(element.imp(), what, &fallback, || act(element)),
         None => fallback(),
     }
 }
 
-/// Both with what GStreamer passes: a valid preset, and the name of one that is kept.
-unsafe fn with_default(
+/// The names of the properties that can be read and set, to be freed by the caller.
+unsafe extern "C" fn own_property_names(preset: *mut gst::ffi::GstPreset) -> *mut *mut c_char {
+    // SAFETY: passed on as it came.
+    unsafe { on_element(preset, "names of presets", Vec::new, names) }.to_glib_full()
+}
+
+fn names(element: &ParallelEnc) -> Vec<String> {
+    let properties = element.list_properties();
+    let kept = properties.iter().filter(|property| {
+        let is_text = SAVING.get() && TEXTS.contains(&property.name());
+        property.flags().contains(glib::ParamFlags::READWRITE)
+            && property.owner_type().is_a(ParallelEnc::static_type())
+            && !is_text
+    });
+    kept.map(|property| property.name().to_string()).collect()
+}
+
+/// Does what GStreamer does, and then `texts`, both with what GStreamer passes: a valid preset, and the name of one that is kept.
+unsafe fn with_texts(
     preset: *mut gst::ffi::GstPreset,
     name: *const c_char,
-    default: impl FnOnce(&(Act, Act)) -> Act,
-    then: impl FnOnce(&gst::Preset, &str),
+    default: Option<Act>,
+    texts: impl FnOnce(&ParallelEnc, &str),
 ) -> glib::ffi::gboolean {
-    let Some(default) = DEFAULT.get().map(default) else {
-        return glib::ffi::GFALSE;
-    };
     // SAFETY: these are the arguments that GStreamer passed for this function.
-    let done = unsafe { default(preset, name) };
-    if done != glib::ffi::GFALSE {
-        // SAFETY: as above, and a preset's name is a valid string.
-        let (preset, name) = unsafe {
-            let name: Borrowed<glib::GString> = from_glib_borrow(name);
-            let preset: Borrowed<gst::Preset> = from_glib_borrow(preset);
-            (preset, name)
-        };
-        let kept = caught(
-            &*preset,
-            "a preset",
-            || false,
-            || {
-                then(&preset, &name);
-                true
-            },
-        );
-        return kept.into_glib();
-    }
-    done
+    let done = default.is_some_and(|default| unsafe { default(preset, name) } != glib::ffi::GFALSE);
+    // SAFETY: a preset's name is a valid string.
+    let name: Borrowed<glib::GString> = unsafe { from_glib_borrow(name) };
+    let act = |element: &ParallelEnc| {
+        texts(element, &name);
+        true
+    };
+    // SAFETY: passed on as it came.
+    let done = done && unsafe { on_element(preset, "a preset", || false, act) };
+    done.into_glib()
 }
 
 unsafe extern "C" fn save(
@@ -129,8 +111,9 @@ unsafe extern "C" fn save(
     name: *const c_char,
 ) -> glib::ffi::gboolean {
     SAVING.set(true);
+    let default = DEFAULT.get().map(|it| it.1);
     // SAFETY: passed on as they came.
-    let saved = unsafe { with_default(preset, name, |it| it.1, keep_texts) };
+    let saved = unsafe { with_texts(preset, name, default, keep_texts) };
     SAVING.set(false);
     saved
 }
@@ -139,39 +122,34 @@ unsafe extern "C" fn load(
     preset: *mut gst::ffi::GstPreset,
     name: *const c_char,
 ) -> glib::ffi::gboolean {
+    let default = DEFAULT.get().map(|it| it.0);
     // SAFETY: passed on as they came.
-    unsafe { with_default(preset, name, |it| it.0, set_texts) }
+    unsafe { with_texts(preset, name, default, set_texts) }
 }
 
-fn keep_texts(preset: &gst::Preset, name: &str) {
-    for property in TEXTS {
-        let value = preset.property_value(property);
-        let text = match value.get::<Option<String>>() {
-            Ok(text) => text,
-            Err(_) => value
-                .get::<Option<gst::Structure>>()
-                .ok()
-                .flatten()
-                .map(|structure| structure.to_string()),
-        };
+fn keep_texts(element: &ParallelEnc, name: &str) {
+    let encoder: Option<String> = element.property("encoder");
+    let properties: Option<gst::Structure> = element.property("encoder-properties");
+    let texts = [encoder, properties.map(|it| it.to_string())];
+    for (property, text) in TEXTS.into_iter().zip(texts) {
         // A line of a key file is one line.
         let line = text.map_or(UNSET.to_string(), |text| text.replace('\n', " "));
-        let _ = preset.set_meta(name, property, Some(line.as_str()));
+        let _ = element.set_meta(name, property, Some(line.as_str()));
     }
 }
 
-fn set_texts(preset: &gst::Preset, name: &str) {
+fn set_texts(element: &ParallelEnc, name: &str) {
     for property in TEXTS {
         // (One that was written by hand has no such metadata.)
-        let Some(text) = preset.meta(name, property) else {
+        let Some(text) = element.meta(name, property) else {
             continue;
         };
         let text = Some(text.as_str()).filter(|text| *text != UNSET);
         if property == "encoder" {
-            preset.set_property(property, text);
+            element.set_property(property, text);
         } else {
             let structure = text.and_then(|text| text.parse::<gst::Structure>().ok());
-            preset.set_property(property, structure);
+            element.set_property(property, structure);
         }
     }
 }

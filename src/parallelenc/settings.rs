@@ -65,7 +65,7 @@ impl Settings {
         let nonzero = |value: u64| Some(value).filter(|&value| value > 0);
         Job {
             encoder: self.encoder.clone(),
-            sessions: Some(self.sessions as usize).filter(|&sessions| sessions > 0),
+            sessions: Some(self.sessions).filter(|&sessions| sessions > 0),
             chunk_frames: nonzero(self.chunk_frames.into()),
             min_chunk_frames: self.min_chunk_frames.into(),
             overlap_before: u64::try_from(self.overlap_before).ok(),

@@ -2,23 +2,22 @@
 
 //! A session's attempt, as the session sees it: the engine's calls for one `AttemptId`, and the waits between them.
 
-use super::shared::{Locked, Shared};
-use super::video::{Context, Frame, Video};
-use crate::cache::Recording;
-use crate::logic::engine::{self, Freed, Next, Why};
+use super::output::intake::Intake;
+use super::shared::{Branch, Locked, Shared};
+use super::video::{Context, Frame};
+use crate::cache::{Recorder, Recording};
+use crate::logic::engine::{self, Next, Why};
 use crate::logic::ids::{AttemptId, FrameNo};
 use crate::panics::may_panic;
+use crate::session::Assignment;
 use crate::session::failure::Failure;
 use crate::session::replay::Content;
-use crate::session::{Assignment, Session};
-use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Instant;
 
 pub(super) struct Assigned {
     pub(super) shared: Arc<Shared>,
-    pub(super) session: Arc<Session>,
-    pub(super) intake: Arc<Mutex<super::output::intake::Intake>>,
+    pub(super) branch: Branch,
     pub(super) attempt: AttemptId,
     pub(super) own_from: u64,
     pub(super) context: Arc<Context>,
@@ -26,12 +25,6 @@ pub(super) struct Assigned {
 }
 
 impl Assigned {
-    /// What comes of the session from now on is of this attempt.
-    pub(super) fn begin(&self) {
-        let mut intake = self.intake.lock();
-        intake.begin(self.attempt, self.own_from, self.context.clone());
-    }
-
     /// How long the attempt has taken, in nanoseconds.
     pub(super) fn busy(&self) -> u64 {
         u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
@@ -44,7 +37,8 @@ impl Assigned {
             Why::Replanned => Failure::Replanned,
             Why::Fault(fault) => Failure::Fault(fault),
             Why::EncoderFailed => {
-                let posted = self.shared.posted(&self.session, Some(&self.context.caps));
+                let (session, caps) = (&self.branch.session, &self.context.caps);
+                let posted = self.shared.posted(session, Some(caps));
                 posted.unwrap_or(Failure::Aborted)
             }
         }
@@ -60,7 +54,7 @@ impl Assigned {
         loop {
             match ready(&mut engine) {
                 Ok(Some(ready)) => return Ok(ready),
-                Ok(None) => engine.wait(&self.session.wake),
+                Ok(None) => engine.wait(&self.branch.session.wake),
                 Err(why) => {
                     drop(engine);
                     return Err(self.failure_of(why));
@@ -69,10 +63,11 @@ impl Assigned {
         }
     }
 
-    /// The attempt is whole: drops what that frees, and warns of sessions that could not open an encoder.
-    pub(super) fn finish(&self, freed: Freed<Video>) {
-        self.shared.warn_of_closed_sessions();
-        self.shared.drop_freed(freed);
+    /// What comes of the session from now on is of this attempt.
+    pub(super) fn begin(&self) {
+        let context = self.context.clone();
+        let mut intake = self.branch.intake.lock();
+        intake.begin(self.attempt, self.own_from, context);
     }
 }
 
@@ -128,19 +123,8 @@ impl Assignment for Assigned {
     }
 
     fn delivered(&self) -> Result<(), Failure> {
-        let delivered = {
-            let mut engine = self.shared.lock();
-            let delivered = engine.delivered(self.attempt, self.busy());
-            may_panic!("delivering a chunk, locked");
-            delivered
-        };
-        match delivered {
-            Ok(freed) => {
-                self.finish(freed);
-                Ok(())
-            }
-            Err(why) => Err(self.failure_of(why)),
-        }
+        let delivered = self.shared.delivered(self.attempt, self.busy());
+        delivered.map_err(|why| self.failure_of(why))
     }
 
     fn uses_cache(&self, uses: bool) {
@@ -152,37 +136,54 @@ impl Assignment for Assigned {
     }
 
     fn begin_again(&self) -> bool {
-        *self.intake.lock() = super::output::intake::Intake::default();
+        *self.branch.intake.lock() = Intake::default();
         let begun = self.shared.lock().begin_again(self.attempt);
         self.begin();
         begun
     }
 
     fn record(&self, base: u64) {
-        self.intake.lock().record(base);
+        self.branch.intake.lock().recorder = Some(Recorder::new(base));
     }
 
     fn take_recording(&self) -> Option<Recording> {
-        let recording = self.intake.lock().take_recording();
-        recording.filter(|_| self.shared.lock().is_unchanged(self.attempt))
+        let recorder = self.branch.intake.lock().recorder.take()?;
+        let is_unchanged = self.shared.lock().is_unchanged(self.attempt);
+        recorder.finish().filter(|_| is_unchanged)
     }
 
     fn replay_event(&self, event: gst::Event) -> bool {
-        self.shared.take_event(&self.intake, event)
+        self.shared.take_event(&self.branch.intake, event)
     }
 
     fn replay_packet(&self, packet: gst::Buffer) -> bool {
         matches!(
-            self.shared.take_packet(&self.intake, packet),
+            self.shared.take_packet(&self.branch.intake, packet),
             Ok(_) | Err(gst::FlowError::Eos)
         )
     }
 
     fn skip(&self, private: gst::ClockTime) {
-        self.shared.skip(&self.intake, private);
+        self.shared.skip(&self.branch.intake, private);
     }
 
     fn cache_failed(&self, reason: &str) {
         self.shared.cache_failed(reason);
+    }
+}
+
+impl Shared {
+    /// The attempt has made all of its chunk: its frames go, its packets may leave.
+    pub(super) fn delivered(&self, attempt: AttemptId, busy: u64) -> Result<(), Why> {
+        let delivered = {
+            let mut engine = self.lock();
+            let delivered = engine.delivered(attempt, busy);
+            may_panic!("delivering a chunk, locked");
+            delivered
+        };
+        let freed = delivered?;
+        self.warn_of_closed_sessions();
+        self.drop_freed(freed);
+        Ok(())
     }
 }

@@ -7,47 +7,33 @@ use crate::encoder::description::Traits;
 use crate::encoder::profile::{Concurrency, Profile};
 use crate::job::{Job, MAX_SESSIONS};
 use crate::logic::plan::Overlap;
-use std::fmt;
 use std::thread::available_parallelism;
 
 /// Why one encoder encodes the whole stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Sequential {
+    #[error("allow-parallel is false")]
     NotAllowed,
+    #[error("there is one session and no chunk length was set")]
     OneSession,
+    #[error(
+        "the source is live, and chunks would delay it by their length; allow-parallel-live allows that"
+    )]
     LiveSource,
-    /// Chunks are allowed for live sources, but how long they are can't be said.
+    #[error(
+        "the source is live without a frame rate, so that nobody could say by how much chunks delay it"
+    )]
     LiveWithoutRate,
-    /// Chunks are allowed for live sources, but there isn't the memory to delay the source so long.
+    #[error(
+        "the source is live, and max-raw-bytes doesn't hold it for as long as chunks delay it; set a smaller chunk-frames"
+    )]
     LiveBeyondMemory,
-    /// Each buffer is one field, and only whole pictures can be cut.
+    #[error(
+        "each buffer is one field (interlace-mode=alternate), and chunks are made of whole pictures"
+    )]
     AlternatingFields,
-    /// The encoder can't be used in chunks.
+    #[error("the encoder can't be used in chunks: {0}")]
     Encoder(&'static str),
-}
-
-impl fmt::Display for Sequential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotAllowed => "allow-parallel is false",
-            Self::OneSession => "there is one session and no chunk length was set",
-            Self::LiveSource => {
-                "the source is live, and chunks would delay it by their length; allow-parallel-live allows that"
-            }
-            Self::LiveWithoutRate => {
-                "the source is live without a frame rate, so that nobody could say by how much chunks delay it"
-            }
-            Self::LiveBeyondMemory => {
-                "the source is live, and max-raw-bytes doesn't hold it for as long as chunks delay it; set a smaller chunk-frames"
-            }
-            Self::AlternatingFields => {
-                "each buffer is one field (interlace-mode=alternate), and chunks are made of whole pictures"
-            }
-            Self::Encoder(reason) => {
-                return write!(f, "the encoder can't be used in chunks: {reason}");
-            }
-        })
-    }
 }
 
 /// Made once the encoder is known.
@@ -58,9 +44,9 @@ pub(crate) struct Decision {
     pub(crate) profile: &'static Profile,
     pub(crate) sequential: Option<Sequential>,
     /// At least 1.
-    pub(crate) sessions: usize,
+    pub(crate) sessions: u32,
     /// Sessions where the user leaves it to us.
-    pub(crate) automatic_sessions: usize,
+    pub(crate) automatic_sessions: u32,
     /// Threads that each encoder may take, where its bits don't depend on their number.
     pub(crate) threads: u32,
     pub(crate) before: Overlap,
@@ -73,18 +59,17 @@ pub(crate) struct Decision {
 impl Decision {
     pub(crate) fn new(job: &Job, traits: &Traits) -> Self {
         let cores = available_parallelism().map_or(1, usize::from);
-        Self::on(cores, job, traits)
+        Self::on(u32::try_from(cores).unwrap_or(u32::MAX), job, traits)
     }
 
-    fn on(cores: usize, job: &Job, traits: &Traits) -> Self {
-        let recommended = usize::try_from(traits.recommended.sessions).unwrap_or(usize::MAX);
-        let automatic = match (recommended, traits.concurrency) {
+    fn on(cores: u32, job: &Job, traits: &Traits) -> Self {
+        let automatic = match (traits.recommended.sessions, traits.concurrency) {
             (0, Concurrency::Cores) => cores,
-            (0, Concurrency::Engines(engines)) => engines as usize,
+            (0, Concurrency::Engines(engines)) => engines,
             (_, Concurrency::Alone(_)) => 1,
             (recommended, _) => recommended,
         };
-        let automatic_sessions = automatic.clamp(1, MAX_SESSIONS as usize);
+        let automatic_sessions = automatic.clamp(1, MAX_SESSIONS);
         let sessions = job.sessions.unwrap_or(automatic_sessions);
         let sequential = match traits.concurrency {
             _ if !job.allow_parallel => Some(Sequential::NotAllowed),
@@ -102,7 +87,7 @@ impl Decision {
             sequential,
             automatic_sessions,
             sessions: if sequential.is_some() { 1 } else { sessions },
-            threads: u32::try_from(cores / sessions).unwrap_or(1).max(1),
+            threads: (cores / sessions).max(1),
             before: overlap(job.overlap_before, traits.overlap.0),
             after: overlap(job.overlap_after, traits.overlap.1),
             min_chunk_frames: job.min_chunk_frames.max(traits.recommended.minimum_frames),

@@ -3,7 +3,6 @@
 //! How a stream begins: with which encoder, in chunks or straight through, and by which plan.
 
 use super::decision::{Decision, Sequential};
-use super::notices::{Refusal, budget_error};
 use super::shared::{Mode, Shared};
 use super::workers;
 use crate::encoder::choice;
@@ -14,91 +13,81 @@ use crate::logic::plan::{BudgetTooSmall, Overlap, Plan, Request};
 use crate::media::bitstream::alignment_of_parts;
 use crate::media::raw::{are_fields, frame_bytes, frame_duration};
 use crate::session::Session;
+use crate::session::failure::Failure;
 use gst::prelude::*;
 use once_cell::sync::Lazy;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
-    gst::DebugCategory::new(
-        "vtparallelnegotiate",
-        gst::DebugColorFlags::empty(),
-        Some("vtparallelenc: how a stream begins"),
-    )
-});
+static CAT: Lazy<gst::DebugCategory> =
+    Lazy::new(|| crate::category("vtparallelnegotiate", "how a stream begins"));
 
 /// Why an encoder isn't used in chunks.
 const PARTS_OF_FRAMES: &str = "its packets are parts of frames, by the alignment that it or what comes after it asks for (alignment=au, \
                                or tu for AV1, makes them whole)";
 
-/// The first caps: decides how the stream is encoded.
-pub(super) fn begin(shared: &Arc<Shared>, caps: &gst::Caps, event: gst::Event) -> bool {
-    // Upstream sends caps again that were refused, with its first frame.
-    if shared.stops() || shared.lock().flow().is_some() {
-        return shared.stops();
-    }
-    let Some(first) = shared.session(SessionId(0)) else {
-        shared.fail(gst::error_msg!(
-            gst::CoreError::StateChange,
-            ("Not started")
-        ));
-        return false;
-    };
-    match shared.begin(&first, caps, event) {
-        Ok(()) => return true,
-        Err(Refusal::Ours(error)) => shared.fail(error),
-        Err(Refusal::Encoders(message)) => shared.fail_as_posted(&first, message),
-    }
-    // To refuse caps would be upstream's error, which may hear sooner of that than of the stop.
-    shared.stops()
-}
-
 impl Shared {
-    fn begin(
+    /// The first caps: decides how the stream is encoded.
+    pub(super) fn begin(self: &Arc<Self>, caps: &gst::Caps, event: gst::Event) -> bool {
+        // Upstream sends caps again that were refused, with its first frame.
+        if self.stops() || self.lock().flow().is_some() {
+            return self.stops();
+        }
+        let Some(first) = self.session(SessionId(0)) else {
+            let error = gst::CoreError::StateChange;
+            self.fail(gst::error_msg!(error, ("Not started")));
+            return false;
+        };
+        if let Err(error) = self.begin_with(&first, caps, event) {
+            match self.posted_ahead(&first) {
+                // It says better than we could why the stream doesn't begin.
+                Some(Failure::Posted(posted)) => self.fail_as_posted(&first, posted.message),
+                _ => self.fail(error),
+            }
+            // To refuse caps would be upstream's error, which may hear sooner of that than of the stop.
+            return self.stops();
+        }
+        true
+    }
+
+    fn begin_with(
         self: &Arc<Self>,
         first: &Arc<Session>,
         caps: &gst::Caps,
         event: gst::Event,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), gst::ErrorMessage> {
         if frame_bytes(caps).is_none() {
             return Err(gst::error_msg!(
                 gst::StreamError::Format,
                 ("The caps {caps} are not raw video with a size")
-            )
-            .into());
+            ));
         }
         let snapshot = self.ask_downstream();
         if !self.is_placed(first) {
             let description = self.choose(&snapshot, caps)?;
             self.models.chosen(&description)?;
-            let placed = self.place(first, &description);
-            placed.map_err(|error| Refusal::of(self, first, &error))?;
+            self.place(first, &description)?;
         }
         let is_live = || {
             let mut latency = gst::query::Latency::new();
             self.sink.peer_query(&mut latency) && latency.result().0
         };
-        let decided = self
-            .encoding
-            .lock()
-            .decision
-            .as_ref()
-            .and_then(|it| it.sequential);
-        let sequential = decided
-            .or_else(|| {
-                let made = first.makes().intersect(&snapshot);
-                let alignment = alignment_of_parts(&made)?;
-                gst::info!(
-                    CAT,
-                    obj = self.sink,
-                    "What is made has alignment={alignment}"
-                );
-                Some(Sequential::Encoder(PARTS_OF_FRAMES))
-            })
-            .or_else(|| are_fields(caps).then_some(Sequential::AlternatingFields))
-            .or_else(|| is_live().then(|| self.sequential_live(caps))?);
+        let makes_parts = || alignment_of_parts(&first.makes().intersect(&snapshot)).is_some();
+        let decided = self.decision().and_then(|it| it.sequential);
+        let sequential = if decided.is_some() {
+            decided
+        } else if makes_parts() {
+            Some(Sequential::Encoder(PARTS_OF_FRAMES))
+        } else if are_fields(caps) {
+            Some(Sequential::AlternatingFields)
+        } else if is_live() {
+            self.sequential_live(caps)
+        } else {
+            None
+        };
         self.input.lock().set_caps(caps.clone(), snapshot.clone());
         match sequential {
-            Some(reason) => self.begin_sequential(first, reason, event),
+            Some(reason) => Ok(self.begin_sequential(first, reason, event)?),
             None => self.begin_parallel(first, caps, snapshot),
         }
     }
@@ -184,8 +173,7 @@ impl Shared {
         let makes = self.makes();
         let is_generic = makes.is_any() || makes == crate::media::caps::encoded();
         let traits = recipe.traits(Some(&makes).filter(|_| !is_generic))?;
-        let revision = recipe.overrides.revision();
-        let sessions = {
+        let (sessions, settings) = {
             let mut encoding = self.encoding.lock();
             let decision = Decision::new(&encoding.job, &traits);
             gst::info!(CAT, obj = self.sink, "{description}: {decision:?}");
@@ -194,11 +182,10 @@ impl Shared {
             }
             let sessions = decision.sessions;
             encoding.decision = Some(decision);
-            encoding.placed_with = revision;
+            encoding.placed_with = recipe.overrides.revision();
             encoding.recipe = Some(recipe.clone());
-            sessions
+            (sessions, encoding.settings())
         };
-        let settings = self.encoding.lock().settings();
         *self.lock().settings() = settings;
         {
             let _opening = OpeningFirst::begin(self);
@@ -217,13 +204,11 @@ impl Shared {
         first: &Arc<Session>,
         reason: Sequential,
         caps: gst::Event,
-    ) -> Result<(), Refusal> {
-        gst::info!(
-            CAT,
-            obj = self.sink,
-            "One encoder for the whole stream: {reason}"
-        );
-        self.set_passes(true);
+    ) -> Result<(), EncoderError> {
+        gst::info!(CAT, obj = self.sink, "One encoder for all: {reason}");
+        self.passes.store(true, Ordering::SeqCst);
+        // What was placed for encoding beside others isn't what a plain encoder is. (That it is linked is nothing to upstream: while
+        // the mode isn't decided, it doesn't hear of it.)
         let plain = {
             let mut encoding = self.encoding.lock();
             let recipe = encoding.recipe.as_mut();
@@ -232,14 +217,11 @@ impl Shared {
                 Some(recipe.clone())
             })
         };
-        // What was placed for encoding beside others isn't what a plain encoder is. (That it is linked is nothing to upstream: while
-        // the mode isn't decided, it doesn't hear of it.)
         {
             let _opening = OpeningFirst::begin(self);
             let stops = || self.stops();
             if let Some(plain) = plain {
-                let placed = first.place(&plain, &stops);
-                placed.map_err(|error| Refusal::of(self, first, &error))?;
+                first.place(&plain, &stops)?;
             }
             first.start_placed(&stops)?;
         }
@@ -250,7 +232,7 @@ impl Shared {
         {
             self.models.overrides().apply(&encoder);
         }
-        let early = self.input.lock().take_early();
+        let early = std::mem::take(&mut self.input.lock().early);
         for event in early.into_iter().chain([caps]) {
             first.src.push_event(event);
         }
@@ -260,20 +242,15 @@ impl Shared {
     /// The first packets of the stream may leave before their chunk is finished, so that a muxer that wants key frames at certain times
     /// can say so while there is time for them. Not if the encoder might turn out to need that chunk without its overlap.
     pub(super) fn arm_early_start(&self) {
-        let tells = {
-            let encoding = self.encoding.lock();
-            let Some(decision) = &encoding.decision else {
-                return;
-            };
-            let overlaps = decision.before.most() > 0 || decision.after.most() > 0;
-            let profile = decision.profile;
-            let is_closed = matches!(profile.forced_key, ForcedKey::Closed | ForcedKey::Always);
-            if overlaps && !is_closed {
-                return;
-            }
-            profile.was_run
+        let Some(decision) = self.decision() else {
+            return;
         };
-        self.lock().arm_early_start(tells);
+        let overlaps = decision.before.most() > 0 || decision.after.most() > 0;
+        let profile = decision.profile;
+        let is_closed = matches!(profile.forced_key, ForcedKey::Closed | ForcedKey::Always);
+        if is_closed || !overlaps {
+            self.lock().arm_early_start(profile.was_run);
+        }
     }
 
     fn begin_parallel(
@@ -281,9 +258,9 @@ impl Shared {
         first: &Arc<Session>,
         caps: &gst::Caps,
         downstream: gst::Caps,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), gst::ErrorMessage> {
         let sink_caps = first.src.peer_query_caps(None);
-        let plan = self.plan(caps, None).map_err(budget_error)?;
+        let plan = self.plan(caps, None)?;
         gst::info!(CAT, obj = self.sink, "{plan:?}");
         {
             let mut encoding = self.encoding.lock();
@@ -292,7 +269,7 @@ impl Shared {
         }
         self.lock().begin(plan);
         self.warn_of_reduced_plan(&plan);
-        let early = self.input.lock().take_early();
+        let early = std::mem::take(&mut self.input.lock().early);
         for event in early {
             self.serialized(event);
         }
@@ -301,22 +278,23 @@ impl Shared {
         let primed = {
             let _opening = OpeningFirst::begin(self);
             let primed = first.prime_placed(caps, downstream, &|| self.stops());
-            if let Err(error @ EncoderError::Hangs { .. }) = &primed {
-                self.abandon_placed(first, error);
+            if matches!(primed, Err(EncoderError::Hangs { .. })) {
+                // Another session takes the place of its own.
+                self.lock().abandon_placed(first.id);
             }
             primed
         };
-        let proposal = match primed {
-            Ok(()) => self.proposal(caps),
-            // Another one may not. If all of them do, their chunk's last attempt says so. (Whoever asks this one waits for it.)
-            Err(EncoderError::Hangs { .. }) => return Ok(()),
-            Err(error @ EncoderError::CannotStart { .. }) => {
-                self.warn_of_first(first, &error);
-                return Ok(());
+        match primed {
+            Ok(()) => {
+                let proposal = self.proposal(caps);
+                self.encoding.lock().proposal = proposal;
             }
-            Err(error) => return Err(Refusal::of(self, first, &error)),
-        };
-        self.encoding.lock().proposal = proposal;
+            // Another one may do better. If none does, their chunk's last attempt says so.
+            Err(error @ (EncoderError::Hangs { .. } | EncoderError::CannotStart { .. })) => {
+                self.warn_of_first(first, &error);
+            }
+            Err(error) => return Err(error.into()),
+        }
         Ok(())
     }
 
@@ -377,13 +355,16 @@ struct OpeningFirst<'a>(&'a Shared);
 
 impl<'a> OpeningFirst<'a> {
     fn begin(shared: &'a Shared) -> Self {
-        shared.opens_first(true);
+        shared.opens_first.store(true, Ordering::SeqCst);
         Self(shared)
     }
 }
 
 impl Drop for OpeningFirst<'_> {
     fn drop(&mut self) {
-        self.0.opens_first(false);
+        // Under the lock, so that who is about to wait has seen it.
+        let _engine = self.0.lock();
+        self.0.opens_first.store(false, Ordering::SeqCst);
+        self.0.idle.notify_all();
     }
 }

@@ -2,25 +2,21 @@
 
 //! What the application is told: errors that end the stream, and warnings.
 
-use super::shared::{Branch, Shared};
+use super::shared::Shared;
 use crate::encoder::description::EncoderError;
-use crate::logic::engine::{FailedAttempt, GiveUpReason, Report, Stalled};
+use crate::logic::engine::{Again, FailedAttempt, GiveUpReason, Report, Stalled};
 use crate::logic::ids::SessionId;
 use crate::logic::plan::{BudgetTooSmall, Plan};
 use crate::session::Session;
 use crate::session::failure::{self, Failure};
+use gst::FlowError;
+use gst::MessageErrorDomain;
 use gst::prelude::*;
 use once_cell::sync::Lazy;
-use std::fmt;
 use std::sync::Arc;
 
-static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
-    gst::DebugCategory::new(
-        "vtparallelnotices",
-        gst::DebugColorFlags::empty(),
-        Some("vtparallelenc: what the application is told"),
-    )
-});
+static CAT: Lazy<gst::DebugCategory> =
+    Lazy::new(|| crate::category("vtparallelnotices", "what the application is told"));
 
 /// What was said, so that it isn't said again; replaced at each start.
 #[derive(Debug, Default)]
@@ -60,32 +56,41 @@ impl Shared {
         if let Some(bin) = self.host.bin() {
             post(&bin);
         }
-        let flow = self.combined(gst::FlowError::Error, of);
+        let flow = self.combined(FlowError::Error, of);
         self.lock().fail(flow);
+    }
+
+    /// The flow that upstream gets when the flow of one session's pad, or of all, is this from now on.
+    pub(super) fn combined(&self, flow: FlowError, of: Option<SessionId>) -> FlowError {
+        let branches = self.branches();
+        let mut flows = self.flows.lock();
+        let mut combined = flow;
+        for branch in branches {
+            if of.is_none_or(|id| branch.session.id == id) {
+                let of_all = flows.update_pad_flow(&branch.sink, Err(flow));
+                combined = of_all.err().unwrap_or(flow);
+            }
+        }
+        combined
     }
 
     /// Our own code panicked: the stream ends. The application hears of it from the bin; what follows from it is no failure of its
     /// own.
     pub(crate) fn panicked(&self) {
         let _ = self.lock().begin_to_tell();
-        self.lock().fail(gst::FlowError::Error);
+        self.lock().fail(FlowError::Error);
     }
 
-    /// The flow that upstream gets when the flow of one session, or of all, is this from now on.
-    pub(super) fn combined(&self, flow: gst::FlowError, of: Option<SessionId>) -> gst::FlowError {
-        let branches = self.branches();
-        let mut flows = self.flows.lock();
-        let mut combined = Err(flow);
-        let changes = |branch: &&Branch| of.is_none_or(|id| branch.session.id == id);
-        for branch in branches.iter().filter(changes) {
-            combined = flows.update_pad_flow(&branch.sink, Err(flow)).map(drop);
-        }
-        combined.err().unwrap_or(flow)
-    }
-
-    /// Downstream took no more, and upstream, which has ended, will not ask again.
-    pub(super) fn tell_of_refusal_after_end(&self, flow: gst::FlowError) {
-        if !matches!(flow, gst::FlowError::Eos | gst::FlowError::Flushing) {
+    /// Downstream took no more, and upstream, which has ended, will not ask again: nobody else says so. Asked when either happens, as
+    /// whichever comes second finds the other.
+    pub(super) fn tell_of_unheard_refusal(&self) {
+        let unheard = {
+            let engine = self.lock();
+            engine.flow().filter(|_| engine.is_unheard())
+        };
+        if let Some(flow) = unheard
+            && !matches!(flow, FlowError::Eos | FlowError::Flushing)
+        {
             self.fail(gst::error_msg!(
                 gst::StreamError::Failed,
                 ("Internal data stream error."),
@@ -94,27 +99,35 @@ impl Shared {
         }
     }
 
+    /// Posts a warning; `debug` is for whoever looks closer.
+    fn warn(&self, kind: impl MessageErrorDomain, text: &str, debug: Option<&str>) {
+        let Some(bin) = self.host.bin() else { return };
+        match debug {
+            Some(debug) => gst::element_warning!(bin, kind, ("{text}"), ["{debug}"]),
+            None => gst::element_warning!(bin, kind, ("{text}")),
+        }
+    }
+
+    /// What is said once only: whether it wasn't said before.
+    fn is_news(&self, said: fn(&mut Said) -> &mut bool) -> bool {
+        !std::mem::replace(said(&mut self.notices.lock()), true)
+    }
+
     /// Input has stopped while output was held back.
     pub(super) fn tell_of_stall(&self, stalled: &Stalled) {
-        let Some(bin) = self.host.bin() else { return };
         match stalled {
             Stalled::No => return,
             Stalled::GivenOut { cut } => {
-                gst::warning!(
-                    CAT,
-                    obj = bin,
-                    "Input has stopped; the open chunk ends here: {cut}"
-                );
+                gst::warning!(CAT, "Input has stopped; the open chunk ends here: {cut}");
                 return;
             }
-            Stalled::LeavesEarly => (),
+            Stalled::LeavesEarly => gst::info!(CAT, "Input has stopped, packets leave early"),
         }
-        gst::info!(CAT, obj = bin, "Input has stopped, packets leave early");
-        if std::mem::replace(&mut self.notices.lock().stall, true) {
+        if !self.is_news(|said| &mut said.stall) {
             return;
         }
         let frames = self.lock().plan().map_or(0, |plan| plan.capacity_frames);
-        let frame = self.input.lock().duration();
+        let frame = self.input.lock().duration;
         let time = match frame {
             Some(frame) => {
                 let time = frame.nseconds() as f64 * frames as f64 / 1e9;
@@ -122,29 +135,26 @@ impl Shared {
             }
             None => "as much time as the chunks being encoded".to_string(),
         };
-        gst::element_warning!(
-            bin,
-            gst::StreamError::Encode,
-            ("No video came for a while in which encoded video was held back, so some of it leaves early, which \
-                 may cost parallelism. If another branch of the pipeline waits for it, let that branch's queue hold {time} \
-                 (max-size-time, with max-size-bytes=0 and max-size-buffers=0)")
+        let text = format!(
+            "No video came for a while in which encoded video was held back, so some of it leaves early, which \
+             may cost parallelism. If another branch of the pipeline waits for it, let that branch's queue hold {time} \
+             (max-size-time, with max-size-bytes=0 and max-size-buffers=0)"
         );
+        self.warn(gst::StreamError::Encode, &text, None);
     }
 
     /// Forced key frames don't part the encoder's chunks from their overlap.
-    pub(super) fn warn_of_dropped_overlap(&self, failure: &Failure) {
-        let Some(bin) = self.host.bin() else { return };
-        if std::mem::replace(&mut self.notices.lock().overlap, true) {
+    fn warn_of_dropped_overlap(&self, failure: &Failure) {
+        if !self.is_news(|said| &mut said.overlap) {
             return;
         }
         let encoder = self.encoding.lock().encoder_name();
-        gst::element_warning!(
-            bin,
-            gst::StreamError::Encode,
-            ("The encoder '{encoder}' does not begin a closed GOP where a key frame is forced; its chunks get no overlap. \
-                 Set overlap-before=0 and overlap-after=0 to have it so from the beginning"),
-            ["{failure}"]
+        let text = format!(
+            "The encoder '{encoder}' does not begin a closed GOP where a key frame is forced; its chunks get no overlap. \
+             Set overlap-before=0 and overlap-after=0 to have it so from the beginning"
         );
+        let debug = failure.to_string();
+        self.warn(gst::StreamError::Encode, &text, Some(&debug));
     }
 
     /// The encoder that was opened ahead of the first chunk is of no use.
@@ -153,21 +163,16 @@ impl Shared {
             // None does.
             return;
         }
-        let Some(bin) = self.host.bin() else { return };
         // Its own message says more.
         let why = match self.posted_ahead(session) {
             Some(posted @ Failure::Posted(_)) => posted.to_string(),
             _ => error.to_string(),
         };
-        gst::element_warning!(
-            bin,
-            gst::LibraryError::Init,
-            (
-                "The first encoder of session {} could not be opened; another one takes its place",
-                session.id
-            ),
-            ["{why}"]
+        let id = session.id;
+        let text = format!(
+            "The first encoder of session {id} could not be opened; another one takes its place"
         );
+        self.warn(gst::LibraryError::Init, &text, Some(&why));
     }
 
     /// The error that the session's encoder has posted, which was given these raw caps.
@@ -178,36 +183,23 @@ impl Shared {
     }
 
     /// As above, of an encoder that is opened ahead of its first chunk.
-    fn posted_ahead(&self, session: &Session) -> Option<Failure> {
-        let caps = self.input.lock().caps();
+    pub(super) fn posted_ahead(&self, session: &Session) -> Option<Failure> {
+        let caps = self.input.lock().caps.clone();
         self.posted(session, caps.as_ref())
     }
 
-    /// Chunks can't be kept, which is said once.
+    /// Chunks can't be kept.
     pub(super) fn cache_failed(&self, reason: &str) {
-        if std::mem::replace(&mut self.notices.lock().cache, true) {
+        if !self.is_news(|said| &mut said.cache) {
             return;
         }
-        let directory = {
-            let encoding = self.encoding.lock();
-            let cache = encoding.job.cache.as_ref();
-            cache.map(|(directory, _)| directory.display().to_string())
-        };
-        let (Some(directory), Some(bin)) = (directory, self.host.bin()) else {
-            return;
-        };
-        gst::warning!(CAT, obj = bin, "{directory}: {reason}");
-        gst::element_warning!(
-            bin,
-            gst::ResourceError::Write,
-            ("Chunks can't be kept in cache-location '{directory}' ({reason}); encoding goes on without")
+        let cache = self.encoding.lock().job.cache.clone();
+        let Some((directory, _)) = cache else { return };
+        let text = format!(
+            "Chunks can't be kept in cache-location '{}' ({reason}); encoding goes on without",
+            directory.display()
         );
-    }
-
-    /// No encoder can be opened in the session.
-    pub(super) fn note_closed_session(&self, id: SessionId, failure: &Failure) {
-        gst::warning!(CAT, "Session {id} is closed: {failure}");
-        self.notices.lock().closed.push((id, failure.to_string()));
+        self.warn(gst::ResourceError::Write, &text, None);
     }
 
     /// No encoder can be opened in some sessions; others go on. Not said before one of them works: if none does, the
@@ -221,15 +213,12 @@ impl Shared {
             engine.open_sessions()
         };
         let closed = std::mem::take(&mut self.notices.lock().closed);
-        let Some(bin) = self.host.bin() else { return };
         for (id, why) in closed {
-            gst::element_warning!(
-                bin,
-                gst::ResourceError::NoSpaceLeft,
-                ("Session {id} could not open an encoder, which may be a limit of the hardware or its driver; {open} \
-                     sessions go on. Set sessions={open} to have it so from the beginning"),
-                ["{why}"]
+            let text = format!(
+                "Session {id} could not open an encoder, which may be a limit of the hardware or its driver; {open} \
+                 sessions go on. Set sessions={open} to have it so from the beginning"
             );
+            self.warn(gst::ResourceError::NoSpaceLeft, &text, Some(&why));
         }
     }
 
@@ -238,25 +227,34 @@ impl Shared {
         let Some(text) = describe_reduction(plan) else {
             return;
         };
-        {
-            let mut said = self.notices.lock();
-            if said.reduction.as_ref() == Some(&text) {
-                return;
-            }
-            said.reduction = Some(text.clone());
+        let said = self.notices.lock().reduction.replace(text.clone());
+        if said.as_ref() != Some(&text) {
+            self.warn(gst::LibraryError::Settings, &text, None);
         }
-        let Some(bin) = self.host.bin() else { return };
-        gst::warning!(CAT, obj = bin, "{text}");
-        gst::element_warning!(bin, gst::LibraryError::Settings, ("{text}"));
+    }
+
+    /// What follows from a failed attempt at a chunk of the session's is told. Before the chunk goes on, because with it the stream may
+    /// end.
+    pub(super) fn tell_of_attempt(
+        &self,
+        id: SessionId,
+        again: &Again<Arc<Failure>>,
+        failure: &Failure,
+    ) {
+        match again {
+            Again::Replanned => gst::info!(CAT, "Session {id}: its chunk begins anew: {failure}"),
+            Again::WithoutOverlap => self.warn_of_dropped_overlap(failure),
+            Again::SessionClosed => {
+                gst::warning!(CAT, "Session {id} is closed: {failure}");
+                let closed = (id, failure.to_string());
+                self.notices.lock().closed.push(closed);
+            }
+            Again::Failed { report, closes } => self.warn_of_attempt(report, *closes, failure),
+        }
     }
 
     /// An attempt failed, and there is another one.
-    pub(super) fn warn_of_attempt(
-        &self,
-        report: &Report<Arc<Failure>>,
-        closes: bool,
-        failure: &Failure,
-    ) {
+    fn warn_of_attempt(&self, report: &Report<Arc<Failure>>, closes: bool, failure: &Failure) {
         let Some(bin) = self.host.bin() else { return };
         let id = report.session;
         let closed = match closes {
@@ -267,7 +265,7 @@ impl Shared {
             "Attempt {} of {} at {} failed in session {id}: {}{closed}; the chunk is encoded again",
             report.number,
             report.max_attempts,
-            Named(report),
+            named(report),
             failure.summary()
         );
         gst::warning!(CAT, obj = bin, "{text}: {failure}");
@@ -302,7 +300,7 @@ impl Shared {
         };
         let text = format!(
             "{} could not be encoded{because}: {}",
-            Named(report),
+            named(report),
             failure.summary()
         );
         let text = text.replacen("chunk", "Chunk", 1);
@@ -333,7 +331,7 @@ impl Shared {
             .field("cause", failure.cause())
             .field("reason", failure.to_string())
             .field("attempts", gst::Array::new(reasons));
-        if let (Some(from), Some(to)) = (clock_time(report.start), clock_time(report.end)) {
+        if let Some((from, to)) = span(report) {
             details = details.field("start-time", from).field("end-time", to);
         }
         if let Failure::Posted(posted) = failure.innermost() {
@@ -354,24 +352,19 @@ fn in_words(failed: &FailedAttempt<Arc<Failure>>) -> String {
     format!("attempt {number} in session {session}: {failure}")
 }
 
-/// (What frames say of their times may add up to more than a time can be.)
-fn clock_time(time: Option<u64>) -> Option<gst::ClockTime> {
-    gst::ClockTime::try_from(time?).ok()
+/// When its chunk begins and ends, where its frames have times. (What they say of them may add up to more than a time can be.)
+fn span(report: &Report<Arc<Failure>>) -> Option<(gst::ClockTime, gst::ClockTime)> {
+    let time = |time: Option<u64>| gst::ClockTime::try_from(time?).ok();
+    Some((time(report.start)?, time(report.end)?))
 }
 
-/// A chunk, as messages name it.
-struct Named<'a>(&'a Report<Arc<Failure>>);
-
-impl fmt::Display for Named<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { chunk, frames, .. } = self.0;
-        let last = frames.end.0.saturating_sub(1).max(frames.start.0);
-        write!(f, "chunk {chunk} (frames {} to {last}", frames.start)?;
-        if let (Some(from), Some(to)) = (clock_time(self.0.start), clock_time(self.0.end)) {
-            write!(f, ", from {from} to {to}")?;
-        }
-        f.write_str(")")
-    }
+/// Its chunk, as messages name it.
+fn named(report: &Report<Arc<Failure>>) -> String {
+    let Report { chunk, frames, .. } = report;
+    let last = frames.end.0.saturating_sub(1).max(frames.start.0);
+    let span = span(report).map(|(from, to)| format!(", from {from} to {to}"));
+    let span = span.unwrap_or_default();
+    format!("chunk {chunk} (frames {} to {last}{span})", frames.start)
 }
 
 /// What the plan made less of than was asked for, if it did.
@@ -397,39 +390,18 @@ fn describe_reduction(plan: &Plan) -> Option<String> {
     ))
 }
 
-/// Why a stream doesn't begin.
-pub(super) enum Refusal {
-    Ours(gst::ErrorMessage),
-    /// The encoder's own error message says it better than we could.
-    Encoders(gst::Message),
-}
-
-impl From<gst::ErrorMessage> for Refusal {
-    fn from(error: gst::ErrorMessage) -> Self {
-        Self::Ours(error)
-    }
-}
-
-impl Refusal {
-    /// The encoder's own error where it posted one.
-    pub(super) fn of(shared: &Shared, session: &Session, error: &EncoderError) -> Self {
-        match shared.posted_ahead(session) {
-            Some(Failure::Posted(posted)) => Self::Encoders(posted.message),
-            _ => Self::Ours(error.message()),
-        }
-    }
-}
-
-impl From<EncoderError> for Refusal {
+impl From<EncoderError> for gst::ErrorMessage {
     fn from(error: EncoderError) -> Self {
-        Self::Ours(error.message())
+        error.message()
     }
 }
 
-pub(super) fn budget_error(error: BudgetTooSmall) -> gst::ErrorMessage {
-    gst::error_msg!(
-        gst::LibraryError::Settings,
-        ("The memory for raw video is too small: {error}; raise max-raw-bytes, or lower \
-             overlap-before or overlap-after if they are set")
-    )
+impl From<BudgetTooSmall> for gst::ErrorMessage {
+    fn from(error: BudgetTooSmall) -> Self {
+        gst::error_msg!(
+            gst::LibraryError::Settings,
+            ("The memory for raw video is too small: {error}; raise max-raw-bytes, or lower \
+                 overlap-before or overlap-after if they are set")
+        )
+    }
 }

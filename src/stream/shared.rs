@@ -11,12 +11,12 @@ use super::{input, output};
 use crate::cache::Files;
 use crate::clock;
 use crate::encoder::description::Recipe;
-use crate::encoder::model::Models;
+use crate::encoder::model::{Models, PropertySet};
+use crate::encoder::properties::set_from_text;
 use crate::host::Host;
 use crate::job::Job;
 use crate::logic::engine::{Engine, Freed, Settings, Wakes};
 use crate::logic::ids::SessionId;
-use crate::panics::{self, Part};
 use crate::session::{Session, SlotOwner};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use std::ops::{Deref, DerefMut};
@@ -28,9 +28,10 @@ use std::time::Duration;
 const EARLY_START_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How the stream is encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Mode {
     /// No caps yet.
+    #[default]
     Undecided,
     /// Everything goes straight through session 0.
     Sequential(Sequential),
@@ -55,6 +56,7 @@ pub(super) struct Proposal {
 }
 
 /// How frames are encoded: fixed once a stream has begun, but for what says otherwise.
+#[derive(Default)]
 pub(super) struct Encoding {
     pub(super) job: Job,
     /// Most bytes of raw frames that may be held, as set or by the machine's memory.
@@ -80,23 +82,6 @@ pub(super) struct Encoding {
 }
 
 impl Encoding {
-    pub(super) fn new(job: Job, max_raw_bytes: u64) -> Self {
-        Self {
-            job,
-            max_raw_bytes,
-            mode: Mode::Undecided,
-            started: false,
-            recipe: None,
-            placed_with: 0,
-            decision: None,
-            sink_caps: None,
-            proposal: Proposal::default(),
-            downstream: None,
-            cache: None,
-            latency: None,
-        }
-    }
-
     /// As the user knows it.
     pub(super) fn encoder_name(&self) -> String {
         let recipe = self.recipe.as_ref();
@@ -106,19 +91,7 @@ impl Encoding {
     /// Sessions that were decided on, whatever became of them: what is planned depends on that alone.
     pub(super) fn sessions(&self) -> u64 {
         let decision = self.decision.as_ref();
-        decision.map_or(1, |decision| decision.sessions as u64)
-    }
-
-    /// Encoders encode chunks, or will.
-    fn is_chunked(&self) -> bool {
-        match self.mode {
-            Mode::Undecided => {
-                let decision = self.decision.as_ref();
-                decision.is_none_or(|it| it.sequential.is_none())
-            }
-            Mode::Sequential(_) => false,
-            Mode::Parallel => true,
-        }
+        decision.map_or(1, |decision| decision.sessions.into())
     }
 
     pub(super) fn settings(&self) -> Settings {
@@ -136,11 +109,11 @@ impl Encoding {
 
 pub(crate) struct Shared {
     pub(super) host: Arc<dyn Host>,
-    pub(super) models: Arc<Models>,
+    pub(crate) models: Models,
     /// The input's sink pad.
-    pub(super) sink: gst::Pad,
+    pub(crate) sink: gst::Pad,
     /// The output's src pad.
-    pub(super) src: gst::Pad,
+    pub(crate) src: gst::Pad,
     engine: Mutex<Engine<Video>>,
     /// For who waits for room in the budget, or for no frame to be held.
     pub(super) room: Condvar,
@@ -150,7 +123,8 @@ pub(crate) struct Shared {
     pub(super) output: Condvar,
     /// A leaf, as all below.
     pub(super) encoding: Mutex<Encoding>,
-    branches: RwLock<Vec<Branch>>,
+    /// By their sessions' numbers, those that were abandoned too.
+    pub(super) branches: RwLock<Vec<Branch>>,
     pub(super) input: Mutex<InputState>,
     pub(super) writer: Mutex<Writer>,
     /// Joins the flows of the output's sink pads into the one that upstream gets.
@@ -158,9 +132,9 @@ pub(crate) struct Shared {
     pub(super) notices: Mutex<super::notices::Said>,
     pub(super) watch: Mutex<Option<super::watchdog::Watch>>,
     /// Session 0 goes straight through; set before its first packet.
-    passes: AtomicBool,
+    pub(super) passes: AtomicBool,
     /// The first encoder is being opened, by upstream's thread or the application's.
-    opens_first: AtomicBool,
+    pub(super) opens_first: AtomicBool,
     /// Downstream said that it may accept something else now, and wasn't asked since.
     pub(super) reconfigures: AtomicBool,
     /// It said so since the start.
@@ -232,17 +206,17 @@ impl Locked<'_> {
 }
 
 impl Shared {
-    pub(crate) fn new(host: Arc<dyn Host>, models: Arc<Models>) -> Arc<Self> {
+    pub(crate) fn new(host: Arc<dyn Host>) -> Arc<Self> {
         Arc::new_cyclic(|weak: &Weak<Self>| Self {
+            models: Models::new(host.clone(), encoder_property_set(weak.clone())),
             host,
-            models,
             sink: input::sink_pad(weak),
             src: output::src_pad(weak),
             engine: Mutex::new(Engine::new(Settings::default())),
             room: Condvar::new(),
             idle: Condvar::new(),
             output: Condvar::new(),
-            encoding: Mutex::new(Encoding::new(Job::default(), 0)),
+            encoding: Mutex::default(),
             branches: RwLock::default(),
             input: Mutex::default(),
             writer: Mutex::default(),
@@ -254,19 +228,6 @@ impl Shared {
             reconfigures: false.into(),
             reconfigured: false.into(),
         })
-    }
-
-    /// Does `act` for a pad or a task, as long as there is something to do it on.
-    pub(super) fn guarded<R>(
-        weak: &Weak<Self>,
-        what: &str,
-        fallback: impl Fn() -> R,
-        act: impl FnOnce(&Arc<Self>) -> R,
-    ) -> R {
-        match weak.upgrade() {
-            Some(shared) => panics::caught(&*shared, what, &fallback, || act(&shared)),
-            None => fallback(),
-        }
     }
 
     pub(super) fn lock(&self) -> Locked<'_> {
@@ -327,36 +288,13 @@ impl Shared {
         self.passes.load(Ordering::SeqCst)
     }
 
-    pub(super) fn set_passes(&self, passes: bool) {
-        self.passes.store(passes, Ordering::SeqCst);
-    }
-
-    pub(super) fn is_opening_first(&self) -> bool {
-        self.opens_first.load(Ordering::SeqCst)
-    }
-
-    /// The first encoder is being opened, or isn't any more.
-    pub(super) fn opens_first(&self, opens: bool) {
-        self.opens_first.store(opens, Ordering::SeqCst);
-        // Under the lock, so that who is about to wait has seen it.
-        let _engine = self.engine.lock();
-        self.idle.notify_all();
-    }
-
-    /// Waits until no session is at work, after all were told to stop. Woken by each that rests, or is abandoned.
-    pub(super) fn wait_until_idle(self: &Arc<Self>) {
-        if self.is_watch() {
-            self.watch_until_idle();
-            return;
-        }
-        let mut engine = self.lock();
-        while self.is_opening_first() || !engine.is_idle() {
-            engine.wait_until(&self.idle, None);
-        }
-    }
-
     pub(super) fn branch(&self, id: SessionId) -> Option<Branch> {
         self.branches.read().get(id.0).cloned()
+    }
+
+    /// Where everything goes while the stream is sequential.
+    pub(super) fn straight(&self) -> Option<gst::Pad> {
+        Some(self.session(SessionId(0))?.src.clone())
     }
 
     pub(super) fn session(&self, id: SessionId) -> Option<Arc<Session>> {
@@ -373,11 +311,6 @@ impl Shared {
             .collect()
     }
 
-    /// How many there are, with those that were abandoned.
-    pub(super) fn count_branches(&self) -> usize {
-        self.branches.read().len()
-    }
-
     /// The session waits until an encoder of another one is open or closed.
     pub(super) fn awaits_turn(&self, id: SessionId) -> bool {
         let branches = self.branches.read();
@@ -385,28 +318,33 @@ impl Shared {
             .get(id.0)
             .is_some_and(|it| it.session.status.awaits_turn())
     }
-
-    pub(super) fn add_branch(&self, branch: Branch) {
-        self.flows.lock().add_pad(&branch.sink);
-        self.branches.write().push(branch);
-    }
-
-    /// Forgets all.
-    pub(super) fn clear_branches(&self) {
-        let old = std::mem::take(&mut *self.branches.write());
-        drop(old);
-    }
 }
 
-impl Part for Shared {
-    fn host(&self) -> Option<Arc<dyn Host>> {
-        Some(self.host.clone())
-    }
+/// Called when the application has set a property of the encoder: chunks get it with their next encoder, a stream without chunks at
+/// once.
+fn encoder_property_set(shared: Weak<Shared>) -> PropertySet {
+    Arc::new(move |property, value| {
+        if let Some(shared) = shared.upgrade()
+            && let Mode::Sequential(_) = shared.mode()
+            && let Some(first) = shared.session(SessionId(0))
+            && let Some(encoder) = first.placed_encoder()
+        {
+            let _ = set_from_text(&encoder, property, value);
+        }
+    })
 }
 
 impl SlotOwner for Shared {
     fn is_chunked(&self) -> bool {
-        self.encoding.lock().is_chunked()
+        let encoding = self.encoding.lock();
+        match encoding.mode {
+            Mode::Undecided => {
+                let decision = encoding.decision.as_ref();
+                decision.is_none_or(|it| it.sequential.is_none())
+            }
+            Mode::Sequential(_) => false,
+            Mode::Parallel => true,
+        }
     }
 
     /// Remembered for the session's task, which acts on it.

@@ -6,6 +6,7 @@ use crate::logic::engine::{EventKind, Media};
 use crate::logic::store::Payload;
 use crate::session::failure::Failure;
 pub(crate) use crate::session::{Context, Frame};
+use gst::FlowError;
 use std::sync::Arc;
 
 pub(crate) struct Video;
@@ -26,10 +27,14 @@ pub(crate) struct Packet {
 
 impl Payload for Packet {
     fn is_same(&self, other: &Self) -> bool {
-        match (self.buffer.map_readable(), other.buffer.map_readable()) {
-            (Ok(a), Ok(b)) => a.as_slice() == b.as_slice(),
-            _ => false,
-        }
+        same_bytes(&self.buffer, &other.buffer)
+    }
+}
+
+pub(super) fn same_bytes(a: &gst::BufferRef, b: &gst::BufferRef) -> bool {
+    match (a.map_readable(), b.map_readable()) {
+        (Ok(a), Ok(b)) => a.as_slice() == b.as_slice(),
+        _ => false,
     }
 }
 
@@ -41,7 +46,7 @@ impl Media for Video {
     type Packet = Packet;
     type Event = gst::Event;
     type Failure = Arc<Failure>;
-    type Flow = gst::FlowError;
+    type Flow = FlowError;
 
     fn kind(event: &gst::Event) -> EventKind {
         match event.type_() {

@@ -9,27 +9,21 @@
 use super::shared::Shared;
 use super::workers;
 use crate::clock;
-use crate::encoder::description::EncoderError;
 use crate::job::SHUTDOWN_TIMEOUT;
 use crate::logic::engine::{Abandoned, Doing};
 use crate::logic::ids::SessionId;
 use crate::panics;
-use crate::session::Session;
 use crate::session::failure::Failure;
 use gst::prelude::*;
 use once_cell::sync::Lazy;
-use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
-    gst::DebugCategory::new(
-        "vtparallelwatchdog",
-        gst::DebugColorFlags::empty(),
-        Some("vtparallelenc: encoders that hang"),
-    )
-});
+static CAT: Lazy<gst::DebugCategory> =
+    Lazy::new(|| crate::category("vtparallelwatchdog", "encoders that hang"));
 
 /// What it is, for whoever reads of a panic.
 const WATCH: &str = "the watch";
@@ -42,7 +36,8 @@ const LEAST_TICKS: u32 = 8;
 
 /// The thread that watches.
 pub(crate) struct Watch {
-    ends: Arc<(Mutex<bool>, Condvar)>,
+    /// It ends when this is dropped.
+    ends: Sender<()>,
     thread: JoinHandle<()>,
 }
 
@@ -91,36 +86,23 @@ impl Shared {
     /// Watches from now on.
     pub(super) fn start_watch(self: &Arc<Self>) {
         let patience = self.patience();
-        let ends = Arc::new((Mutex::new(false), Condvar::new()));
+        let (ends, ended) = mpsc::channel();
         let weak = Arc::downgrade(self);
-        let thread = std::thread::Builder::new().name("vtparallelenc-watch".to_string());
-        let spawned = thread.spawn({
-            let ends = ends.clone();
-            move || {
-                let mut told = false;
-                let (ended, woken) = &*ends;
-                loop {
-                    {
-                        let mut guard = ended.lock();
-                        if !*guard {
-                            woken.wait_for(&mut guard, patience.tick);
-                        }
-                        if *guard {
-                            return;
-                        }
-                    }
-                    let Some(shared) = weak.upgrade() else { return };
-                    // It goes on, as somebody has to, but what it panics at would come each time.
-                    let ticked = panics::contained(WATCH, || shared.tick(patience));
-                    if let Err(panic) = ticked
-                        && !std::mem::replace(&mut told, true)
-                    {
-                        panics::tell(&*shared, WATCH, &panic);
-                    }
+        let watch = move || {
+            let mut told = false;
+            while ended.recv_timeout(patience.tick) == Err(RecvTimeoutError::Timeout) {
+                let Some(shared) = weak.upgrade() else { return };
+                // It goes on, as somebody has to, but what it panics at would come each time.
+                let ticked = panics::contained(WATCH, || shared.tick(patience));
+                if let Err(panic) = ticked
+                    && !std::mem::replace(&mut told, true)
+                {
+                    panics::tell(&shared.host, WATCH, &panic);
                 }
             }
-        });
-        match spawned {
+        };
+        let thread = std::thread::Builder::new().name("vtparallelenc-watch".to_string());
+        match thread.spawn(watch) {
             Ok(thread) => *self.watch.lock() = Some(Watch { ends, thread }),
             Err(error) => {
                 gst::error!(CAT, obj = self.sink, "Nobody watches the sessions: {error}");
@@ -134,33 +116,38 @@ impl Shared {
         let Some(watch) = self.watch.lock().take() else {
             return;
         };
-        *watch.ends.0.lock() = true;
-        watch.ends.1.notify_all();
-        if !watch.is_here() {
-            let _ = watch.thread.join();
+        let is_here = watch.is_here();
+        let Watch { ends, thread } = watch;
+        drop(ends);
+        if !is_here {
+            let _ = thread.join();
         }
     }
 
-    /// This thread is the one that watches, which tells the application something.
-    pub(super) fn is_watch(&self) -> bool {
-        self.watch.lock().as_ref().is_some_and(Watch::is_here)
-    }
-
-    /// An application stops the element where it hears of what the watch tells: it watches on while it waits. The session that it is just
-    /// abandoning isn't waited for.
-    pub(super) fn watch_until_idle(self: &Arc<Self>) {
+    /// Waits until no session is at work, after all were told to stop. Woken by each that rests, or is abandoned.
+    ///
+    /// An application may stop the element where it hears of what the watch tells: then the watch watches on while it waits, and doesn't
+    /// wait for the session that it is just abandoning.
+    pub(super) fn wait_until_idle(self: &Arc<Self>) {
+        let is_watch = self.watch.lock().as_ref().is_some_and(Watch::is_here);
         let patience = self.patience();
         let tick = u64::try_from(patience.tick.as_nanos()).unwrap_or(u64::MAX);
         loop {
             {
                 let mut engine = self.lock();
-                if !self.is_opening_first() && engine.has_only_abandoned_at_work() {
+                let is_idle = match is_watch {
+                    true => engine.has_only_abandoned_at_work(),
+                    false => engine.is_idle(),
+                };
+                if is_idle && !self.opens_first.load(Ordering::SeqCst) {
                     return;
                 }
-                let next = clock::now().saturating_add(tick);
-                engine.wait_until(&self.idle, Some(next));
+                let next = is_watch.then(|| clock::now().saturating_add(tick));
+                engine.wait_until(&self.idle, next);
             }
-            self.tick(patience);
+            if is_watch {
+                self.tick(patience);
+            }
         }
     }
 
@@ -195,30 +182,22 @@ impl Shared {
             session.abandon();
             abandoned
         };
-        let (encoder, hangs_in_cache) = {
-            let mut encoding = self.encoding.lock();
-            let hangs_in_cache = abandoned.doing == Doing::CacheIo;
-            if hangs_in_cache {
-                // The next one would hang there as well.
-                encoding.cache = None;
-            }
-            (encoding.encoder_name(), hangs_in_cache)
-        };
+        let hangs_in_cache = abandoned.doing == Doing::CacheIo;
+        if hangs_in_cache {
+            // The next one would hang there as well.
+            self.encoding.lock().cache = None;
+        }
         let failure = Failure::Stalled {
-            encoder,
+            encoder: self.encoding.lock().encoder_name(),
             doing: abandoned.doing,
             time,
         };
-        gst::warning!(
-            CAT,
-            obj = session.slot,
-            "Session {id} is left behind with its thread and its encoder: {failure}"
-        );
+        gst::warning!(CAT, obj = session.slot, "It is left behind: {failure}");
         if hangs_in_cache {
             self.cache_failed("it doesn't answer");
         }
         // One doesn't keep the next from being done: somebody may be waiting for the session to come to rest.
-        panics::reporting(&**self, "abandoning a session", || {
+        panics::reporting(&self.host, "abandoning a session", || {
             self.end_abandoned(&abandoned, failure);
         });
         self.lock().rest(abandoned.attempt);
@@ -231,28 +210,9 @@ impl Shared {
         }
         if !abandoned.is_verified {
             workers::end_attempt(self, attempt, failure, 0);
-            return;
+        } else if self.delivered(attempt, 0).is_err() {
+            workers::end_attempt(self, attempt, Failure::Replanned, 0);
         }
-        let delivered = self.lock().delivered(attempt, 0);
-        match delivered {
-            Ok(freed) => {
-                self.warn_of_closed_sessions();
-                self.drop_freed(freed);
-            }
-            Err(_) => workers::end_attempt(self, attempt, Failure::Replanned, 0),
-        }
-    }
-
-    /// The first encoder hangs before there is a chunk: another session takes the place of its own.
-    pub(super) fn abandon_placed(&self, session: &Session, error: &EncoderError) {
-        let id = session.id;
-        self.lock().abandon_placed(id);
-        gst::warning!(
-            CAT,
-            obj = session.slot,
-            "Session {id} is left behind with its thread and its encoder: {error}"
-        );
-        self.warn_of_first(session, error);
     }
 
     /// Other sessions take the places of those that were abandoned. Not while the bin changes its state: it goes

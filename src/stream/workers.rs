@@ -4,32 +4,26 @@
 
 use super::assignment::Assigned;
 use super::shared::{Branch, Shared};
+use super::video::Video;
 use super::{input, output};
-use crate::encoder::description::Recipe;
 use crate::encoder::hints::Hints;
-use crate::logic::engine::{self, Again, Consequence, Take};
-use crate::logic::ids::SessionId;
+use crate::logic::engine::{self, Consequence, Take};
+use crate::logic::ids::{AttemptId, SessionId};
 use crate::media::raw::frame_rate;
 use crate::panics::{self, may_panic};
 use crate::session::failure::Failure;
 use crate::session::{Session, SlotOwner, Work};
-use crate::tasks;
 use gst::prelude::*;
 use once_cell::sync::Lazy;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
-    gst::DebugCategory::new(
-        "vtparallelworkers",
-        gst::DebugColorFlags::empty(),
-        Some("vtparallelenc: who encodes which chunk, and what becomes of it"),
-    )
-});
+static CAT: Lazy<gst::DebugCategory> =
+    Lazy::new(|| crate::category("vtparallelworkers", "who encodes which chunk"));
 
 /// Makes sessions until there are as many.
-pub(super) fn add_sessions(shared: &Arc<Shared>, sessions: usize) {
-    while shared.count_branches() < sessions {
+pub(super) fn add_sessions(shared: &Arc<Shared>, sessions: u32) {
+    while shared.branches.read().len() < sessions as usize {
         let id = shared.lock().add_session();
         add_branch(shared, id);
     }
@@ -49,7 +43,8 @@ pub(super) fn add_branch(shared: &Arc<Shared>, id: SessionId) {
         sink: sink.clone(),
         intake,
     };
-    shared.add_branch(branch);
+    shared.flows.lock().add_pad(&branch.sink);
+    shared.branches.write().push(branch);
     let (Some(distributor), Some(aggregator), Some(bin)) = (
         shared.sink.parent_element(),
         shared.src.parent_element(),
@@ -92,24 +87,10 @@ pub(super) fn unlink(shared: &Shared, branch: &Branch) {
 }
 
 pub(super) fn start_task(shared: &Arc<Shared>, pad: &gst::Pad, id: SessionId) {
-    if !pad.is_active() {
-        return;
-    }
-    let weak = Arc::downgrade(shared);
-    let started = tasks::start(pad, move || {
-        if let Some(shared) = weak.upgrade() {
-            // Here, because the pad may have left its element.
-            panics::caught(
-                &*shared,
-                "a session's task",
-                || give_up(&shared, id),
-                || turn(&shared, id),
-            );
-        }
+    let rest = move |shared: &Arc<Shared>| give_up(shared, id);
+    shared.start_task(pad, "a session's task", rest, move |shared| {
+        turn(shared, id);
     });
-    if started.is_err() {
-        gst::error!(CAT, obj = pad, "The task of session {id} can't be started");
-    }
 }
 
 /// One turn of a session's task: one attempt at one chunk.
@@ -117,25 +98,44 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
     let Some(branch) = shared.branch(id) else {
         return;
     };
-    let session = branch.session;
+    let session = branch.session.clone();
     let recipe = shared.encoding.lock().recipe.clone();
     let taken = recipe.and_then(|recipe| Some((recipe, take(shared, &session)?)));
-    let Some((recipe, assigned)) = taken else {
+    let Some((recipe, taken)) = taken else {
         let _ = session.src.pause_task();
         return;
     };
-    let (chunk, number, attempt) = (assigned.chunk, assigned.number, assigned.attempt);
+    let (chunk, number, attempt) = (taken.chunk, taken.number, taken.attempt);
     gst::debug!(CAT, obj = session.slot, "Attempt {number} at chunk {chunk}");
-    let intake = branch.intake.clone();
-    let (work, assignment) = prepare(shared, &session, intake, recipe, assigned);
+    let context = taken.opens.context.clone();
+    let work = Work {
+        chunk,
+        first: taken.first,
+        hints: Hints {
+            neighbours: taken.neighbours,
+            rate: frame_rate(&context.caps),
+        },
+        opens: taken.opens,
+        recipe,
+        cache: shared.encoding.lock().cache.clone(),
+    };
+    let assignment = Assigned {
+        shared: shared.clone(),
+        branch,
+        attempt,
+        own_from: taken.own_from,
+        context,
+        since: Instant::now(),
+    };
+    *session.posted.lock() = None;
     assignment.begin();
     let result = session.run(&work, &assignment);
     // What the encoder still sends is nobody's. One that waits for its first chunk even now has told its caps, and won't again.
     session.clear_in_task();
-    *branch.intake.lock() = output::intake::Intake::default();
+    *assignment.branch.intake.lock() = output::intake::Intake::default();
     match result {
         Ok(()) => gst::debug!(CAT, obj = session.slot, "Chunk {chunk} done"),
-        Err(failure) => attempt_failed(shared, &assignment, failure),
+        Err(failure) => end_attempt(shared, attempt, failure, assignment.busy()),
     }
     come_to_rest(shared, &session, |engine| engine.rest(attempt));
 }
@@ -145,7 +145,7 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
 fn come_to_rest(
     shared: &Shared,
     session: &Arc<Session>,
-    rest: impl FnOnce(&mut engine::Engine<super::video::Video>),
+    rest: impl FnOnce(&mut engine::Engine<Video>),
 ) {
     {
         // Whoever abandons it holds the lock.
@@ -163,7 +163,7 @@ fn come_to_rest(
 
 /// Waits for a chunk: until one is offered, a flush, a stop, the end of the stream, or until the session is abandoned. `None`: there is
 /// nothing to do.
-fn take(shared: &Shared, session: &Session) -> Option<engine::Assigned<super::video::Video>> {
+fn take(shared: &Shared, session: &Session) -> Option<engine::Assigned<Video>> {
     let mut engine = shared.lock();
     loop {
         may_panic!("taking a chunk, locked");
@@ -180,52 +180,8 @@ fn take(shared: &Shared, session: &Session) -> Option<engine::Assigned<super::vi
     }
 }
 
-/// All that the session needs to make the attempt.
-fn prepare(
-    shared: &Arc<Shared>,
-    session: &Arc<Session>,
-    intake: Arc<parking_lot::Mutex<output::intake::Intake>>,
-    recipe: Recipe,
-    assigned: engine::Assigned<super::video::Video>,
-) -> (Work, Assigned) {
-    let context = assigned.opens.context.clone();
-    let cache = shared.encoding.lock().cache.clone();
-    *session.posted.lock() = None;
-    let work = Work {
-        chunk: assigned.chunk,
-        first: assigned.first,
-        hints: Hints {
-            neighbours: assigned.neighbours,
-            rate: frame_rate(&context.caps),
-        },
-        opens: assigned.opens,
-        recipe,
-        cache,
-    };
-    let assignment = Assigned {
-        shared: shared.clone(),
-        session: session.clone(),
-        intake,
-        attempt: assigned.attempt,
-        own_from: assigned.own_from,
-        context,
-        since: Instant::now(),
-    };
-    (work, assignment)
-}
-
 /// An attempt ended without its chunk: carries out what follows from that.
-fn attempt_failed(shared: &Arc<Shared>, assignment: &Assigned, failure: Failure) {
-    let busy = assignment.busy();
-    end_attempt(shared, assignment.attempt, failure, busy);
-}
-
-pub(super) fn end_attempt(
-    shared: &Arc<Shared>,
-    attempt: crate::logic::ids::AttemptId,
-    failure: Failure,
-    busy: u64,
-) {
+pub(super) fn end_attempt(shared: &Arc<Shared>, attempt: AttemptId, failure: Failure, busy: u64) {
     let id = attempt.session;
     let ending = failure.ending();
     let failure = Arc::new(failure);
@@ -236,17 +192,7 @@ pub(super) fn end_attempt(
         }
         Consequence::Again(again, freed) => {
             shared.drop_freed(freed);
-            // Said before the chunk goes on, because with it the stream may end.
-            match &again {
-                Again::Replanned => {
-                    gst::info!(CAT, "Session {id}: its chunk begins anew: {failure}");
-                }
-                Again::WithoutOverlap => shared.warn_of_dropped_overlap(&failure),
-                Again::SessionClosed => shared.note_closed_session(id, &failure),
-                Again::Failed { report, closes } => {
-                    shared.warn_of_attempt(report, *closes, &failure);
-                }
-            }
+            shared.tell_of_attempt(attempt.session, &again, &failure);
             shared.lock().retry(attempt);
         }
         Consequence::GiveUp(report, reason) => shared.tell_of_failure(&report, reason, &failure),
@@ -256,14 +202,16 @@ pub(super) fn end_attempt(
 /// The session's task panicked, which has closed its encoder. It has no attempt any more, and nobody waits for it; it rests until
 /// the next start or the end of a flush.
 fn give_up(shared: &Arc<Shared>, id: SessionId) {
-    let Some(branch) = shared.branch(id) else {
+    let Some(Branch {
+        session, intake, ..
+    }) = shared.branch(id)
+    else {
         return;
     };
-    let session = branch.session;
-    panics::reporting(&**shared, "a session after a panic", || {
+    panics::reporting(&shared.host, "a session after a panic", || {
         session.clear_in_task();
     });
     let _ = session.src.pause_task();
-    *branch.intake.lock() = output::intake::Intake::default();
+    *intake.lock() = output::intake::Intake::default();
     come_to_rest(shared, &session, |engine| engine.rest_after_panic(id));
 }

@@ -441,10 +441,6 @@ impl<M: Media> Engine<M> {
         !self.flow_returned && has_ended
     }
 
-    pub fn flow_returned(&self) -> bool {
-        self.flow_returned
-    }
-
     fn wake_everybody(&mut self) {
         self.wakes = Wakes {
             sessions: 0,

@@ -2,12 +2,10 @@
 
 //! Events from upstream, and key frames that are asked for.
 
-use super::CAT;
+use super::{CAT, InputState};
 use crate::logic::keys;
 use crate::media::raw::{UNKNOWN_DURATION, are_fields, is_same_video};
 use crate::media::tags::of_stream;
-use crate::stream::negotiate;
-use crate::stream::notices::budget_error;
 use crate::stream::shared::{Mode, Shared};
 use crate::stream::workers;
 use gst::prelude::*;
@@ -18,9 +16,7 @@ impl Shared {
     pub(super) fn sink_event(self: &Arc<Self>, event: gst::Event) -> bool {
         gst::log!(CAT, obj = self.sink, "{event:?}");
         match (self.mode(), event.view()) {
-            (Mode::Undecided, gst::EventView::Caps(caps)) => {
-                negotiate::begin(self, &caps.caps_owned(), event)
-            }
+            (Mode::Undecided, gst::EventView::Caps(caps)) => self.begin(&caps.caps_owned(), event),
             (Mode::Sequential(_), _) => self
                 .straight()
                 .is_some_and(|straight| straight.push_event(event)),
@@ -35,17 +31,13 @@ impl Shared {
             }
             _ if !event.is_serialized() => self.src.push_event(event),
             (Mode::Parallel, _) => self.serialized(event),
-            (Mode::Undecided, gst::EventView::Eos(_)) => {
-                // No caps, so no frames either: what came goes on as it is.
-                let early = self.input.lock().take_early();
-                let mut engine = self.lock();
-                for event in early.into_iter().chain([event]) {
-                    engine.event(event);
-                }
-                true
-            }
             (Mode::Undecided, _) => {
+                let is_end = event.type_() == gst::EventType::Eos;
                 self.input.lock().early.push(event);
+                if is_end {
+                    // No caps, so no frames either: what came goes on as it is.
+                    self.send_events(|input| &mut input.early);
+                }
                 true
             }
         }
@@ -72,7 +64,7 @@ impl Shared {
                 self.send_waiting_tags();
                 let mut input = self.input.lock();
                 input.tags = None;
-                input.set_context(|context| context.tags = None);
+                input.tell_tags();
                 drop(input);
                 self.lock().event(event);
             }
@@ -86,14 +78,8 @@ impl Shared {
             gst::EventView::Eos(_) => {
                 self.lock().end();
                 self.send_waiting_tags();
-                let unheard = {
-                    let engine = self.lock();
-                    engine.flow().filter(|_| !engine.flow_returned())
-                };
                 // Said before the end can be.
-                if let Some(flow) = unheard {
-                    self.tell_of_refusal_after_end(flow);
-                }
+                self.tell_of_unheard_refusal();
                 self.lock().event(event);
             }
             _ => match key_request(&event) {
@@ -116,19 +102,21 @@ impl Shared {
 
     /// No encoder gets the tags that came since the last frame.
     fn send_waiting_tags(&self) {
-        let mut input = self.input.lock();
-        let waiting = std::mem::take(&mut input.waiting_tags);
-        let now = input.tags.clone();
-        input.set_context(|context| context.tags = now);
-        drop(input);
+        self.input.lock().tell_tags();
+        self.send_events(|input| &mut input.waiting_tags);
+    }
+
+    /// Events that wait are sent in their place.
+    fn send_events(&self, waiting: fn(&mut InputState) -> &mut Vec<gst::Event>) {
+        let events = std::mem::take(waiting(&mut self.input.lock()));
         let mut engine = self.lock();
-        for tags in waiting {
-            engine.event(tags);
+        for event in events {
+            engine.event(event);
         }
     }
 
     fn new_caps(&self, caps: gst::Caps) -> bool {
-        let old = self.input.lock().caps();
+        let old = self.input.lock().caps.clone();
         if old.is_some_and(|old| is_same_video(&old, &caps)) {
             return true;
         }
@@ -144,7 +132,7 @@ impl Shared {
         let plan = match self.plan(&caps, None) {
             Ok(plan) => plan,
             Err(error) => {
-                self.fail(budget_error(error));
+                self.fail(error.into());
                 return false;
             }
         };
@@ -174,7 +162,7 @@ impl Shared {
         }
         let downstream = self.ask_downstream();
         gst::debug!(CAT, obj = self.sink, "Downstream accepts {downstream}");
-        let raw = self.input.lock().caps();
+        let raw = self.input.lock().caps.clone();
         let recipe = self.encoding.lock().recipe.clone();
         let takes = recipe.and_then(|recipe| recipe.takes(downstream.clone(), raw.as_ref()));
         // Frames that are still as it accepted them before are encoded for that.
@@ -199,6 +187,7 @@ impl Shared {
         };
         let old = self.lock().end_flush(stays);
         drop(old);
+        self.flows.lock().reset();
         {
             let mut input = self.input.lock();
             input.segment = gst::FormattedSegment::new();
@@ -206,12 +195,10 @@ impl Shared {
             input.early.retain(stays);
             input.asked_length = false;
             input.pool = None;
-            let now = input.tags.clone();
-            input.set_context(|context| context.tags = now);
+            input.tell_tags();
             // They may not have left; if they have, they don't again.
             input.waiting_tags = input.global_tags.clone().into_iter().collect();
         }
-        self.flows.lock().reset();
         self.writer.lock().flushed(self.src.current_caps());
         self.src.push_event(event);
         self.start_output();
@@ -233,14 +220,14 @@ impl Shared {
             return true;
         }
         let interval = self.models.key_interval();
-        let duration = self.input.lock().duration().unwrap_or(UNKNOWN_DURATION);
+        let duration = self.input.lock().duration.unwrap_or(UNKNOWN_DURATION);
         self.lock()
             .request_key(request, interval, duration.nseconds());
         true
     }
 
     /// An event that an encoder sends up.
-    pub(super) fn encoders_event(&self, event: gst::Event) -> bool {
+    pub(super) fn encoders_event(self: &Arc<Self>, event: gst::Event) -> bool {
         match self.mode() {
             Mode::Sequential(_) => self.sink.push_event(event),
             // One session's QoS or latency is not the stream's.

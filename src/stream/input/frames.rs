@@ -6,7 +6,6 @@ use super::CAT;
 use crate::cache::FrameDigest;
 use crate::clock;
 use crate::logic::engine::{Admission, FrameTimes, Incoming};
-use crate::logic::ids::SessionId;
 use crate::media::raw::{
     self, UNKNOWN_DURATION, are_of_system_memory, may_be_pooled, pool_of, stampable,
 };
@@ -15,20 +14,17 @@ use crate::panics::may_panic;
 use crate::stream::shared::{Mode, Shared};
 use crate::stream::video::Frame;
 use gst::prelude::*;
+use gst::{FlowError, FlowSuccess};
+use std::sync::Arc;
 
 impl Shared {
-    /// Where everything goes while the stream is sequential.
-    pub(in crate::stream) fn straight(&self) -> Option<gst::Pad> {
-        Some(self.session(SessionId(0))?.src.clone())
-    }
-
     pub(super) fn sink_chain(
-        &self,
+        self: &Arc<Self>,
         buffer: gst::Buffer,
-    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+    ) -> Result<FlowSuccess, FlowError> {
         match self.mode() {
-            Mode::Undecided if self.stops() => Err(gst::FlowError::Flushing),
-            Mode::Undecided => Err(gst::FlowError::NotNegotiated),
+            Mode::Undecided if self.stops() => Err(FlowError::Flushing),
+            Mode::Undecided => Err(FlowError::NotNegotiated),
             Mode::Sequential(_) => {
                 {
                     let mut engine = self.lock();
@@ -38,33 +34,29 @@ impl Shared {
                     }
                     engine.tally().frames_in += 1;
                 }
-                let straight = self.straight().ok_or(gst::FlowError::Flushing)?;
+                let straight = self.straight().ok_or(FlowError::Flushing)?;
                 straight.push(buffer)
             }
             Mode::Parallel => self.take_in(buffer),
         }
     }
 
-    fn take_in(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+    fn take_in(&self, buffer: gst::Buffer) -> Result<FlowSuccess, FlowError> {
         self.refresh_downstream();
         self.plan_with_length();
-        let Some((frame, incoming)) = self.prepared(buffer)? else {
-            return Ok(gst::FlowSuccess::Ok);
-        };
-        self.admitted(frame, &incoming)
+        match self.prepared(buffer)? {
+            Some((frame, incoming)) => self.admitted(frame, &incoming),
+            None => Ok(FlowSuccess::Ok),
+        }
     }
 
     /// The frame as it may be held, with all that is known of it; `None` if it is outside the segment.
-    fn prepared(&self, buffer: gst::Buffer) -> Result<Option<(Frame, Incoming)>, gst::FlowError> {
+    fn prepared(&self, buffer: gst::Buffer) -> Result<Option<(Frame, Incoming)>, FlowError> {
         let keeps = self.encoding.lock().cache.is_some();
         let mut input = self.input.lock();
         let Some((pts, duration)) = raw::clip(&input.segment, &buffer) else {
             drop(input);
-            gst::debug!(
-                CAT,
-                obj = self.sink,
-                "Dropping {buffer:?}, it is outside the segment"
-            );
+            gst::debug!(CAT, obj = self.sink, "Outside the segment: {buffer:?}");
             return Ok(None);
         };
         let assumed = duration.or(input.duration).unwrap_or(UNKNOWN_DURATION);
@@ -75,7 +67,7 @@ impl Shared {
             .filter(|_| follows)
             .and_then(|it| it.checked_add(assumed));
         let running_time = input.segment.to_running_time(pts);
-        let context = input.context.clone().ok_or(gst::FlowError::NotNegotiated)?;
+        let context = input.context.clone().ok_or(FlowError::NotNegotiated)?;
         let info = keeps.then(|| input.info.clone()).flatten();
         let known = input.pool;
         drop(input);
@@ -85,7 +77,12 @@ impl Shared {
             false => buffer,
         };
         // While its pixels are still in the processor's cache: somebody has just written them.
-        let digest = info.and_then(|info| digest(&buffer, &info));
+        let digest = info.and_then(|info| {
+            let digest = FrameDigest::of(&buffer, &info);
+            digest
+                .inspect_err(|why| gst::log!(CAT, "A frame can't be told from others: {why}"))
+                .ok()
+        });
         let bytes = buffer.size() as u64;
         let mut buffer = stampable(buffer);
         buffer.make_mut().set_duration(duration);
@@ -93,9 +90,7 @@ impl Shared {
         let mut input = self.input.lock();
         let tags = std::mem::take(&mut input.waiting_tags);
         if tags.iter().any(|event| of_stream(event).is_some()) {
-            // A chunk that begins with a later frame is told these.
-            let now = input.tags.clone();
-            input.set_context(|context| context.tags = now);
+            input.tell_tags();
         }
         drop(input);
         let frame = Frame {
@@ -118,25 +113,22 @@ impl Shared {
     }
 
     /// Brings the frame in; waits for room where there is none, until that was made or the stream ends.
-    fn admitted(
-        &self,
-        mut frame: Frame,
-        incoming: &Incoming,
-    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+    fn admitted(&self, mut frame: Frame, incoming: &Incoming) -> Result<FlowSuccess, FlowError> {
         let mut waited = false;
         let mut engine = self.lock();
-        let (refused, flow) = loop {
+        // Dropped without the lock.
+        let (_refused, flow) = loop {
             may_panic!("taking a frame, locked");
             match engine.frame(frame, incoming, clock::now()) {
-                Admission::Taken => break (None, Ok(gst::FlowSuccess::Ok)),
+                Admission::Taken => break (None, Ok(FlowSuccess::Ok)),
                 Admission::Full(again) => {
                     frame = again;
                     waited = true;
                     engine.wait(&self.room);
                 }
-                Admission::Flushing(frame) => break (Some(frame), Err(gst::FlowError::Flushing)),
+                Admission::Flushing(frame) => break (Some(frame), Err(FlowError::Flushing)),
                 // Only a flush begins anew.
-                Admission::Ended(frame) => break (Some(frame), Err(gst::FlowError::Eos)),
+                Admission::Ended(frame) => break (Some(frame), Err(FlowError::Eos)),
                 Admission::Halted(frame, flow) => break (Some(frame), Err(flow)),
             }
         };
@@ -144,7 +136,6 @@ impl Shared {
             engine.leave_door();
         }
         drop(engine);
-        drop(refused);
         flow
     }
 
@@ -155,7 +146,7 @@ impl Shared {
         buffer: gst::Buffer,
         known: Option<raw::Pool>,
         caps: &gst::CapsRef,
-    ) -> Result<gst::Buffer, gst::FlowError> {
+    ) -> Result<gst::Buffer, FlowError> {
         let (capacity, holds_last) = {
             let engine = self.lock();
             let capacity = engine.plan().map_or(0, |plan| plan.capacity_frames);
@@ -178,7 +169,7 @@ impl Shared {
             ("Chunks hold up to {capacity} frames, but upstream's buffer pool has fewer, and its memory can't be copied; set \
                  allow-parallel=false, or download the video to system memory before vtparallelenc")
         ));
-        Err(gst::FlowError::Error)
+        Err(FlowError::Error)
     }
 
     /// Asks upstream how long the stream will be, to plan equal chunks. Before the first frame: some parsers know it only after some
@@ -189,7 +180,9 @@ impl Shared {
             if std::mem::replace(&mut input.asked_length, true) {
                 return;
             }
-            let Some(caps) = input.caps() else { return };
+            let Some(caps) = input.caps.clone() else {
+                return;
+            };
             (caps, input.segment.clone())
         };
         let told = self.encoding.lock().job.source_frames;
@@ -219,16 +212,5 @@ impl Shared {
         let rest = end.saturating_sub(segment.start().unwrap_or_default());
         let (rest, frame) = (rest.nseconds(), frame.nseconds());
         Some(rest.saturating_add(frame / 2) / frame).filter(|&frames| frames > 0)
-    }
-}
-
-/// The pixels' digest, if they can be told from others.
-fn digest(buffer: &gst::BufferRef, info: &gst_video::VideoInfo) -> Option<FrameDigest> {
-    match FrameDigest::of(buffer, info) {
-        Ok(digest) => Some(digest),
-        Err(why) => {
-            gst::log!(CAT, "A frame can't be told from others: {why}");
-            None
-        }
     }
 }

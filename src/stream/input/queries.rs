@@ -10,37 +10,33 @@ use crate::media::caps;
 use crate::media::queries::{answer_as_encoder, convert_raw};
 use crate::stream::shared::{Mode, Proposal, Shared};
 use gst::prelude::*;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 impl Shared {
-    pub(super) fn sink_query(
-        &self,
-        pad: &gst::Pad,
-        parent: Option<&gst::Object>,
-        query: &mut gst::QueryRef,
-    ) -> bool {
+    pub(super) fn sink_query(self: &Arc<Self>, query: &mut gst::QueryRef) -> Option<bool> {
         let mode = self.mode();
         if let (Mode::Sequential(_), Some(straight)) = (mode, self.straight()) {
-            return straight.peer_query(query);
+            return Some(straight.peer_query(query));
         }
-        match query.view_mut() {
+        Some(match query.view_mut() {
             gst::QueryViewMut::Caps(query) => {
                 answer_as_encoder(query, self.takes(query.filter()));
                 true
             }
-            gst::QueryViewMut::AcceptCaps(_) => gst::Pad::query_default(pad, parent, query),
+            gst::QueryViewMut::AcceptCaps(_) => return None,
             gst::QueryViewMut::Allocation(query) => {
                 mode == Mode::Parallel && self.allocation(query)
             }
             gst::QueryViewMut::Drain(_) => self.drain(),
             gst::QueryViewMut::Convert(query) => {
-                let caps = self.input.lock().caps();
+                let caps = self.input.lock().caps.clone();
                 caps.is_some_and(|caps| convert_raw(&caps, query))
             }
             // Pull mode.
             gst::QueryViewMut::Scheduling(_) => false,
             _ => self.src.peer_query(query),
-        }
+        })
     }
 
     /// What can be encoded: as the encoder said before it began, or says now, or as far as it is known which
@@ -129,7 +125,7 @@ impl Shared {
         if self.mode() != Mode::Parallel {
             return None;
         }
-        let frame = self.input.lock().duration()?.nseconds();
+        let frame = self.input.lock().duration?.nseconds();
         let frames = self.lock().plan()?.latency_frames();
         let time = frame.saturating_mul(frames).min(LATEST);
         Some(gst::ClockTime::from_nseconds(time))
@@ -170,20 +166,13 @@ impl Shared {
         drained
     }
 
-    pub(super) fn encoders_query(
-        &self,
-        pad: &gst::Pad,
-        parent: Option<&gst::Object>,
-        query: &mut gst::QueryRef,
-    ) -> bool {
+    pub(super) fn encoders_query(self: &Arc<Self>, query: &mut gst::QueryRef) -> Option<bool> {
         match (self.mode(), query.view()) {
-            (Mode::Sequential(_), _) => self.sink.peer_query(query),
-            (_, gst::QueryView::Caps(_) | gst::QueryView::AcceptCaps(_)) => {
-                gst::Pad::query_default(pad, parent, query)
-            }
+            (Mode::Sequential(_), _) => Some(self.sink.peer_query(query)),
+            (_, gst::QueryView::Caps(_) | gst::QueryView::AcceptCaps(_)) => None,
             // An encoder looks for a device or display to share.
-            (_, gst::QueryView::Context(_)) => self.sink.peer_query(query),
-            _ => false,
+            (_, gst::QueryView::Context(_)) => Some(self.sink.peer_query(query)),
+            _ => Some(false),
         }
     }
 }

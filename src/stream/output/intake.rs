@@ -3,7 +3,7 @@
 //! What comes out of a session's encoder, before it is anybody's: looked into, and perhaps recorded.
 
 use super::CAT;
-use crate::cache::{Recorder, Recording};
+use crate::cache::Recorder;
 use crate::logic::engine::{PacketTimes, Refused};
 use crate::logic::ids::AttemptId;
 use crate::logic::store::{Fault, Kind};
@@ -12,6 +12,7 @@ use crate::panics::may_panic;
 use crate::stream::shared::Shared;
 use crate::stream::video::{Context, Packet};
 use gst::prelude::*;
+use gst::{FlowError, FlowSuccess};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ pub(crate) struct Intake {
     own_from: u64,
     /// The first of these has come.
     begun: bool,
-    context: Option<Arc<Context>>,
+    pub(super) context: Option<Arc<Context>>,
     caps: Option<gst::Caps>,
     /// What the caps declare.
     format: Format,
@@ -34,7 +35,8 @@ pub(crate) struct Intake {
     sets: Option<Arc<Vec<Vec<u8>>>>,
     /// TAG events since the last packet.
     tags: Vec<gst::Event>,
-    recorder: Option<Recorder>,
+    /// Remembers it for the cache.
+    pub(in crate::stream) recorder: Option<Recorder>,
 }
 
 impl Intake {
@@ -50,26 +52,6 @@ impl Intake {
         self.context = Some(context);
         self.begun = false;
         self.sets = None;
-    }
-
-    /// What downstream accepts, as the attempt's encoder sees it.
-    pub(super) fn downstream(&self) -> Option<gst::Caps> {
-        self.context.as_ref()?.downstream.clone()
-    }
-
-    pub(in crate::stream) fn record(&mut self, base: u64) {
-        self.recorder = Some(Recorder::new(base));
-    }
-
-    pub(in crate::stream) fn take_recording(&mut self) -> Option<Recording> {
-        self.recorder.take()?.finish()
-    }
-
-    fn skip(&mut self, private: gst::ClockTime) -> Option<AttemptId> {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.skip(private.nseconds());
-        }
-        self.attempt
     }
 
     fn caps(&mut self, caps: gst::Caps) {
@@ -159,7 +141,7 @@ impl Shared {
         &self,
         intake: &Mutex<Intake>,
         buffer: gst::Buffer,
-    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+    ) -> Result<FlowSuccess, FlowError> {
         if self.passes() {
             self.lock().tally().frames_out += 1;
             return self.src.push(buffer);
@@ -168,13 +150,13 @@ impl Shared {
         let (attempt, parts, (kind, times, packet)) = {
             let mut intake = intake.lock();
             let Some(attempt) = intake.attempt else {
-                return Err(gst::FlowError::Error);
+                return Err(FlowError::Error);
             };
             (attempt, intake.parts.clone(), intake.packet(buffer))
         };
         if let Some(alignment) = parts {
             self.lock().fault(attempt, Fault::Parts { alignment });
-            return Err(gst::FlowError::Error);
+            return Err(FlowError::Error);
         }
         let accepted = {
             let mut engine = self.lock();
@@ -186,21 +168,28 @@ impl Shared {
                 self.drop_freed(accepted.freed);
                 // The rest of the trail needn't be encoded.
                 match accepted.is_complete {
-                    true => Err(gst::FlowError::Eos),
-                    false => Ok(gst::FlowSuccess::Ok),
+                    true => Err(FlowError::Eos),
+                    false => Ok(FlowSuccess::Ok),
                 }
             }
-            Err(Refused::Flushing) => Err(gst::FlowError::Flushing),
+            Err(Refused::Flushing) => Err(FlowError::Flushing),
             Err(Refused::Halted(flow)) => Err(flow),
-            Err(Refused::Over | Refused::Faulty) => Err(gst::FlowError::Error),
+            Err(Refused::Over | Refused::Faulty) => Err(FlowError::Error),
         }
     }
 
     /// The encoder leaves out the frame with this private time.
     pub(in crate::stream) fn skip(&self, intake: &Mutex<Intake>, private: gst::ClockTime) {
-        let attempt = intake.lock().skip(private);
+        let private = private.nseconds();
+        let attempt = {
+            let mut intake = intake.lock();
+            if let Some(recorder) = &mut intake.recorder {
+                recorder.skip(private);
+            }
+            intake.attempt
+        };
         if let Some(attempt) = attempt {
-            self.lock().skip(attempt, private.nseconds());
+            self.lock().skip(attempt, private);
         }
     }
 

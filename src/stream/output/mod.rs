@@ -15,149 +15,44 @@ pub(super) mod intake;
 mod task;
 pub(super) mod writer;
 
-use super::shared::{Branch, Shared};
+use super::elements::PadBuilder;
+use super::shared::Shared;
 use crate::logic::ids::SessionId;
-use crate::media::caps::pad_template;
 use crate::media::queries::{answer_encoder, convert_encoded};
-use crate::tasks;
 use gst::prelude::*;
-use gst::subclass::prelude::*;
 use intake::Intake;
 use once_cell::sync::Lazy;
 use parking_lot::Mutex;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-pub(super) static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
-    gst::DebugCategory::new(
-        "vtparalleloutput",
-        gst::DebugColorFlags::empty(),
-        Some("vtparallelenc: packets of all sessions to one stream"),
-    )
-});
-
-mod imp {
-    use super::*;
-
-    #[derive(Default)]
-    pub(crate) struct Output;
-
-    #[glib::object_subclass]
-    impl ObjectSubclass for Output {
-        const NAME: &'static str = "GstVtParallelAggregator";
-        type Type = super::Output;
-        type ParentType = gst::Element;
-    }
-
-    impl ObjectImpl for Output {}
-    impl GstObjectImpl for Output {}
-
-    impl ElementImpl for Output {
-        fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
-            static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(|| {
-                gst::subclass::ElementMetadata::new(
-                    "Parallel encoding aggregator",
-                    "Generic/Video",
-                    "Joins the packets of several encoders into one stream",
-                    env!("CARGO_PKG_AUTHORS"),
-                )
-            });
-            Some(&METADATA)
-        }
-
-        fn pad_templates() -> &'static [gst::PadTemplate] {
-            static TEMPLATES: Lazy<Vec<gst::PadTemplate>> = Lazy::new(|| {
-                vec![
-                    pad_template("src", &gst::Caps::new_any()),
-                    pad_template("sink_%u", &gst::Caps::new_any()),
-                ]
-            });
-            &TEMPLATES
-        }
-    }
-}
-
-glib::wrapper! {
-    pub(crate) struct Output(ObjectSubclass<imp::Output>)
-        @extends gst::Element, gst::Object;
-}
-
-/// The element, with its src pad.
-pub(super) fn element(shared: &Shared) -> Result<Output, glib::BoolError> {
-    let output: Output = glib::Object::builder()
-        .property("name", "aggregator")
-        .build();
-    output.add_pad(&shared.src)?;
-    Ok(output)
-}
+pub(super) static CAT: Lazy<gst::DebugCategory> =
+    Lazy::new(|| crate::category("vtparalleloutput", "packets of all sessions to one stream"));
 
 pub(super) fn src_pad(shared: &Weak<Shared>) -> gst::Pad {
-    let (activate, event, query) = (shared.clone(), shared.clone(), shared.clone());
-    let template = pad_template("src", &gst::Caps::new_any());
-    gst::Pad::builder_from_template(&template)
-        .name("src")
-        .activatemode_function(move |pad, _, mode, active| {
-            Shared::guarded(
-                &activate,
-                "starting or stopping the output",
-                || tasks::activation_after_panic(pad, active),
-                |shared| {
-                    let starts = || shared.start_output();
-                    tasks::activate(pad, mode, active, starts, || shared.stop())
-                },
-            )
+    PadBuilder::new(shared, "src", "src", &gst::Caps::new_any())
+        .task("starting or stopping the output", |shared, _| {
+            shared.start_output();
         })
-        .event_function(move |_, _, it| {
-            Shared::guarded(
-                &event,
-                "event from downstream",
-                || false,
-                |shared| shared.src_event(it),
-            )
-        })
-        .query_function(move |pad, parent, it| {
-            Shared::guarded(
-                &query,
-                "query from downstream",
-                || false,
-                |shared| shared.src_query(pad, parent, it),
-            )
-        })
+        .event("event from downstream", Shared::src_event)
+        .query("query from downstream", Shared::src_query)
         .build()
 }
 
 /// A session's sink pad, and what comes on it.
 pub(super) fn session_pad(shared: &Weak<Shared>, id: SessionId) -> (gst::Pad, Arc<Mutex<Intake>>) {
-    let (chain, event, query) = (shared.clone(), shared.clone(), shared.clone());
     let intake = Arc::<Mutex<Intake>>::default();
-    let intakes = [intake.clone(), intake.clone(), intake.clone()];
-    let [packets, events, queries] = intakes;
-    let template = pad_template("sink_%u", &gst::Caps::new_any());
-    let pad = gst::Pad::builder_from_template(&template)
-        .name(format!("sink_{id}"))
-        .chain_function(move |_, _, buffer| {
-            Shared::guarded(
-                &chain,
-                "taking a packet",
-                || Err(gst::FlowError::Error),
-                |shared| shared.take_packet(&packets, buffer),
-            )
+    let [packets, events, queries] = [intake.clone(), intake.clone(), intake.clone()];
+    let name = format!("sink_{id}");
+    let pad = PadBuilder::new(shared, "sink_%u", &name, &gst::Caps::new_any())
+        .chain("taking a packet", move |shared, packet| {
+            shared.take_packet(&packets, packet)
         })
-        .event_function(move |_, _, it| {
-            Shared::guarded(
-                &event,
-                "event of an encoder",
-                || false,
-                |shared| shared.take_event(&events, it),
-            )
+        .event("event of an encoder", move |shared, event| {
+            shared.take_event(&events, event)
         })
-        .query_function(move |pad, parent, it| {
-            Shared::guarded(
-                &query,
-                "query of an encoder",
-                || false,
-                |shared| shared.answer_encoder(&queries, pad, parent, it),
-            )
+        .query("query of an encoder", move |shared, query| {
+            shared.answer_encoder(&queries, query)
         })
         .build();
     (pad, intake)
@@ -165,29 +60,24 @@ pub(super) fn session_pad(shared: &Weak<Shared>, id: SessionId) -> (gst::Pad, Ar
 
 // The encoders' side.
 impl Shared {
-    fn answer_encoder(
-        &self,
-        intake: &Mutex<Intake>,
-        pad: &gst::Pad,
-        parent: Option<&gst::Object>,
-        query: &mut gst::QueryRef,
-    ) -> bool {
+    fn answer_encoder(&self, intake: &Mutex<Intake>, query: &mut gst::QueryRef) -> Option<bool> {
         if self.passes() {
-            return self.src.peer_query(query);
+            return Some(self.src.peer_query(query));
         }
         match query.view_mut() {
             gst::QueryViewMut::Caps(query) => {
-                let told = intake.lock().downstream();
+                let context = intake.lock().context.clone();
+                let told = context.and_then(|context| context.downstream.clone());
                 let told = told.or_else(|| self.encoding.lock().downstream.clone());
                 let caps = told.unwrap_or_else(|| self.src.peer_query_caps(None));
                 answer_encoder(query, caps);
-                true
+                Some(true)
             }
-            gst::QueryViewMut::AcceptCaps(_) => gst::Pad::query_default(pad, parent, query),
+            gst::QueryViewMut::AcceptCaps(_) => None,
             // An encoder looks for a device or display to share.
-            gst::QueryViewMut::Context(_) => self.src.peer_query(query),
+            gst::QueryViewMut::Context(_) => Some(self.src.peer_query(query)),
             // ALLOCATION too: packets of several encoders in one downstream pool could starve it.
-            _ => false,
+            _ => Some(false),
         }
     }
 }
@@ -195,15 +85,13 @@ impl Shared {
 // Downstream's side.
 impl Shared {
     fn straight_sink(&self) -> Option<gst::Pad> {
-        let branch: Branch = self.branch(SessionId(0))?;
-        Some(branch.sink)
+        Some(self.branch(SessionId(0))?.sink)
     }
 
-    fn src_event(&self, event: gst::Event) -> bool {
+    fn src_event(self: &Arc<Self>, event: gst::Event) -> bool {
         if self.passes() {
-            return self
-                .straight_sink()
-                .is_some_and(|sink| sink.push_event(event));
+            let sink = self.straight_sink();
+            return sink.is_some_and(|sink| sink.push_event(event));
         }
         if event.type_() == gst::EventType::Reconfigure {
             for flag in [&self.reconfigures, &self.reconfigured] {
@@ -213,20 +101,14 @@ impl Shared {
         self.upstream_event(event)
     }
 
-    fn src_query(
-        &self,
-        pad: &gst::Pad,
-        parent: Option<&gst::Object>,
-        query: &mut gst::QueryRef,
-    ) -> bool {
+    fn src_query(self: &Arc<Self>, query: &mut gst::QueryRef) -> Option<bool> {
         if self.passes() {
-            return self
-                .straight_sink()
-                .is_some_and(|sink| sink.peer_query(query));
+            let sink = self.straight_sink();
+            return Some(sink.is_some_and(|sink| sink.peer_query(query)));
         }
-        match query.view_mut() {
+        Some(match query.view_mut() {
             gst::QueryViewMut::Caps(query) => {
-                let sent = self.writer.lock().sent_caps();
+                let sent = self.writer.lock().caps.clone();
                 let caps = sent.unwrap_or_else(|| {
                     let encoder = self.straight_sink().and_then(|sink| sink.peer());
                     encoder.map_or_else(gst::Caps::new_any, |encoder| encoder.query_caps(None))
@@ -234,7 +116,7 @@ impl Shared {
                 answer_encoder(query, caps);
                 true
             }
-            gst::QueryViewMut::AcceptCaps(_) => gst::Pad::query_default(pad, parent, query),
+            gst::QueryViewMut::AcceptCaps(_) => return None,
             gst::QueryViewMut::Convert(query) => {
                 let (bytes, time) = self.writer.lock().sent_amount();
                 convert_encoded(bytes, time, query)
@@ -244,13 +126,13 @@ impl Shared {
                 let position = self.writer.lock().position();
                 match position {
                     Some(position) => query.set(position),
-                    None => return self.upstream_query(query),
+                    None => return Some(self.upstream_query(query)),
                 }
                 true
             }
             // Packets come out of many pools, and nobody can pull them.
             gst::QueryViewMut::Allocation(_) | gst::QueryViewMut::Scheduling(_) => false,
             _ => self.upstream_query(query),
-        }
+        })
     }
 }

@@ -3,46 +3,35 @@
 //! The output's task: waits until something can leave, and sends it.
 
 use super::CAT;
-use super::writer::{Batch, Item};
+use super::writer::Item;
 use crate::clock;
 use crate::logic::engine::{Output, Sending, Stalled};
-use crate::panics::{self, may_panic};
+use crate::panics::may_panic;
 use crate::stream::shared::Shared;
 use crate::stream::video::Video;
-use crate::tasks;
+use gst::FlowError;
 use gst::prelude::*;
 use std::sync::Arc;
 
 impl Shared {
     pub(in crate::stream) fn start_output(self: &Arc<Self>) {
-        if !self.src.is_active() {
-            return;
-        }
-        let weak = Arc::downgrade(self);
-        let started = tasks::start(&self.src, move || {
-            if let Some(shared) = weak.upgrade() {
-                let rest = || shared.send_no_more();
-                panics::caught(&*shared, "the output's task", rest, || shared.output_turn());
-            }
-        });
-        if started.is_err() {
-            gst::error!(CAT, obj = self.src, "The output's task can't be started");
-        }
+        let (rest, turn) = (Self::send_no_more, Self::output_turn);
+        self.start_task(&self.src, "the output's task", rest, turn);
     }
 
     /// The task panicked: nothing leaves any more.
-    fn send_no_more(&self) {
-        self.lock().refuse(gst::FlowError::Error);
+    fn send_no_more(self: &Arc<Self>) {
+        self.lock().refuse(FlowError::Error);
         let _ = self.src.pause_task();
     }
 
     /// One turn of the task.
-    fn output_turn(&self) {
+    fn output_turn(self: &Arc<Self>) {
         match self.next_output() {
             Output::Send(sending) => self.send_packet(sending),
             Output::Events(events) => {
-                let batch = self.writer.lock().events(events);
-                if let Err(flow) = self.send(batch) {
+                let items = self.writer.lock().events(events);
+                if let Err(flow) = self.send(items) {
                     self.refused(flow);
                 }
             }
@@ -79,9 +68,9 @@ impl Shared {
     fn send_packet(&self, sending: Sending<Video>) {
         let ends_early_start = sending.ends_early_start;
         let chunk = sending.chunk;
-        let batch = self.writer.lock().packet(sending);
-        let sent = match batch {
-            Ok(batch) => self.send(batch),
+        let items = self.writer.lock().packet(sending);
+        let sent = match items {
+            Ok(items) => self.send(items),
             Err(differences) => {
                 self.fail(gst::error_msg!(
                     gst::StreamError::Encode,
@@ -102,11 +91,10 @@ impl Shared {
         }
     }
 
-    fn send(&self, batch: Batch) -> Result<(), gst::FlowError> {
+    fn send(&self, items: Vec<Item>) -> Result<(), FlowError> {
         let mut unsent = Vec::new();
         let mut result = Ok(());
-        let packet = batch.packet.map(Item::Buffer);
-        for item in batch.before.into_iter().chain(packet) {
+        for item in items {
             match item {
                 Item::Event(event) => {
                     gst::log!(CAT, obj = self.src, "Sending {event:?}");
@@ -133,14 +121,10 @@ impl Shared {
     }
 
     /// Downstream doesn't take any more: upstream and the sessions get to know.
-    fn refused(&self, flow: gst::FlowError) {
+    fn refused(&self, flow: FlowError) {
         gst::debug!(CAT, obj = self.src, "Downstream returned {flow:?}");
         let flow = self.combined(flow, None);
         self.lock().refuse(flow);
-        // If upstream has ended, nobody else would say so. (Whichever comes second, EOS or the refusal, finds the other.)
-        let unheard = self.lock().is_unheard();
-        if unheard {
-            self.tell_of_refusal_after_end(flow);
-        }
+        self.tell_of_unheard_refusal();
     }
 }

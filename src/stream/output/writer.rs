@@ -2,27 +2,20 @@
 
 //! Packets as they leave: with the caps, events and tags that stand before them, and with their times. Knows what was sent.
 
-use crate::logic::engine::Sending;
+use crate::logic::engine::{FrameTimes, Sending};
 use crate::logic::ids::ChunkId;
 use crate::logic::keys;
 use crate::logic::store::Kind;
 use crate::logic::timeline::{LATEST, Shown, THOUSAND_HOURS, Timeline, dts_before};
 use crate::media::bitstream::{Described, Format, as_first, compare, sets_for_band};
-use crate::stream::video::{Context, Video};
+use crate::stream::video::{Context, Video, same_bytes};
 use std::sync::Arc;
 
-/// What the task sends at once, in this order.
-#[derive(Debug)]
-pub(super) struct Batch {
-    /// Events, and stream headers. Most packets have none.
-    pub(super) before: Vec<Item>,
-    pub(super) packet: Option<gst::Buffer>,
-}
-
-/// What may come before a packet.
+/// What the task sends, one after the other.
 #[derive(Debug)]
 pub(super) enum Item {
     Event(gst::Event),
+    /// Stream headers, or a packet.
     Buffer(gst::Buffer),
 }
 
@@ -41,7 +34,7 @@ pub(crate) struct Writer {
     depth: usize,
     /// What PTS, DTS and the segment are moved by; decided with the first packet.
     shift: Option<gst::ClockTime>,
-    caps: Option<gst::Caps>,
+    pub(super) caps: Option<gst::Caps>,
     /// Those of the last packet's encoder, where only parameter sets differ that go in band.
     encoder_caps: Option<gst::Caps>,
     /// The encoder is told something else from here on, so that it may describe another stream.
@@ -74,10 +67,6 @@ impl Writer {
         };
     }
 
-    pub(super) fn sent_caps(&self) -> Option<gst::Caps> {
-        self.caps.clone()
-    }
-
     /// Bytes that have left, and the time that they are shown; no time where nobody can tell.
     pub(super) fn sent_amount(&self) -> (u64, gst::ClockTime) {
         let time = match self.is_timeless {
@@ -88,18 +77,15 @@ impl Writer {
     }
 
     /// Events that no packet follows.
-    pub(super) fn events(&mut self, events: Vec<gst::Event>) -> Batch {
-        let mut before = Vec::new();
-        self.push_events(events, None, &mut before);
-        Batch {
-            before,
-            packet: None,
-        }
+    pub(super) fn events(&mut self, events: Vec<gst::Event>) -> Vec<Item> {
+        let mut items = Vec::new();
+        self.push_events(events, None, &mut items);
+        items
     }
 
-    /// A packet, with what stands before it. An error says how its encoder describes another stream than the one that was begun, where the
-    /// format can't say so in band.
-    pub(super) fn packet(&mut self, sending: Sending<Video>) -> Result<Batch, String> {
+    /// A packet, and before it what stands before it. An error says how its encoder describes another stream than the one that was begun,
+    /// where the format can't say so in band.
+    pub(super) fn packet(&mut self, sending: Sending<Video>) -> Result<Vec<Item>, String> {
         let Sending {
             chunk,
             frame,
@@ -110,53 +96,55 @@ impl Writer {
             answers,
             ..
         } = sending;
-        let mut before = Vec::new();
+        let mut items = Vec::new();
         if let Some(opens) = &opens {
             self.depth = self.depth.max(opens.depth);
             let shift = if self.depth > 0 { THOUSAND_HOURS } else { 0 };
-            self.shift
-                .get_or_insert(gst::ClockTime::from_nseconds(shift));
+            let shift = gst::ClockTime::from_nseconds(shift);
+            self.shift.get_or_insert(shift);
         }
         if self.chunk != Some(chunk) {
             self.chunk = Some(chunk);
             self.begin_chunk(packet.context.take());
         }
         let (caps, sets) = self.described(packet.caps.take())?;
-        if !sets.is_empty() {
-            let format = self.encoder_caps.as_deref().map(Format::of);
-            packet.buffer = as_first(packet.buffer, format.unwrap_or_default(), &sets);
-        }
-        self.push_events(events, caps, &mut before);
+        let mut buffer = self.with_sets(packet.buffer, &sets);
+        self.push_events(events, caps, &mut items);
         self.caps_may_change = false;
-        self.push_new_tags(packet.tags, &mut before);
+        self.push_new_tags(packet.tags, &mut items);
         if let Some(opens) = &opens {
             let duration = opens.duration.unwrap_or(1);
             self.timeline
                 .begin_chunk(self.depth, &opens.first, duration);
         }
-        let mut buffer = packet.buffer;
-        if answers.iter().any(|request| request.all_headers)
-            && let Some(sets) = &packet.sets
-        {
-            let format = self.encoder_caps.as_deref().map(Format::of);
-            buffer = as_first(buffer, format.unwrap_or_default(), sets);
+        let wants_headers = answers.iter().any(|request| request.all_headers);
+        if let (true, Some(sets)) = (wants_headers, &packet.sets) {
+            buffer = self.with_sets(buffer, sets);
         }
-        let times = frame.map(|frame| (frame.private, frame.times));
-        let buffer = match times {
-            Some((private, times)) => {
+        let buffer = match frame {
+            Some(frame) => {
                 let is_shown = kind != Kind::Invisible;
-                Some(self.stamped(buffer, private, times.pts, times.duration, is_shown))
+                self.stamped(buffer, frame.private, frame.times, is_shown)
             }
-            None => self.header(buffer),
+            None if self.is_known_header(&buffer) => return Ok(items),
+            None => buffer,
         };
-        let buffer = buffer.map(|buffer| self.counted(buffer, kind));
-        if let Some(buffer) = &buffer {
-            self.push_answers(&answers, buffer.pts(), &mut before);
+        let buffer = self.counted(buffer, kind);
+        self.push_answers(&answers, buffer.pts(), &mut items);
+        if wants_headers {
+            items.extend(self.headers.iter().cloned().map(Item::Buffer));
         }
-        Ok(Batch {
-            before,
-            packet: buffer,
-        })
+        items.push(Item::Buffer(buffer));
+        Ok(items)
+    }
+
+    /// The packet with these parameter sets in it, if there are any.
+    fn with_sets(&self, buffer: gst::Buffer, sets: &[Vec<u8>]) -> gst::Buffer {
+        if sets.is_empty() {
+            return buffer;
+        }
+        let format = self.encoder_caps.as_deref().map(Format::of);
+        as_first(buffer, format.unwrap_or_default(), sets)
     }
 
     /// The packets that come are of another chunk. What its encoder makes may be something else if it was told something else.
@@ -210,10 +198,6 @@ impl Writer {
 
     fn shift(&self) -> gst::ClockTime {
         self.shift.unwrap_or(gst::ClockTime::ZERO)
-    }
-
-    fn shifted(&self, pts: u64) -> u64 {
-        pts.saturating_add(self.shift().nseconds()).min(LATEST)
     }
 
     /// The events that stood before a packet, with `caps`: what was still to be said of a stream that is over comes before the next one.
@@ -278,7 +262,7 @@ impl Writer {
         }
     }
 
-    /// Says which requests the key frame answers, and sends the stream headers with it that they want.
+    /// Says which requests the key frame answers.
     fn push_answers(
         &self,
         answers: &[keys::Request],
@@ -294,9 +278,6 @@ impl Writer {
                 .count(request.count)
                 .build();
             items.push(Item::Event(event));
-        }
-        if answers.iter().any(|request| request.all_headers) {
-            items.extend(self.headers.iter().cloned().map(Item::Buffer));
         }
     }
 
@@ -322,11 +303,13 @@ impl Writer {
         &mut self,
         mut buffer: gst::Buffer,
         private: u64,
-        pts: Option<u64>,
-        duration: Option<u64>,
+        times: FrameTimes,
         is_shown: bool,
     ) -> gst::Buffer {
-        let pts = pts.map(|pts| self.shifted(pts));
+        let pts = times.pts.map(|pts| {
+            let shifted = pts.saturating_add(self.shift().nseconds());
+            shifted.min(LATEST)
+        });
         let segment = self.segments;
         let dts = match is_shown {
             true => self.timeline.stamp(Shown {
@@ -336,20 +319,18 @@ impl Writer {
             false => self.timeline.stamp_invisible(private),
         };
         // The PTS of another frame of this segment, or what is as long before this one's in running time.
-        let of_frame = dts
-            .of
-            .filter(|of| of.segment == segment)
-            .and_then(|of| of.pts);
+        let of_segment = dts.of.filter(|of| of.segment == segment);
+        let of_frame = of_segment.and_then(|of| of.pts);
         let rate = self.segment.rate();
         let dts =
             pts.map(|pts| of_frame.unwrap_or_else(|| dts_before(pts, private, dts.private, rate)));
         let stamped = buffer.make_mut();
         stamped.set_pts(pts.map(gst::ClockTime::from_nseconds));
         stamped.set_dts(dts.map(gst::ClockTime::from_nseconds));
-        if let Some(duration) = duration.filter(|_| is_shown) {
+        if let Some(duration) = times.duration.filter(|_| is_shown) {
             stamped.set_duration(gst::ClockTime::from_nseconds(duration));
         }
-        let end = pts.map(|pts| pts.saturating_add(duration.unwrap_or(0)).min(LATEST));
+        let end = pts.map(|pts| pts.saturating_add(times.duration.unwrap_or(0)).min(LATEST));
         let edge = if rate < 0.0 { pts } else { end }.map(gst::ClockTime::from_nseconds);
         let at = self.segment.position();
         // Packets come in decoding order.
@@ -358,16 +339,15 @@ impl Writer {
         buffer
     }
 
-    /// Stream headers, unless they were sent before.
-    fn header(&mut self, buffer: gst::Buffer) -> Option<gst::Buffer> {
-        let is_same = |sent: &gst::Buffer| same_bytes(sent, &buffer);
-        if self.headers.iter().any(is_same) {
-            return None;
+    /// Stream headers that were sent before. Others are remembered.
+    fn is_known_header(&mut self, buffer: &gst::Buffer) -> bool {
+        let is_known = self.headers.iter().any(|sent| same_bytes(sent, buffer));
+        if !is_known {
+            let mut again = buffer.clone();
+            again.make_mut().unset_flags(gst::BufferFlags::DISCONT);
+            self.headers.push(again);
         }
-        let mut again = buffer.clone();
-        again.make_mut().unset_flags(gst::BufferFlags::DISCONT);
-        self.headers.push(again);
-        Some(buffer)
+        is_known
     }
 
     /// The packet as it is sent: only the first one is a beginning.
@@ -391,13 +371,6 @@ impl Writer {
     }
 }
 
-fn same_bytes(a: &gst::BufferRef, b: &gst::BufferRef) -> bool {
-    match (a.map_readable(), b.map_readable()) {
-        (Ok(a), Ok(b)) => a.as_slice() == b.as_slice(),
-        _ => false,
-    }
-}
-
 /// The segment moved by `shift`, as GstVideoEncoder moves it for encoders that set a minimum PTS.
 fn shifted_segment(event: &gst::event::Segment, shift: gst::ClockTime) -> gst::Event {
     let mut segment = event.segment().clone();
@@ -407,10 +380,8 @@ fn shifted_segment(event: &gst::event::Segment, shift: gst::ClockTime) -> gst::E
         times.set_stop(moved(times.stop()));
         times.set_position(moved(times.position()));
     }
-    let mut builder = gst::event::Segment::builder(&segment).seqnum(event.seqnum());
-    let offset = event.running_time_offset();
-    if offset != 0 {
-        builder = builder.running_time_offset(offset);
-    }
-    builder.build()
+    gst::event::Segment::builder(&segment)
+        .seqnum(event.seqnum())
+        .running_time_offset(event.running_time_offset())
+        .build()
 }
