@@ -105,6 +105,13 @@ impl Pace {
         self.is_exhausted = false;
     }
 
+    /// Whoever stood at our door has gone, with a frame that was taken in or without.
+    pub fn leaves_door(&mut self) {
+        if self.is_at_door() {
+            self.interrupted();
+        }
+    }
+
     /// So long the input may stand still.
     fn patience(&self) -> u64 {
         let longest = self.gaps.iter().max();

@@ -215,6 +215,12 @@ impl Taper {
     }
 }
 
+impl Default for Length {
+    fn default() -> Self {
+        Self::Fixed(0)
+    }
+}
+
 impl Length {
     /// Frames that chunk number `index` should own.
     pub(super) fn of(self, index: u64) -> u64 {
@@ -244,9 +250,10 @@ impl Length {
 }
 
 /// What keeps a plan's chunks from being longer, or its sessions from being more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Limit {
     /// The length of a chunk was set.
+    #[default]
     ChunkFrames,
     /// There are no more frames to share.
     SourceLength,
@@ -268,8 +275,8 @@ impl Limit {
     }
 }
 
-/// The settled lengths.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The settled lengths. Before anything is known, all of them are 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Plan {
     pub length: Length,
     /// At least 1, never more than the chunk length.

@@ -120,6 +120,10 @@ impl<T> FrameTable<T> {
         usize::try_from(frame.0.checked_sub(self.first.0)?).ok()
     }
 
+    fn time(&self, index: usize) -> Option<u64> {
+        self.entries.get(index).map(|&(private, _)| private)
+    }
+
     pub fn get(&self, frame: FrameNo) -> Option<&T> {
         self.entries.get(self.index(frame)?).map(|(_, entry)| entry)
     }
@@ -130,47 +134,39 @@ impl<T> FrameTable<T> {
     }
 
     pub fn private(&self, frame: FrameNo) -> Option<u64> {
-        self.entries
-            .get(self.index(frame)?)
-            .map(|&(private, _)| private)
+        self.time(self.index(frame)?)
     }
 
     /// The frame that an encoder means by `private`. Encoders that count in units of the frame rate round
     /// the time, so the nearest frame is meant, as long as it is nearer than half a frame.
     pub fn find(&self, private: u64) -> Option<FrameNo> {
-        let at = self.entries.partition_point(|&(time, _)| time < private);
-        let after = self.entries.get(at).map(|&(time, _)| (at, time - private));
-        let before = at
-            .checked_sub(1)
-            .map(|index| (index, private - self.entries[index].0));
-        let (index, distance) = match (before, after) {
-            (Some(before), Some(after)) if before.1 < after.1 => before,
-            (_, Some(after)) => after,
-            (Some(before), None) => before,
-            (None, None) => return None,
-        };
+        let after = self.entries.partition_point(|&(time, _)| time < private);
+        let distance = |index: usize| Some((self.time(index)?.abs_diff(private), index));
+        let nearest = [Some(after), after.checked_sub(1)].into_iter().flatten();
+        let (distance, index) = nearest.filter_map(distance).min_by_key(|it| it.0)?;
         (distance <= self.reach(index)).then(|| FrameNo(self.first.0 + index as u64))
     }
 
     /// Half the shorter distance from an entry to its neighbours.
     fn reach(&self, index: usize) -> u64 {
-        let time = |index: usize| self.entries.get(index).map(|&(time, _)| time);
-        let gap = |a: Option<u64>, b: Option<u64>| Some(b?.saturating_sub(a?));
-        let before = gap(index.checked_sub(1).and_then(time), time(index));
-        let after = gap(time(index), time(index + 1));
-        match (before, after) {
-            (Some(before), Some(after)) => before.min(after) / 2,
-            (Some(only), None) | (None, Some(only)) => only / 2,
-            // The only frame there is: any rounding is forgiven that a frame rate above 1 causes.
-            (None, None) => 500_000_000,
-        }
+        let neighbours = [index.checked_sub(1), Some(index + 1)];
+        let distance = |other: usize| Some(self.time(other)?.abs_diff(self.time(index)?));
+        let distances = neighbours.into_iter().flatten().filter_map(distance);
+        // The only frame there is: any rounding is forgiven that a frame rate above 1 causes.
+        distances.min().map_or(500_000_000, |gap| gap / 2)
     }
 
-    /// The first frame with this private timestamp or a later one; `None` also if an earlier frame than is known could have it.
-    pub fn first_from(&self, private: u64) -> Option<FrameNo> {
+    /// The frames with this private timestamp or a later one.
+    pub fn from(&self, private: u64) -> impl Iterator<Item = (FrameNo, &T)> {
         let at = self.entries.partition_point(|&(time, _)| time < private);
-        let is_known = at < self.entries.len() && (at > 0 || self.first == FrameNo(0));
-        is_known.then(|| FrameNo(self.first.0 + at as u64))
+        let numbers = (self.first.0 + at as u64..).map(FrameNo);
+        numbers.zip(self.entries.range(at..).map(|(_, entry)| entry))
+    }
+
+    /// The first of these; `None` also if an earlier frame than is known could have that time.
+    pub fn first_from(&self, private: u64) -> Option<FrameNo> {
+        let (frame, _) = self.from(private).next()?;
+        (frame > self.first || frame == FrameNo(0)).then_some(frame)
     }
 
     /// Forgets the frames before `frame`.
@@ -200,13 +196,9 @@ pub fn reorder_depth(decoding_order: impl Iterator<Item = FrameNo>) -> usize {
 /// How far an encoder says it may reorder: the frames that its first DTS lies before its first PTS.
 pub fn announced_depth(delay: u64, first_times: impl Iterator<Item = u64>) -> usize {
     let mut first = None;
-    for (index, time) in first_times.take(DEEPEST + 1).enumerate() {
-        let first = *first.get_or_insert(time);
-        if time.saturating_sub(first) >= delay {
-            return index;
-        }
-    }
-    0
+    let mut times = first_times.take(DEEPEST + 1);
+    let reaches = |time: u64| time.saturating_sub(*first.get_or_insert(time)) >= delay;
+    times.position(reaches).unwrap_or(0)
 }
 
 /// A frame's PTS in private time, and what else is known of the frame: it comes with the DTS that is this PTS.
@@ -290,16 +282,13 @@ impl<T: Copy + Ord> Timeline<T> {
         self.heap.push(Reverse(shown));
         let dts = match self.ready.pop_front() {
             Some(private) => Dts { private, of: None },
-            None => self.heap.pop().map_or(
+            None => {
+                let Reverse(earliest) = self.heap.pop().unwrap_or(Reverse(shown));
                 Dts {
-                    private: shown.private,
-                    of: Some(shown.of),
-                },
-                |Reverse(earlier)| Dts {
-                    private: earlier.private,
-                    of: Some(earlier.of),
-                },
-            ),
+                    private: earliest.private,
+                    of: Some(earliest.of),
+                }
+            }
         };
         let least = self.last_dts.map_or(0, |last| last.saturating_add(1));
         let private = dts.private.max(least).min(LATEST);

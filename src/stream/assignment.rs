@@ -3,9 +3,9 @@
 //! A session's attempt, as the session sees it: the engine's calls for one `AttemptId`, and the waits between them.
 
 use super::shared::{Locked, Shared};
-use super::video::{Context, Video};
+use super::video::Context;
 use crate::cache::Recording;
-use crate::logic::engine::{self, Freed, Next, Why};
+use crate::logic::engine::{self, Next, Why};
 use crate::logic::ids::{AttemptId, FrameNo};
 use crate::panics::may_panic;
 use crate::session::failure::Failure;
@@ -63,12 +63,6 @@ impl Assigned {
             }
         }
     }
-
-    /// The attempt is whole: drops what that frees, and warns of sessions that could not open an encoder.
-    pub(super) fn finish(&self, freed: Freed<Video>) {
-        self.shared.warn_of_closed_sessions();
-        self.shared.drop_freed(freed);
-    }
 }
 
 impl Assignment for Assigned {
@@ -82,11 +76,10 @@ impl Assignment for Assigned {
     fn next(&self, position: FrameNo) -> Result<Step, Failure> {
         let next = self.wait(|engine| {
             may_panic!("feeding a frame, locked");
-            match engine.next(self.attempt, position) {
-                Next::Wait => Ok(None),
-                Next::Stop(why) => Err(why),
-                next => Ok(Some(next)),
-            }
+            Ok(match engine.next(self.attempt, position)? {
+                Next::Wait => None,
+                next => Some(next),
+            })
         })?;
         Ok(match next {
             Next::Feed { frame, force_key } => Step::Feed {
@@ -99,11 +92,12 @@ impl Assignment for Assigned {
     }
 
     fn content(&self) -> Result<Option<Content>, Failure> {
-        let all = self.wait(|engine| match engine.content(self.attempt) {
-            engine::Content::All { chunk, frames } => Ok(Some(Some((chunk, frames)))),
-            engine::Content::Incomplete => Ok(Some(None)),
-            engine::Content::Wait => Ok(None),
-            engine::Content::Stop(why) => Err(why),
+        let all = self.wait(|engine| {
+            Ok(match engine.content(self.attempt)? {
+                engine::Content::All { chunk, frames } => Some(Some((chunk, frames))),
+                engine::Content::Incomplete => Some(None),
+                engine::Content::Wait => None,
+            })
         })?;
         Ok(all.map(|(chunk, frames)| {
             let fed = frames.into_iter().map(|(frame, time, force_key)| Fed {
@@ -154,13 +148,9 @@ impl Assignment for Assigned {
             may_panic!("delivering a chunk, locked");
             delivered
         };
-        match delivered {
-            Ok(freed) => {
-                self.finish(freed);
-                Ok(())
-            }
-            Err(why) => Err(self.failure_of(why)),
-        }
+        delivered.map_err(|why| self.failure_of(why))?;
+        self.shared.warn_of_closed_sessions();
+        Ok(())
     }
 
     fn uses_cache(&self, uses: bool) {

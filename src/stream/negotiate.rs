@@ -199,7 +199,7 @@ impl Shared {
             (sessions, encoding.job.stall_timeout)
         };
         let settings = self.encoding.lock().settings();
-        *self.lock().settings() = settings;
+        self.lock().settings = settings;
         {
             let _opening = OpeningFirst::begin(self);
             first.place(&recipe, timeout, &|| self.stops())?;

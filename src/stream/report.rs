@@ -26,7 +26,7 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     pub(crate) fn structure(&self) -> gst::Structure {
         let tally = &self.tally;
-        let sessions = tally.sessions().iter().map(|session| {
+        let sessions = tally.sessions.iter().map(|session| {
             gst::Structure::builder("session")
                 .field("frames", session.frames)
                 .field("frames-per-second", session.frames_per_second())
@@ -77,7 +77,7 @@ pub(super) fn snapshot(shared: &Shared) -> Snapshot {
         };
         (recipe.map(|recipe| recipe.description.clone()), sequential)
     };
-    let mut engine = shared.lock();
+    let engine = shared.lock();
     let (bytes_held, bytes_peak) = engine.held_bytes();
     let plan = engine.plan().copied();
     // Most bytes of raw frames that will be held.
@@ -86,7 +86,7 @@ pub(super) fn snapshot(shared: &Shared) -> Snapshot {
         plan.capacity_frames.saturating_mul(frame)
     });
     Snapshot {
-        tally: engine.tally().clone(),
+        tally: engine.tally.clone(),
         encoder,
         sequential,
         sessions_open: engine.open_sessions() as u64,

@@ -235,10 +235,7 @@ impl Shared {
         }
         let delivered = self.lock().delivered(attempt, 0);
         match delivered {
-            Ok(freed) => {
-                self.warn_of_closed_sessions();
-                self.drop_freed(freed);
-            }
+            Ok(()) => self.warn_of_closed_sessions(),
             Err(_) => workers::end_attempt(self, attempt, Failure::Replanned, 0),
         }
     }

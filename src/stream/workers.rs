@@ -168,11 +168,6 @@ fn take(shared: &Shared, session: &Session) -> Option<engine::Assigned<super::vi
         may_panic!("taking a chunk, locked");
         match engine.take(session.id) {
             Take::Chunk(assigned) => return Some(assigned),
-            Take::Again(freed) => {
-                drop(engine);
-                shared.drop_freed(freed);
-                engine = shared.lock();
-            }
             Take::Wait => engine.wait(&session.wake),
             Take::Stop => return None,
         }
@@ -238,8 +233,7 @@ pub(super) fn end_attempt(
         Consequence::Nothing => {
             gst::debug!(CAT, "Session {id}: its attempt is over: {failure}");
         }
-        Consequence::Again(again, freed) => {
-            shared.drop_freed(freed);
+        Consequence::Again(again) => {
             // Said before the chunk goes on, because with it the stream may end.
             match &again {
                 Again::Replanned => {

@@ -161,7 +161,7 @@ impl Shared {
         buffer: gst::Buffer,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         if self.passes() {
-            self.lock().tally().frames_out += 1;
+            self.lock().tally.frames_out += 1;
             return self.src.push(buffer);
         }
         gst::trace!(CAT, obj = self.src, "{buffer:?}");
@@ -182,14 +182,9 @@ impl Shared {
             engine.packet(attempt, kind, times, packet)
         };
         match accepted {
-            Ok(accepted) => {
-                self.drop_freed(accepted.freed);
-                // The rest of the trail needn't be encoded.
-                match accepted.is_complete {
-                    true => Err(gst::FlowError::Eos),
-                    false => Ok(gst::FlowSuccess::Ok),
-                }
-            }
+            Ok(false) => Ok(gst::FlowSuccess::Ok),
+            // The rest of the trail needn't be encoded.
+            Ok(true) => Err(gst::FlowError::Eos),
             Err(Refused::Flushing) => Err(gst::FlowError::Flushing),
             Err(Refused::Halted(flow)) => Err(flow),
             Err(Refused::Over | Refused::Faulty) => Err(gst::FlowError::Error),

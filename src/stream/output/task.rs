@@ -65,10 +65,9 @@ impl Shared {
             };
             engine.wait_until(&self.output, until.filter(|_| !self.passes()));
             if until.is_some() {
-                let (stalled, freed) = engine.stalled(clock::now());
+                let stalled = engine.stalled(clock::now());
                 if !matches!(stalled, Stalled::No) {
                     drop(engine);
-                    self.drop_freed(freed);
                     self.tell_of_stall(&stalled);
                     engine = self.lock();
                 }
@@ -94,8 +93,7 @@ impl Shared {
             }
         };
         if ends_early_start {
-            let freed = self.lock().end_early_start();
-            self.drop_freed(freed);
+            self.lock().end_early_start();
         }
         if let Err(flow) = sent {
             self.refused(flow);
