@@ -13,9 +13,8 @@
 //!                 own of c−1 │             lead of c+1 │ own of c+1
 //! ```
 //!
-//! A chunk is *open* until it is known where it ends. It ends after its planned length as soon as
-//! `min_frames` more frames have come, because only then the frames after it are sure to be a chunk
-//! of their own; otherwise they are a short tail and join it.
+//! A chunk is *open* until it is known where it ends. It ends after its planned length as soon as `min_frames` more frames have come,
+//! because only then the frames after it are sure to be a chunk of their own; otherwise they are a short tail and join it.
 
 use super::ids::{Chunk, ChunkId, FrameNo, FrameRange};
 use super::plan::Plan;
@@ -37,17 +36,9 @@ pub struct Neighbours {
     pub fed: Option<u64>,
 }
 
-/// A chunk begins: offer it to the sessions.
+/// A chunk's own frames; without an end until that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opening {
-    pub id: ChunkId,
-    /// Its first own frame.
-    pub start: FrameNo,
-}
-
-/// A chunk's own frames are all known: tell who has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Closing {
+pub struct Bounds {
     pub id: ChunkId,
     pub own: FrameRange,
 }
@@ -56,8 +47,10 @@ pub struct Closing {
 #[must_use]
 #[derive(Debug, Default)]
 pub struct Arrival {
-    pub closed: Option<Closing>,
-    pub opened: Option<Opening>,
+    /// It is known where this chunk ends: tell who has it.
+    pub closed: Option<Bounds>,
+    /// This chunk begins: offer it to the sessions.
+    pub opened: Option<Bounds>,
 }
 
 /// What a session does next with its chunk.
@@ -74,12 +67,12 @@ pub enum Next {
 
 /// A chunk that opened and isn't done.
 #[derive(Debug)]
-struct Live {
+pub struct Live {
     id: ChunkId,
     /// First fed frame.
     lead_start: FrameNo,
     /// First own frame.
-    start: FrameNo,
+    pub start: FrameNo,
     /// `start` and the planned length: where the chunk ends unless a short tail joins it.
     target: FrameNo,
     /// End of the own frames, once that is known.
@@ -90,7 +83,8 @@ struct Live {
     after: u64,
     /// Its lead and trail are fed; otherwise they are only held.
     overlaps: bool,
-    neighbours: Neighbours,
+    /// What its encoder may be told of the frames around it.
+    pub neighbours: Neighbours,
     /// The own ones of the frames that its encoder will be fed, where the length of the source is known.
     planned: Option<u64>,
 }
@@ -101,7 +95,7 @@ impl Live {
     }
 
     /// The first frame that is fed.
-    fn feed_start(&self) -> FrameNo {
+    pub fn feed_start(&self) -> FrameNo {
         if self.overlaps {
             self.lead_start
         } else {
@@ -125,13 +119,29 @@ impl Live {
         (arrived.min(wanted), arrived >= wanted)
     }
 
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            id: self.id,
+            own: FrameRange::new(self.start.0, self.end(0).0),
+        }
+    }
+
     /// Every frame that this chunk needs or may come to need.
     fn needs(&self) -> FrameRange {
         FrameRange::new(self.lead_start.0, self.end(self.after).0)
     }
 
+    /// It is fed frames around its own ones on this side.
+    pub fn has_overlap(&self, side: Side) -> bool {
+        self.overlaps
+            && match side {
+                Side::Lead => self.lead_start < self.start,
+                Side::Trail => self.after > 0,
+            }
+    }
+
     /// The chunk, if it is fed up to, not including, `fed_end`.
-    fn chunk(&self, fed_end: FrameNo) -> Option<Chunk> {
+    pub fn chunk(&self, fed_end: FrameNo) -> Option<Chunk> {
         Some(Chunk {
             id: self.id,
             own: FrameRange::new(self.start.0, self.own_end?.0),
@@ -143,9 +153,9 @@ impl Live {
 /// Follows the frames and says which chunk each of them belongs to.
 #[derive(Debug)]
 pub struct Chunker {
-    plan: Plan,
+    pub plan: Plan,
     /// The number that the next frame will get.
-    arrived: FrameNo,
+    pub arrived: FrameNo,
     /// First frame since the last cut: no overlap reaches across it.
     section_start: FrameNo,
     /// Chunks opened since the last cut: the index of the next planned length.
@@ -167,15 +177,6 @@ impl Chunker {
         }
     }
 
-    pub fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    /// The number that the next frame will get.
-    pub fn next_frame(&self) -> FrameNo {
-        self.arrived
-    }
-
     /// The next frame has come.
     pub fn frame(&mut self) -> Arrival {
         let frame = self.arrived;
@@ -189,13 +190,11 @@ impl Chunker {
             Some(open) => self.close(open.target),
         };
         let start = closed.map_or(frame, |closed| closed.own.end);
-        Arrival {
-            closed,
-            opened: Some(self.open(start)),
-        }
+        let opened = Some(self.open(start));
+        Arrival { closed, opened }
     }
 
-    fn open(&mut self, start: FrameNo) -> Opening {
+    fn open(&mut self, start: FrameNo) -> Bounds {
         let plan = &self.plan;
         let length = plan.length.of(self.section_chunks);
         let lead_start = FrameNo(start.0.saturating_sub(plan.before)).max(self.section_start);
@@ -224,24 +223,21 @@ impl Chunker {
         };
         self.next_id = live.id.next();
         self.section_chunks += 1;
-        let id = live.id;
+        let bounds = live.bounds();
         self.live.push_back(live);
-        Opening { id, start }
+        bounds
     }
 
     /// The open chunk ends here.
-    fn close(&mut self, end: FrameNo) -> Option<Closing> {
+    fn close(&mut self, end: FrameNo) -> Option<Bounds> {
         let open = self.live.back_mut().filter(|live| live.is_open())?;
         open.own_end = Some(end);
-        Some(Closing {
-            id: open.id,
-            own: FrameRange::new(open.start.0, end.0),
-        })
+        Some(open.bounds())
     }
 
     /// A key frame is wanted at the next frame. The open chunk ends before it if it is long enough, so that the key frame
     /// costs nothing; otherwise it has to be forced.
-    pub fn split(&mut self) -> Option<Closing> {
+    pub fn split(&mut self) -> Option<Bounds> {
         let (arrived, min_frames) = (self.arrived.0, self.plan.min_frames);
         let open = self.live.back_mut().filter(|live| live.is_open())?;
         if arrived - open.start.0 < min_frames {
@@ -268,7 +264,7 @@ impl Chunker {
 
     /// The stream ends, or what follows may not share a chunk or an overlap with what came before (new
     /// caps, a new segment). The open chunk, if there is one, ends here with its tail.
-    pub fn cut(&mut self) -> Option<Closing> {
+    pub fn cut(&mut self) -> Option<Bounds> {
         self.section_start = self.arrived;
         self.section_chunks = 0;
         let closed = self.close(self.arrived);
@@ -285,7 +281,7 @@ impl Chunker {
 
     /// Somebody waits for what waits for frames: chunks that lack their trail have no more of it, and frames that may be a tail go to
     /// the open chunk, which ends with them. It doesn't end otherwise.
-    pub fn give_out(&mut self) -> Option<Closing> {
+    pub fn give_out(&mut self) -> Option<Bounds> {
         let open = self.live.back().filter(|live| live.is_open());
         if open.is_some_and(|open| self.arrived > open.target) {
             return self.cut();
@@ -309,7 +305,7 @@ impl Chunker {
         true
     }
 
-    fn live(&self, chunk: ChunkId) -> Option<&Live> {
+    pub fn live(&self, chunk: ChunkId) -> Option<&Live> {
         self.live.iter().find(|live| live.id == chunk)
     }
 
@@ -320,18 +316,13 @@ impl Chunker {
         Some(FrameRange::new(live.start.0, end.0))
     }
 
-    /// The first frame that a new attempt at the chunk is fed.
-    pub fn first_fed(&self, chunk: ChunkId) -> Option<FrameNo> {
-        self.live(chunk).map(Live::feed_start)
-    }
-
     /// An attempt at the chunk showed that forced key frames don't part it from its overlap on this side. It loses that, and
     /// with one of the first two chunks, on which the encoder shows itself, all later ones do. Begin these live chunks anew.
     /// Empty: the chunk has no overlap there, so it can't be that.
     #[must_use]
     pub fn drop_overlap(&mut self, chunk: ChunkId, side: Side) -> Vec<ChunkId> {
         let mut losing = Vec::new();
-        if !self.has_overlap(chunk, side) {
+        if !self.live(chunk).is_some_and(|it| it.has_overlap(side)) {
             return losing;
         }
         let is_trial = chunk <= LAST_TRIAL;
@@ -346,21 +337,6 @@ impl Chunker {
             }
         }
         losing
-    }
-
-    /// The chunk is fed frames around its own ones on this side.
-    pub fn has_overlap(&self, chunk: ChunkId, side: Side) -> bool {
-        let live = self.live(chunk).filter(|live| live.overlaps);
-        live.is_some_and(|live| match side {
-            Side::Lead => live.lead_start < live.start,
-            Side::Trail => live.after > 0,
-        })
-    }
-
-    /// What an encoder may be told of the frames around the chunk.
-    pub fn neighbours(&self, chunk: ChunkId) -> Neighbours {
-        let live = self.live(chunk);
-        live.map(|live| live.neighbours).unwrap_or_default()
     }
 
     /// The chunk begins with this frame: those before it have left, and can't be made again. Let the frames go that are returned.
@@ -390,11 +366,6 @@ impl Chunker {
         live.chunk(end).filter(|_| is_final)
     }
 
-    /// The chunk, of which the frames up to, not including, `position` were fed, and no more are needed.
-    pub fn cut_short(&self, chunk: ChunkId, position: FrameNo) -> Option<Chunk> {
-        self.live(chunk)?.chunk(position)
-    }
-
     /// What the session does that has fed the chunk's frames up to, not including, `position`.
     pub fn next(&self, chunk: ChunkId, position: FrameNo) -> Option<Next> {
         let live = self.live(chunk)?;
@@ -412,8 +383,7 @@ impl Chunker {
         Some(self.complete(chunk).map_or(Next::Wait, Next::Drain))
     }
 
-    /// The oldest chunk that isn't done lacks frames (or there is none): making the next frame wait would
-    /// be waiting for ourselves.
+    /// The oldest chunk that isn't done lacks frames (or there is none): making the next frame wait would be waiting for ourselves.
     pub fn is_starving(&self) -> bool {
         let oldest = self.live.front();
         oldest.is_none_or(|oldest| !oldest.feed_end(self.arrived).1)
@@ -780,7 +750,7 @@ pub(super) mod tests {
     #[test]
     fn the_overlap_is_dropped_from_the_chunk_that_showed_it_on() {
         let fed_from = |chunker: &Chunker| {
-            [0, 1, 2, 3].map(|chunk| chunker.first_fed(ChunkId(chunk)).unwrap().0)
+            [0, 1, 2, 3].map(|chunk| chunker.live(ChunkId(chunk)).unwrap().feed_start().0)
         };
         let mut chunker = four_chunks(3, 3);
         assert_eq!(fed_from(&chunker), [0, 7, 17, 27]);
@@ -808,8 +778,8 @@ pub(super) mod tests {
         for _ in 38..42 {
             let _ = chunker.frame();
         }
-        assert_eq!(chunker.first_fed(ChunkId(4)), Some(FrameNo(40)));
-        assert!(!chunker.plan().overlaps());
+        assert_eq!(chunker.live(ChunkId(4)).unwrap().feed_start(), FrameNo(40));
+        assert!(!chunker.plan.overlaps());
         // All frames are let go in the end.
         let mut free = 0;
         let _ = chunker.cut();
@@ -824,9 +794,9 @@ pub(super) mod tests {
         let mut chunker = four_chunks(3, 3);
         let losing = chunker.drop_overlap(ChunkId(2), Side::Trail);
         assert_eq!(losing, [ChunkId(2)]);
-        assert_eq!(chunker.first_fed(ChunkId(2)), Some(FrameNo(20)));
-        assert_eq!(chunker.first_fed(ChunkId(3)), Some(FrameNo(27)));
-        assert!(chunker.plan().overlaps());
+        assert_eq!(chunker.live(ChunkId(2)).unwrap().feed_start(), FrameNo(20));
+        assert_eq!(chunker.live(ChunkId(3)).unwrap().feed_start(), FrameNo(27));
+        assert!(chunker.plan.overlaps());
     }
 
     proptest! {
@@ -848,7 +818,7 @@ pub(super) mod tests {
                     let _ = chunker.frame();
                 }
                 chunker.cut();
-                cuts.push(chunker.next_frame().0);
+                cuts.push(chunker.arrived.0);
             }
             let chunks = drained(&chunker);
 
@@ -864,7 +834,7 @@ pub(super) mod tests {
                 prop_assert!(chunk.own.len() < own + min);
                 prop_assert!(chunk.own.len() >= min || chunk.own == FrameRange::new(low, high));
             }
-            prop_assert_eq!(at, chunker.next_frame().0);
+            prop_assert_eq!(at, chunker.arrived.0);
 
             // Whatever the order in which chunks are done, each frame is let go once, and never
             // while a chunk that isn't done is fed it.
@@ -880,7 +850,7 @@ pub(super) mod tests {
                     prop_assert!(pending.iter().all(|chunk| !chunk.fed.contains(frame)));
                 }
             }
-            prop_assert_eq!(freed.len() as u64, chunker.next_frame().0);
+            prop_assert_eq!(freed.len() as u64, chunker.arrived.0);
         }
 
         #[test]

@@ -79,12 +79,6 @@ impl FrameRange {
     }
 }
 
-impl fmt::Display for FrameRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}..{}", self.start, self.end)
-    }
-}
-
 /// A run of frames that one session must deliver, with the overlap around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
@@ -93,10 +87,4 @@ pub struct Chunk {
     pub own: FrameRange,
     /// The own frames with the lead before and the trail after them: what the session is given.
     pub fed: FrameRange,
-}
-
-impl fmt::Display for Chunk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "chunk {} (frames {})", self.id, self.own)
-    }
 }

@@ -70,10 +70,9 @@ impl KeyRequests {
         self.asked += 1;
     }
 
-    /// A request for `time` came. If the last ones were as far apart, or it is the first one since the stream began with a key frame
-    /// at `first`, others are expected to follow at this distance, which is at least `least`, up to `depth` ahead: for that time
-    /// frames are taken in before they leave. Returns the times that are expected up to, not including, `until`, of frames that
-    /// were taken in already.
+    /// A request for `time` came. If the last ones were as far apart, or it is the first one since the stream began with a key frame at
+    /// `first`, others are expected to follow at this distance, which is at least `least`, up to `depth` ahead: for that time frames are
+    /// taken in before they leave. Returns the times that are expected up to, not including, `until`, of frames that were taken in already.
     pub fn expect(
         &mut self,
         time: u64,

@@ -94,8 +94,7 @@ impl Request {
         })
     }
 
-    /// Quarters of a chunk that are held while no session waits for memory: the chunks that are encoded, and the beginning of the next
-    /// one.
+    /// Quarters of a chunk that are held while no session waits for memory: the chunks that are encoded, and the beginning of the next one.
     fn quarters(sessions: u64) -> u64 {
         sessions.saturating_mul(4).saturating_add(1)
     }
@@ -126,12 +125,11 @@ impl Request {
     /// One chunk with all around it fits into the memory.
     fn fit(&self, length: Length, min_frames: u64) -> Result<(), BudgetTooSmall> {
         let (before, after) = (self.before.of(length), self.after.of(length));
-        let around = before.checked_add(after.max(min_frames));
-        let needed = around.and_then(|around| around.checked_add(length.longest()));
-        if needed.is_some_and(|needed| needed <= self.room()) {
+        let around = Self::around(before, after, min_frames);
+        let needed_frames = around.saturating_add(length.longest());
+        if needed_frames <= self.room() {
             return Ok(());
         }
-        let needed_frames = needed.unwrap_or(u64::MAX);
         Err(BudgetTooSmall {
             needed_frames,
             needed_bytes: needed_frames.saturating_mul(self.frame_bytes.max(1)),
@@ -151,11 +149,10 @@ pub enum Length {
     Growing { sessions: u64, longest: u64 },
 }
 
-/// Rounds of one chunk for each session. Each takes two thirds of what is left, but no chunk is longer than `longest`; what is
-/// left is spread evenly once chunks would be shorter than `shortest`. (Two thirds and 60 frames are what came out best in
-/// simulated films of 400 to 150,000 frames and 2 to 64 sessions, of scenes of 30 to 200 frames whose difficulty is
-/// log-normal with a deviation of 0.2 and 0.4, by the sum of the time over the ideal and of 20 frames' bits for each chunk. Equal
-/// chunks, three rounds at least, were 1 to 7 % worse.)
+/// Rounds of one chunk for each session. Each takes two thirds of what is left, but no chunk is longer than `longest`; what is left is
+/// spread evenly once chunks would be shorter than `shortest`. (Two thirds and 60 frames are what came out best in simulated films of 400
+/// to 150,000 frames and 2 to 64 sessions, of scenes of 30 to 200 frames whose difficulty is log-normal with a deviation of 0.2 and 0.4, by
+/// the sum of the time over the ideal and of 20 frames' bits for each chunk. Equal chunks, three rounds at least, were 1 to 7 % worse.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taper {
     pub total: u64,

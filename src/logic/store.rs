@@ -2,13 +2,11 @@
 
 //! Packets in as the sessions make them, out as one encoder would have made them.
 //!
-//! Each chunk has a store. A packet is held there, trimmed (it belongs to the overlap), or shows that
-//! the encoder did not do what was asked of it. A chunk's packets leave once every own frame is
-//! accounted for, all chunks before it have left, and nothing else is needed.
+//! Each chunk has a store. A packet is held there, trimmed (it belongs to the overlap), or shows that the encoder did not do what was asked
+//! of it. A chunk's packets leave once every own frame is accounted for, all chunks before it have left, and nothing else is needed.
 //!
-//! That a chunk stands alone is read off the order of its packets, which an encoder cannot fake:
-//! decoding order puts a picture after those it refers to. So a lead packet after the first own one, or an
-//! own packet after the first trail one, refers across the edge (open GOP).
+//! That a chunk stands alone is read off the order of its packets, which an encoder cannot fake: decoding order puts a picture after those
+//! it refers to. So a lead packet after the first own one, or an own packet after the first trail one, refers across the edge (open GOP).
 //!
 //! Some packets leave before their chunk is verified: the first ones of a stream (`early_start`), and where input has stopped. The
 //! store keeps a reference to each of them until the chunk is done, because another attempt has to make them again.
@@ -103,14 +101,6 @@ impl Fault {
             _ => None,
         }
     }
-}
-
-/// How the frames of a verified chunk were accounted for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Delivered {
-    pub frames: u64,
-    /// Frames that the encoder said it left out.
-    pub skipped: u64,
 }
 
 /// A packet of a chunk.
@@ -238,9 +228,8 @@ impl<P: Payload> Store<P> {
 
     /// No own frame before `frame` can still come: it is the first, or those before it were skipped.
     fn opens_with(&self, frame: FrameNo) -> bool {
-        FrameRange::new(self.own.start.0, frame.0)
-            .iter()
-            .all(|earlier| self.skipped.contains(&earlier))
+        let skipped = self.skipped.range(self.own.start..frame).count();
+        skipped as u64 == frame.0 - self.own.start.0
     }
 
     /// A packet that another attempt sent is made again.
@@ -305,21 +294,13 @@ impl<P> Default for Stores<P> {
 }
 
 impl<P: Payload> Stores<P> {
-    /// A chunk begins at `start`; where it ends isn't known yet.
-    pub fn open(&mut self, chunk: ChunkId, start: FrameNo) {
-        let own = FrameRange::new(start.0, u64::MAX);
-        self.chunks.insert(chunk, Store::new(own));
+    /// A chunk begins, with these own frames, or it is known where they end: before any frame of its trail is fed.
+    pub fn set_own(&mut self, chunk: ChunkId, own: FrameRange) {
+        let store = self.chunks.entry(chunk);
+        store.or_insert_with(|| Store::new(own)).own = own;
     }
 
-    /// The chunk's own frames are known. Comes before any frame of its trail is fed.
-    pub fn close(&mut self, chunk: ChunkId, own: FrameRange) {
-        if let Some(store) = self.chunks.get_mut(&chunk) {
-            store.own = own;
-        }
-    }
-
-    /// Forgets what an attempt delivered, so that another can deliver it anew. What has left is compared. `false` if the chunk is
-    /// finished.
+    /// Forgets what an attempt delivered, so that another can deliver it anew. What has left is compared. `false` if the chunk is finished.
     pub fn retract(&mut self, chunk: ChunkId) -> bool {
         let store = self.chunks.get_mut(&chunk);
         let Some(store) = store.filter(|store| !store.finished) else {
@@ -430,8 +411,8 @@ impl<P: Payload> Stores<P> {
         }
     }
 
-    /// The session has delivered all it has: is it all that the chunk owns?
-    pub fn verify(&self, chunk: Chunk) -> Result<Delivered, Fault> {
+    /// The session has delivered all it has: is it all that the chunk owns? Returns how many frames its encoder said it left out.
+    pub fn verify(&self, chunk: Chunk) -> Result<u64, Fault> {
         let store = self.chunks.get(&chunk.id);
         let store = store.ok_or(Fault::UnknownChunk(chunk.id))?;
         let is_missing =
@@ -443,10 +424,7 @@ impl<P: Payload> Stores<P> {
                 count: 1 + missing.count() as u64,
             });
         }
-        Ok(Delivered {
-            frames: store.delivered.len() as u64,
-            skipped: chunk.own.len() - store.delivered.len() as u64,
-        })
+        Ok(chunk.own.len() - store.delivered.len() as u64)
     }
 
     /// The chunk was verified: its packets may leave.
@@ -559,10 +537,8 @@ mod tests {
     /// Chunks 0 (frames 0..3) and 1 (frames 3..6).
     fn two() -> Stores<u64> {
         let mut stores = Stores::default();
-        stores.open(C0, FrameNo(0));
-        stores.close(C0, FrameRange::new(0, 3));
-        stores.open(C1, FrameNo(3));
-        stores.close(C1, FrameRange::new(3, 6));
+        stores.set_own(C0, FrameRange::new(0, 3));
+        stores.set_own(C1, FrameRange::new(3, 6));
         stores
     }
 
@@ -584,10 +560,10 @@ mod tests {
     }
 
     /// What a session does at its end.
-    fn finish(stores: &mut Stores<u64>, chunk: Chunk) -> Result<Delivered, Fault> {
-        let delivered = stores.verify(chunk)?;
+    fn finish(stores: &mut Stores<u64>, chunk: Chunk) -> Result<u64, Fault> {
+        let skipped = stores.verify(chunk)?;
         stores.finish(chunk.id);
-        Ok(delivered)
+        Ok(skipped)
     }
 
     fn drain(stores: &mut Stores<u64>) -> Vec<u64> {
@@ -622,8 +598,7 @@ mod tests {
         }
         give_all(&mut stores, C1, &[3, 4, 5]);
         assert_eq!(give(&mut stores, C1, Kind::Key, 6), Ok(Accepted::Complete));
-        let delivered = finish(&mut stores, chunk(1, 3, 6)).unwrap();
-        assert_eq!(delivered.frames, 3);
+        assert_eq!(finish(&mut stores, chunk(1, 3, 6)), Ok(0));
     }
 
     #[test]
@@ -690,13 +665,7 @@ mod tests {
         let mut stores = two();
         stores.skip(C0, FrameNo(0));
         give_all(&mut stores, C0, &[1, 2]);
-        assert_eq!(
-            finish(&mut stores, chunk(0, 0, 3)),
-            Ok(Delivered {
-                frames: 2,
-                skipped: 1
-            })
-        );
+        assert_eq!(finish(&mut stores, chunk(0, 0, 3)), Ok(1));
     }
 
     #[test]
@@ -791,8 +760,7 @@ mod tests {
             for (id, length) in lengths.iter().enumerate() {
                 let id = ChunkId(id as u64);
                 let own = FrameRange::new(start, start + length);
-                stores.open(id, own.start);
-                stores.close(id, own);
+                stores.set_own(id, own);
                 let fed = FrameRange::new(start.saturating_sub(overlap), (own.end.0 + overlap).min(total));
                 sessions.push((Chunk { id, own, fed }, fed.iter().collect::<VecDeque<_>>()));
                 start = own.end.0;
@@ -843,7 +811,7 @@ mod tests {
         // Another attempt makes it again.
         assert!(stores.retract(C0));
         give_all(&mut stores, C0, &[0, 2, 1]);
-        assert_eq!(finish(&mut stores, chunk(0, 0, 3)).unwrap().frames, 3);
+        assert_eq!(finish(&mut stores, chunk(0, 0, 3)), Ok(0));
         assert_eq!(drain(&mut stores), [2, 1]);
     }
 
@@ -860,8 +828,7 @@ mod tests {
     #[test]
     fn what_leaves_first_has_no_gap() {
         let mut stores = Stores::default();
-        stores.open(C0, FrameNo(0));
-        stores.close(C0, FrameRange::new(0, 9));
+        stores.set_own(C0, FrameRange::new(0, 9));
         give_all(&mut stores, C0, &[0, 4, 2, 1]);
         assert!(first(&mut stores, 2).is_empty());
         // With 3, all up to 4 are there.
@@ -881,7 +848,7 @@ mod tests {
     fn the_first_ones_may_come_backwards() {
         const FRAMES: u64 = 1 << 10;
         let mut stores = Stores::default();
-        stores.open(C0, FrameNo(0));
+        stores.set_own(C0, FrameRange::new(0, u64::MAX));
         let _ = give(&mut stores, C0, Kind::Key, 0).unwrap();
         for frame in (2..FRAMES).rev() {
             let _ = give(&mut stores, C0, Kind::Delta, frame).unwrap();

@@ -8,9 +8,8 @@ use super::ids::FrameNo;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-/// 1000 hours. Private timestamps begin here, and the output is shifted by as much where DTS would become
-/// negative, because that is the minimum PTS that GStreamer's own reordering encoders set
-/// (`gst_video_encoder_set_min_pts` in x264enc and its like).
+/// 1000 hours. Private timestamps begin here, and the output is shifted by as much where DTS would become negative, because that is the
+/// minimum PTS that GStreamer's own reordering encoders set (`gst_video_encoder_set_min_pts` in x264enc and its like).
 pub const THOUSAND_HOURS: u64 = 1_000 * 3_600 * 1_000_000_000;
 
 /// The latest time there is: the greatest number stands for no time at all.
@@ -23,8 +22,7 @@ const FARTHEST: u64 = 1 << 62;
 /// No frame counts for more than this where others follow it.
 const LONGEST: u64 = THOUSAND_HOURS;
 
-/// More reordering than this is taken for a wrong DTS of the encoder, not for B-frames (H.264 and H.265
-/// allow 16 reference frames).
+/// More reordering than this is taken for a wrong DTS of the encoder, not for B-frames (H.264 and H.265 allow 16 reference frames).
 pub const DEEPEST: usize = 16;
 
 /// Steps back in time up to this are jitter, in nanoseconds: the next frames are expected to be where they would have been
@@ -179,12 +177,11 @@ impl<T> FrameTable<T> {
 
 /// How far packets are reordered: the most packets that come before one which is shown before them.
 pub fn reorder_depth(decoding_order: impl Iterator<Item = FrameNo>) -> usize {
-    // In presentation order. Few are moved, and not far: each belongs near the end.
+    // In presentation order.
     let mut seen: Vec<FrameNo> = Vec::new();
     let mut depth = 0;
     for frame in decoding_order {
-        let before = seen.iter().rposition(|earlier| *earlier < frame);
-        let at = before.map_or(0, |before| before + 1);
+        let at = seen.partition_point(|earlier| *earlier < frame);
         depth = depth.max(seen.len() - at);
         if seen.get(at) != Some(&frame) {
             seen.insert(at, frame);
@@ -221,25 +218,14 @@ pub struct Dts<T> {
 /// With packets reordered by `depth`, the DTS of packet *i* is the *i − depth*-th PTS in presentation
 /// order. That is what encoders with B-frames do themselves at a constant frame rate, it holds at a variable one, and
 /// it goes on over a seam as if there was none. A heap of the last `depth` PTS yields it.
-#[derive(Debug)]
-pub struct Timeline<T> {
+#[derive(Debug, Default)]
+pub struct Timeline<T: Ord> {
     depth: usize,
     /// PTS that were not yet used as a DTS.
     heap: BinaryHeap<Reverse<Shown<T>>>,
     /// DTS for the next packets that the heap cannot give: the first ones, or where the depth grew.
     ready: VecDeque<u64>,
     last_dts: Option<u64>,
-}
-
-impl<T: Ord> Default for Timeline<T> {
-    fn default() -> Self {
-        Self {
-            depth: 0,
-            heap: BinaryHeap::new(),
-            ready: VecDeque::new(),
-            last_dts: None,
-        }
-    }
 }
 
 impl<T: Copy + Ord> Timeline<T> {
@@ -253,15 +239,12 @@ impl<T: Copy + Ord> Timeline<T> {
         match self.last_dts {
             // Before the first PTS, as x264 does: each PTS less the time that the reordering takes.
             None => {
-                let delay = first_pts.get(depth).map_or_else(
-                    || duration.saturating_mul(depth as u64),
-                    |&pts| pts.saturating_sub(first),
-                );
                 let pts = |index: usize| {
                     first_pts.get(index).copied().unwrap_or_else(|| {
                         first.saturating_add(duration.saturating_mul(index as u64))
                     })
                 };
+                let delay = pts(depth).saturating_sub(first);
                 self.ready = (0..depth)
                     .map(|index| pts(index).saturating_sub(delay))
                     .collect();
@@ -311,18 +294,9 @@ impl<T: Copy + Ord> Timeline<T> {
 /// A time that is as long before `pts`, in a stream of this `rate`, as `private_dts` is before `private_pts` in running time.
 pub fn dts_before(pts: u64, private_pts: u64, private_dts: u64, rate: f64) -> u64 {
     let delay = private_pts.saturating_sub(private_dts);
-    let dts = if rate == 1.0 {
-        pts.saturating_sub(delay)
-    } else {
-        // (A delay of hours is exact to a nanosecond in this; conversion saturates.)
-        let delay = delay as f64 * rate;
-        if delay < 0.0 {
-            pts.saturating_add(-delay as u64)
-        } else {
-            pts.saturating_sub(delay as u64)
-        }
-    };
-    dts.min(LATEST)
+    // (A delay of hours is exact to a nanosecond in this; conversion saturates.)
+    let moved = -(delay as f64 * rate) as i64;
+    pts.saturating_add_signed(moved).min(LATEST)
 }
 
 #[cfg(test)]

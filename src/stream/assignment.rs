@@ -138,7 +138,7 @@ impl Assignment for Assigned {
 
     fn verify(&self, from_cache: bool) -> Result<(), Failure> {
         let verified = self.shared.lock().verify(self.attempt, from_cache);
-        verified.map(drop).map_err(|why| self.failure_of(why))
+        verified.map_err(|why| self.failure_of(why))
     }
 
     fn delivered(&self) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use super::sessions::{AttemptPhase, Why, work_of};
 use super::{Engine, Media};
 use crate::logic::early_start::EarlyStart;
 use crate::logic::ids::{AttemptId, FrameNo};
-use crate::logic::store::{Accepted, Delivered, Fault, Kind};
+use crate::logic::store::{Accepted, Fault, Kind};
 use crate::logic::timeline::announced_depth;
 
 /// Times that an encoder gave a packet, in private time.
@@ -22,10 +22,8 @@ pub enum Refused<F> {
     Flushing,
     /// The stream has ended before its end.
     Halted(F),
-    /// The attempt is over.
+    /// The attempt is over, or the packet isn't what was asked for, which the attempt is told.
     Over,
-    /// It isn't what was asked for; the attempt is told why.
-    Faulty,
 }
 
 impl<M: Media> Engine<M> {
@@ -82,7 +80,7 @@ impl<M: Media> Engine<M> {
         let accepted = stream.stores.accept(work.chunk, frame, kind, payload);
         let accepted = accepted.map_err(|fault| {
             made.fault = Some(fault);
-            Refused::Faulty
+            Refused::Over
         })?;
         made.is_complete = accepted == Accepted::Complete;
         made.any = true;
@@ -127,7 +125,7 @@ impl<M: Media> Engine<M> {
 
     /// The attempt has delivered all it has: is that all of its chunk? From here on it counts as delivered, whatever becomes of its
     /// encoder when that is closed.
-    pub fn verify(&mut self, attempt: AttemptId, from_cache: bool) -> Result<Delivered, Why> {
+    pub fn verify(&mut self, attempt: AttemptId, from_cache: bool) -> Result<(), Why> {
         match self.why(attempt) {
             // An encoder that was told that it may end may say to that what it wants.
             Some(Why::EncoderFailed) if self.is_complete(attempt) => (),
@@ -136,15 +134,17 @@ impl<M: Media> Engine<M> {
         }
         let stream = &self.stream;
         let work = work_of(&mut self.sessions, attempt).ok_or(Why::Aborted)?;
+        let live = stream.chunker.live(work.chunk).ok_or(Why::Aborted)?;
         let chunk = match work.made.is_complete {
-            true => stream.chunker.cut_short(work.chunk, work.position),
+            // No more of the trail is needed.
+            true => live.chunk(work.position),
             false => stream.chunker.complete(work.chunk),
         };
         let chunk = chunk.ok_or(Why::Aborted)?;
-        let delivered = stream.stores.verify(chunk).map_err(Why::Fault)?;
-        work.phase = AttemptPhase::Closing(chunk, delivered);
+        let skipped = stream.stores.verify(chunk).map_err(Why::Fault)?;
+        work.phase = AttemptPhase::Closing(chunk, skipped);
         work.from_cache = from_cache;
-        Ok(delivered)
+        Ok(())
     }
 
     /// The attempt's chunk was verified, and its encoder is closed: its frames go, its packets may leave. `busy`: how long it took.
@@ -155,7 +155,7 @@ impl<M: Media> Engine<M> {
         if work.replanned {
             return Err(Why::Replanned);
         }
-        let AttemptPhase::Closing(chunk, delivered) = work.phase else {
+        let AttemptPhase::Closing(chunk, skipped) = work.phase else {
             return Err(Why::Aborted);
         };
         work.phase = AttemptPhase::Done;
@@ -164,7 +164,7 @@ impl<M: Media> Engine<M> {
         self.sessions[attempt.session.0].works = true;
         let stream = &mut self.stream;
         stream.roster.succeeded(attempt.session);
-        stream.verified.insert(chunk.id, delivered);
+        stream.verified.insert(chunk.id, skipped);
         let is_oldest = stream.chunker.oldest() == Some(chunk.id);
         if is_oldest && stream.early != EarlyStart::Pushing {
             // It made no packet that could have been sent first.

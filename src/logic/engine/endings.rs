@@ -128,6 +128,7 @@ impl<M: Media> Engine<M> {
         let session = self.sessions.get(id.0)?;
         let work = session.work.as_ref()?;
         let stream = &self.stream;
+        let live = stream.chunker.live(work.chunk)?;
         let mut facts = Facts {
             number: work.number,
             max_attempts: self.settings.max_attempts,
@@ -143,7 +144,7 @@ impl<M: Media> Engine<M> {
             resume_at: stream.stores.resume_at(work.chunk),
         };
         let side = ending.side(&facts);
-        facts.has_overlap = side.is_some_and(|side| stream.chunker.has_overlap(work.chunk, side));
+        facts.has_overlap = side.is_some_and(|side| live.has_overlap(side));
         Some(facts)
     }
 
@@ -193,7 +194,7 @@ impl<M: Media> Engine<M> {
     /// A chunk loses its overlap where that explains its fault, and others with it.
     fn drop_overlap(&mut self, chunk: ChunkId, side: Side) -> bool {
         let losing = self.stream.chunker.drop_overlap(chunk, side);
-        self.overlap_dropped |= !self.stream.chunker.plan().overlaps();
+        self.overlap_dropped |= !self.stream.chunker.plan.overlaps();
         for &losing in losing.iter().filter(|losing| **losing != chunk) {
             self.begin_anew(losing);
         }

@@ -3,7 +3,7 @@
 //! What comes in: frames, events, and requests for key frames.
 
 use super::{Engine, Entry, Media, SessionState};
-use crate::logic::chunker::{Arrival, Closing, Opening};
+use crate::logic::chunker::{Arrival, Bounds};
 use crate::logic::early_start::EarlyStart;
 use crate::logic::ids::{ChunkId, FrameNo, SessionId};
 use crate::logic::keys;
@@ -47,7 +47,7 @@ pub enum Admission<M: Media> {
 impl<M: Media> Engine<M> {
     /// The frame before the next one is still held.
     pub fn holds_last(&self) -> bool {
-        let next = self.stream.chunker.next_frame();
+        let next = self.stream.chunker.arrived;
         let last = next.0.checked_sub(1).map(FrameNo);
         let entry = last.and_then(|last| self.stream.frames.get(last));
         entry.is_some_and(|entry| entry.held.is_some())
@@ -95,11 +95,11 @@ impl<M: Media> Engine<M> {
         let duration = times.duration.unwrap_or(incoming.assumed_duration);
         let private = stream.clock.stamp(times.running_time, duration);
         M::stamp(&mut frame, private);
-        let number = stream.chunker.next_frame();
+        let number = stream.chunker.arrived;
         let due = stream.keys.due(times.running_time, incoming.key_interval);
         if due.forces {
             let closed = stream.chunker.split();
-            stream.close(closed);
+            stream.bound(closed);
         }
         if !due.requests.is_empty() {
             stream.asked.entry(number).or_default().extend(due.requests);
@@ -117,11 +117,11 @@ impl<M: Media> Engine<M> {
         let begins = stream.pace.taken(now);
         self.tally.frames_in += 1;
         let Arrival { closed, opened } = stream.chunker.frame();
-        stream.close(closed);
-        if let Some(Opening { id, start }) = opened {
-            stream.stores.open(id, start);
+        stream.bound(closed);
+        stream.bound(opened);
+        if let Some(Bounds { id, own }) = opened {
             stream.impatient = false;
-            if let Some(first) = stream.frames.get_mut(start) {
+            if let Some(first) = stream.frames.get_mut(own.start) {
                 first.is_key = true;
             }
             stream.roster.offer(id, 1);
@@ -145,7 +145,7 @@ impl<M: Media> Engine<M> {
     /// The chunk ends here: what follows has other caps or another segment, or doesn't follow.
     pub fn cut(&mut self) {
         let closed = self.stream.chunker.cut();
-        self.stream.close(closed);
+        self.stream.bound(closed);
         self.wake_takers();
         self.wake_waiting_for_frames();
     }
@@ -164,8 +164,8 @@ impl<M: Media> Engine<M> {
 
     /// A serialized event stands before the next frame.
     pub fn event(&mut self, event: M::Event) {
-        self.wakes.output |= M::kind(&event).is_end();
-        let before = self.stream.chunker.next_frame();
+        self.wakes.output |= M::is_end(&event);
+        let before = self.stream.chunker.arrived;
         self.events.push_back((before, event));
     }
 
@@ -283,9 +283,10 @@ impl<M: Media> Engine<M> {
 }
 
 impl<M: Media> super::Stream<M> {
-    pub(super) fn close(&mut self, closed: Option<Closing>) {
-        if let Some(Closing { id, own }) = closed {
-            self.stores.close(id, own);
+    /// A chunk begins, or it is known where it ends.
+    pub(super) fn bound(&mut self, chunk: Option<Bounds>) {
+        if let Some(Bounds { id, own }) = chunk {
+            self.stores.set_own(id, own);
         }
     }
 
@@ -300,7 +301,7 @@ impl<M: Media> super::Stream<M> {
     /// A request for `time` came: moments in what was taken in for which the next requests are to be expected.
     fn expect_after(&mut self, time: u64, key_interval: u64, frame_duration: u64) -> Vec<u64> {
         // What is held, and what was encoded and waits to leave.
-        let plan = self.chunker.plan();
+        let plan = &self.chunker.plan;
         let waiting = plan.length.longest().saturating_mul(self.roster.window());
         let depth = frame_duration.saturating_mul(plan.capacity_frames.saturating_add(waiting));
         let least = frame_duration.saturating_mul(plan.min_frames);

@@ -36,7 +36,7 @@ use super::keys::{self, KeyRequests};
 use super::pace::Pace;
 use super::plan::Plan;
 use super::roster::{Roster, Slot};
-use super::store::{Delivered, Payload, Stores};
+use super::store::{Payload, Stores};
 use super::tally::Tally;
 use super::timeline::{FrameTable, PrivateClock};
 pub use abandonment::{Abandoned, Doing};
@@ -62,8 +62,11 @@ pub trait Media {
     /// What ends the stream: the flow that upstream gets.
     type Flow: Copy;
 
-    /// What an event is to the order of things.
-    fn kind(event: &Self::Event) -> EventKind;
+    /// The event is the end of the stream: no frame comes after it.
+    fn is_eos(event: &Self::Event) -> bool;
+
+    /// The event is the end of the stream or of a segment: it leaves when all that came before has left.
+    fn is_end(event: &Self::Event) -> bool;
 
     /// Gives a frame its private timestamp.
     fn stamp(frame: &mut Self::Frame, private: u64);
@@ -79,22 +82,6 @@ pub struct Wakes {
     pub idle: bool,
     /// The output.
     pub output: bool,
-}
-
-/// What kind of thing an event is to the order of things.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EventKind {
-    /// The end of the stream: no frame comes after it.
-    Eos,
-    /// The end of a segment: it leaves when all that came before has left.
-    SegmentDone,
-    Other,
-}
-
-impl EventKind {
-    fn is_end(self) -> bool {
-        self != Self::Other
-    }
 }
 
 /// What is known of a frame.
@@ -121,8 +108,8 @@ pub struct Stream<M: Media> {
     stores: Stores<M::Packet>,
     early: EarlyStart,
     pace: Pace,
-    /// Chunks that were verified, and whose frames stay for now.
-    verified: BTreeMap<ChunkId, Delivered>,
+    /// Chunks that were verified, and whose frames stay for now. Of each, how many frames its encoder left out.
+    verified: BTreeMap<ChunkId, u64>,
     /// Failed attempts at chunks that aren't done.
     failures: BTreeMap<ChunkId, Vec<FailedAttempt<M::Failure>>>,
     /// Attempts that failed and are to be told of before the next one is offered.
@@ -277,7 +264,7 @@ impl<M: Media> Engine<M> {
     }
 
     pub fn plan(&self) -> Option<&Plan> {
-        let plan = self.stream.chunker.plan();
+        let plan = &self.stream.chunker.plan;
         self.stream.is_planned.then_some(plan)
     }
 
@@ -304,7 +291,7 @@ impl<M: Media> Engine<M> {
         });
         let old = self.discard();
         if old.is_planned {
-            self.begin(*old.chunker.plan());
+            self.begin(old.chunker.plan);
         }
         old
     }
@@ -369,10 +356,6 @@ impl<M: Media> Engine<M> {
         !self.flow_returned && self.stream.ended
     }
 
-    pub fn flow_returned(&self) -> bool {
-        self.flow_returned
-    }
-
     fn wake_everybody(&mut self) {
         self.wakes = Wakes {
             sessions: (0..self.sessions.len()).map(SessionId).collect(),
@@ -433,12 +416,12 @@ impl<M: Media> Engine<M> {
             return;
         }
         // In order: each may be what the next ones wait for.
-        for (chunk, delivered) in std::mem::take(&mut stream.verified) {
+        for (chunk, skipped) in std::mem::take(&mut stream.verified) {
             if stream.chunker.is_on_trial(chunk) {
-                stream.verified.insert(chunk, delivered);
+                stream.verified.insert(chunk, skipped);
                 continue;
             }
-            self.tally.frames_skipped += delivered.skipped;
+            self.tally.frames_skipped += skipped;
             self.tally.chunks_finished += 1;
             stream.failures.remove(&chunk);
             let unneeded = stream.chunker.done(chunk);

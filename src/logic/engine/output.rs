@@ -3,7 +3,7 @@
 //! What goes out: packets in order, with the events that stood before their frames.
 
 use super::input::FrameTimes;
-use super::{Engine, EventKind, Media};
+use super::{Engine, Media};
 use crate::logic::early_start::EarlyStart;
 use crate::logic::ids::{ChunkId, FrameNo};
 use crate::logic::keys;
@@ -101,7 +101,7 @@ impl<M: Media> Engine<M> {
 
     /// Of what is still to be said, only the end of the stream is.
     fn pop_end_alone(&mut self) -> Output<M> {
-        let is_eos = |(_, event): &(FrameNo, M::Event)| M::kind(event) == EventKind::Eos;
+        let is_eos = |(_, event): &(FrameNo, M::Event)| M::is_eos(event);
         let end = self.events.iter().position(is_eos);
         match end.and_then(|end| self.events.remove(end)) {
             Some((_, end)) => Output::Events(vec![end]),
@@ -114,7 +114,7 @@ impl<M: Media> Engine<M> {
         let held = self.stream.stores.oldest_held();
         let is_before = |before: FrameNo| held.is_none_or(|held| before <= held);
         let mut before = self.events.iter().take_while(|it| is_before(it.0));
-        match before.position(|(_, event)| M::kind(event).is_end()) {
+        match before.position(|(_, event)| M::is_end(event)) {
             Some(end) => Output::Events(self.take_events(end + 1)),
             None => Output::Wait {
                 until: self.deadline(),
@@ -195,7 +195,7 @@ impl<M: Media> Engine<M> {
                 stream.impatient = true;
                 let closed = stream.chunker.give_out();
                 let cut = closed.is_some();
-                stream.close(closed);
+                stream.bound(closed);
                 self.wake_waiting_for_frames();
                 Stalled::GivenOut { cut }
             }

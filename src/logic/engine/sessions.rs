@@ -7,7 +7,7 @@ use crate::logic::chunker::{self, Neighbours};
 use crate::logic::ids::{AttemptId, Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::liveness::Liveness;
 use crate::logic::roster::Seat;
-use crate::logic::store::{Delivered, Fault, Kind};
+use crate::logic::store::{Fault, Kind};
 use crate::logic::tally::SessionTally;
 
 /// Whether a session is there.
@@ -28,8 +28,8 @@ pub enum SessionState {
 pub(super) enum AttemptPhase {
     #[default]
     Encoding,
-    /// Its chunk was verified, and its encoder is being closed.
-    Closing(Chunk, Delivered),
+    /// Its chunk was verified, and its encoder is being closed, which left out so many frames.
+    Closing(Chunk, u64),
     /// The cache is read or written.
     CacheIo,
     /// It is over, but for what follows from it.
@@ -223,7 +223,7 @@ impl<M: Media> Engine<M> {
             return false;
         };
         stream.roster.waiting.remove(&chunk);
-        stream.verified.insert(chunk, Delivered::default());
+        stream.verified.insert(chunk, 0);
         self.finish_chunks();
         true
     }
@@ -232,14 +232,14 @@ impl<M: Media> Engine<M> {
         let stream = &mut self.stream;
         // Looked up before it is taken: what can't be begun stays for others.
         let chunk = stream.roster.offered_to(session)?;
-        let first = stream.chunker.first_fed(chunk)?;
-        let own = stream.chunker.own(chunk).filter(|own| !own.is_empty())?;
-        let opens = stream.frames.get(own.start)?.held.clone()?;
-        let own_from = if first == own.start {
+        let live = stream.chunker.live(chunk)?;
+        let (first, start, neighbours) = (live.feed_start(), live.start, live.neighbours);
+        let opens = stream.frames.get(start)?.held.clone()?;
+        let own_from = if first == start {
             0
         } else {
-            let before = stream.private(FrameNo(own.start.0 - 1));
-            before.midpoint(stream.private(own.start)) + 1
+            let before = stream.private(FrameNo(start.0 - 1));
+            before.midpoint(stream.private(start)) + 1
         };
         let (chunk, number) = stream.roster.take(session)?;
         let attempt = self.name_attempt(session);
@@ -258,7 +258,7 @@ impl<M: Media> Engine<M> {
             first,
             opens,
             own_from,
-            neighbours: self.stream.chunker.neighbours(chunk),
+            neighbours,
         })
     }
 

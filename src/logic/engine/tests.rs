@@ -43,11 +43,12 @@ impl Media for Imagined {
     type Failure = &'static str;
     type Flow = &'static str;
 
-    fn kind(event: &u64) -> EventKind {
-        match *event {
-            u64::MAX => EventKind::Eos,
-            _ => EventKind::Other,
-        }
+    fn is_eos(event: &u64) -> bool {
+        *event == u64::MAX
+    }
+
+    fn is_end(event: &u64) -> bool {
+        Self::is_eos(event)
     }
 
     fn stamp(frame: &mut Raw, private: u64) {

@@ -87,7 +87,7 @@ impl Shared {
                 self.send_waiting_tags();
                 let unheard = {
                     let engine = self.lock();
-                    engine.flow().filter(|_| !engine.flow_returned())
+                    engine.flow().filter(|_| engine.is_unheard())
                 };
                 // Said before the end can be.
                 if let Some(flow) = unheard {

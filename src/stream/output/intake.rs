@@ -187,7 +187,7 @@ impl Shared {
             Ok(true) => Err(gst::FlowError::Eos),
             Err(Refused::Flushing) => Err(gst::FlowError::Flushing),
             Err(Refused::Halted(flow)) => Err(flow),
-            Err(Refused::Over | Refused::Faulty) => Err(gst::FlowError::Error),
+            Err(Refused::Over) => Err(gst::FlowError::Error),
         }
     }
 
