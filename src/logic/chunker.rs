@@ -119,7 +119,7 @@ impl Live {
         (arrived.min(wanted), arrived >= wanted)
     }
 
-    fn bounds(&self) -> Bounds {
+    pub fn bounds(&self) -> Bounds {
         Bounds {
             id: self.id,
             own: FrameRange::new(self.start.0, self.end(0).0),

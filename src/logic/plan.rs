@@ -335,12 +335,8 @@ impl Plan {
     /// If one chunk doesn't fit into the memory, its length is given up first, then `min_frames`, and nothing else: an overlap that
     /// was set is what it was set to.
     pub fn make(request: &Request) -> Result<Self, BudgetTooSmall> {
-        let min_frames = request
-            .chunk_frames
-            .map_or(request.min_chunk_frames, |own| {
-                request.min_chunk_frames.min(own)
-            })
-            .max(1);
+        let own = request.chunk_frames.unwrap_or(u64::MAX);
+        let min_frames = request.min_chunk_frames.min(own).max(1);
         let length = match request.chunk_frames {
             Some(own) => Length::Fixed(own.max(1)),
             None => {
@@ -353,32 +349,28 @@ impl Plan {
         let Err(needs) = request.fit(length, min_frames) else {
             return Ok(Self::of(request, length, min_frames));
         };
-        let shrunk = |length: Length, min_frames: u64| {
+        let sessions = request.sessions.max(1);
+        let shrunk = |min_frames: u64| {
+            // As long as leaves room for all sessions.
+            let share = request.share(sessions, min_frames);
+            let length = Length::Fixed(share.max(min_frames));
+            request.fit(length, min_frames)?;
             let shrunk = Shrunk {
                 chunk_frames: request.chunk_frames,
                 min_chunk_frames: request.min_chunk_frames,
                 needs,
             };
-            Self {
+            Ok(Self {
                 shrunk: Some(shrunk),
                 limit: Limit::Memory,
                 ..Self::of(request, length, min_frames)
-            }
+            })
         };
-        // As long as leaves room for all sessions.
-        let share = |min_frames| request.share(request.sessions.max(1), min_frames);
-        let shorter = Length::Fixed(share(min_frames).max(min_frames));
-        if request.fit(shorter, min_frames).is_ok() {
-            return Ok(shrunk(shorter, min_frames));
-        }
         // A tail takes as much room as a chunk.
         let around = request.before.most().saturating_add(request.after.most());
         let rest = request.room().saturating_sub(around);
-        let shares = Request::quarters(request.sessions.max(1)) / 4 + 2;
-        let min_frames = (rest / shares).clamp(1, min_frames);
-        let shortest = Length::Fixed(share(min_frames).max(min_frames));
-        request.fit(shortest, min_frames)?;
-        Ok(shrunk(shortest, min_frames))
+        let least = (rest / (Request::quarters(sessions) / 4 + 2)).clamp(1, min_frames);
+        shrunk(min_frames).or_else(|_| shrunk(least))
     }
 
     fn of(request: &Request, length: Length, min_frames: u64) -> Self {

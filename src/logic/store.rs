@@ -262,7 +262,7 @@ impl<P: Payload> Store<P> {
 }
 
 /// Packets leave before their chunk is finished.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct Early {
     /// Once so many are there, where nothing was announced.
     packets: usize,
@@ -279,7 +279,7 @@ pub struct Stores<P> {
     chunks: BTreeMap<ChunkId, Store<P>>,
     /// The chunk whose packets leave next.
     next: ChunkId,
-    early: Option<Early>,
+    early: Early,
 }
 
 impl<P> Default for Stores<P> {
@@ -288,7 +288,7 @@ impl<P> Default for Stores<P> {
             first: VecDeque::new(),
             chunks: BTreeMap::new(),
             next: ChunkId(0),
-            early: None,
+            early: Early::default(),
         }
     }
 }
@@ -439,25 +439,22 @@ impl<P: Payload> Stores<P> {
     /// Packets of so many chunks, counted from the one that is next, leave as they come from now on: from the first one where the encoder
     /// has said how far it reorders, and otherwise once so many packets are there, which show it.
     pub fn leave_early(&mut self, chunks: u64, packets: usize) {
-        self.early = Some(Early {
-            packets,
-            until: ChunkId(self.next.0.saturating_add(chunks)),
-        });
+        let until = ChunkId(self.next.0.saturating_add(chunks));
+        self.early = Early { packets, until };
     }
 
     /// Where packets leave as they come, the first of a chunk do, too, and those of all chunks that have opened: that is the last thing
     /// that is done for whoever waits for them.
     pub fn leave_at_once(&mut self) {
-        if let Some(early) = &mut self.early {
-            early.packets = 1;
-            let last = self.chunks.last_key_value();
-            early.until = last.map_or(early.until, |(last, _)| early.until.max(last.next()));
+        self.early.packets = 1;
+        if let Some((last, _)) = self.chunks.last_key_value() {
+            self.early.until = self.early.until.max(last.next());
         }
     }
 
     /// Packets leave as they come.
     pub fn leaves_early(&self) -> bool {
-        self.early.is_some_and(|early| self.next < early.until)
+        self.next < self.early.until
     }
 
     /// The chunk's own frames; without an end until that is known.
@@ -478,14 +475,13 @@ impl<P: Payload> Stores<P> {
             return Pop::Packet(left);
         }
         let chunk = self.next;
-        let early = self.early.filter(|early| chunk < early.until);
+        let leaves_early = self.leaves_early();
         let Some(store) = self.chunks.get_mut(&chunk) else {
             return Pop::Nothing;
         };
-        let is_enough = |early: Early| {
-            store.begun || store.announced > 0 || store.packets.len() >= early.packets
-        };
-        if !store.finished && !early.is_some_and(is_enough) {
+        let is_known = store.begun || store.announced > 0;
+        let is_enough = is_known || store.packets.len() >= self.early.packets;
+        if !(store.finished || leaves_early && is_enough) {
             return Pop::Nothing;
         }
         match store.pop(chunk) {

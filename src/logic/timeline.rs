@@ -38,8 +38,8 @@ const NUDGE_BEYOND: u64 = 1_000_000;
 /// Gives each frame its private timestamp: 1000 h + running time, always increasing.
 #[derive(Debug, Default)]
 pub struct PrivateClock {
-    /// The last timestamp given out.
-    last: Option<u64>,
+    /// The last timestamp given out; 0: none was.
+    last: u64,
     /// Where the frame that got it ends.
     end: u64,
     /// Jumps back so far: what they are added up to.
@@ -56,8 +56,7 @@ impl PrivateClock {
 
     /// The running time from which on no frame has come.
     pub fn after_last(&self) -> u64 {
-        let after = self.last.map_or(0, |last| last.saturating_add(1));
-        after.saturating_sub(self.private(0))
+        self.last.saturating_add(1).saturating_sub(self.private(0))
     }
 
     /// A frame without a running time follows the one before it; one that isn't later than the one before it is moved
@@ -66,25 +65,24 @@ impl PrivateClock {
         let duration = duration.clamp(1, LONGEST);
         let wanted = running_time.map(|time| self.private(time));
         let wanted = wanted.filter(|&time| time <= FARTHEST);
-        let wanted = match (wanted, self.last) {
-            (Some(wanted), Some(last)) if wanted.saturating_add(JITTER) < last => {
+        let wanted = match wanted {
+            Some(wanted) if wanted.saturating_add(JITTER) < self.last => {
                 self.offset = self.offset.saturating_add(self.end - wanted);
                 self.end
             }
-            (Some(wanted), _) => wanted,
-            (None, _) => self.end.max(THOUSAND_HOURS),
+            Some(wanted) => wanted,
+            None => self.end.max(THOUSAND_HOURS),
         };
         let wanted = wanted.min(FARTHEST);
         let nudge = match self.last {
-            Some(FARTHEST..) => NUDGE_BEYOND,
+            FARTHEST.. => NUDGE_BEYOND,
             _ => (duration / NUDGE).max(1),
         };
-        let stamp = match self.last {
-            Some(last) if wanted <= last => last.saturating_add(nudge),
-            _ => wanted,
+        let stamp = match wanted > self.last {
+            true => wanted,
+            false => self.last.saturating_add(nudge).min(LATEST),
         };
-        let stamp = stamp.min(LATEST);
-        self.last = Some(stamp);
+        self.last = stamp;
         self.end = stamp.saturating_add(duration);
         stamp
     }

@@ -76,10 +76,7 @@ impl Assignment for Assigned {
     fn next(&self, position: FrameNo) -> Result<Step, Failure> {
         let next = self.wait(|engine| {
             may_panic!("feeding a frame, locked");
-            Ok(match engine.next(self.attempt, position)? {
-                Next::Wait => None,
-                next => Some(next),
-            })
+            engine.next(self.attempt, position)
         })?;
         Ok(match next {
             Next::Feed { frame, force_key } => Step::Feed {
@@ -87,29 +84,24 @@ impl Assignment for Assigned {
                 force_key,
                 tags: frame.tags,
             },
-            _ => Step::Drain,
+            Next::Drain => Step::Drain,
         })
     }
 
     fn content(&self) -> Result<Option<Content>, Failure> {
-        let all = self.wait(|engine| {
-            Ok(match engine.content(self.attempt)? {
-                engine::Content::All { chunk, frames } => Some(Some((chunk, frames))),
-                engine::Content::Incomplete => Some(None),
-                engine::Content::Wait => None,
-            })
-        })?;
-        Ok(all.map(|(chunk, frames)| {
-            let fed = frames.into_iter().map(|(frame, time, force_key)| Fed {
-                digest: frame.digest,
-                time,
-                duration: frame.buffer.duration(),
-                force_key,
-                tags: frame.tags,
-            });
-            let fed = fed.collect();
-            Content { chunk, fed }
-        }))
+        let content = self.wait(|engine| engine.content(self.attempt))?;
+        let engine::Content::All { chunk, frames } = content else {
+            return Ok(None);
+        };
+        let fed = frames.into_iter().map(|(frame, time, force_key)| Fed {
+            digest: frame.digest,
+            time,
+            duration: frame.buffer.duration(),
+            force_key,
+            tags: frame.tags,
+        });
+        let fed = fed.collect();
+        Ok(Some(Content { chunk, fed }))
     }
 
     fn feed_from_first(&self) {
@@ -117,10 +109,7 @@ impl Assignment for Assigned {
     }
 
     fn wait_for_eos(&self) -> Result<(), Failure> {
-        self.wait(|engine| {
-            let ended = engine.wait_for_eos(self.attempt)?;
-            Ok(ended.then_some(()))
-        })
+        self.wait(|engine| engine.wait_for_eos(self.attempt))
     }
 
     fn has_ended(&self) -> bool {

@@ -313,10 +313,6 @@ impl<M: Media> Engine<M> {
         self.is_stopped
     }
 
-    pub fn is_flushing(&self) -> bool {
-        self.is_flushing
-    }
-
     /// Nothing goes on until the next start or the end of the flush.
     pub fn is_aborting(&self) -> bool {
         self.is_stopped || self.is_flushing || self.flow.is_some()

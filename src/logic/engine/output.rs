@@ -18,9 +18,7 @@ pub enum Output<M: Media> {
     /// No packet follows these: the end of a stream or a segment, with what stood before it.
     Events(Vec<M::Event>),
     /// Wait until it is woken, or until then: input may have [stopped](Engine::stalled).
-    Wait {
-        until: Option<u64>,
-    },
+    Wait(Option<u64>),
     /// Rest until the next start or the end of the flush.
     Rest,
 }
@@ -105,7 +103,7 @@ impl<M: Media> Engine<M> {
         let end = self.events.iter().position(is_eos);
         match end.and_then(|end| self.events.remove(end)) {
             Some((_, end)) => Output::Events(vec![end]),
-            None => Output::Wait { until: None },
+            None => Output::Wait(None),
         }
     }
 
@@ -116,9 +114,7 @@ impl<M: Media> Engine<M> {
         let mut before = self.events.iter().take_while(|it| is_before(it.0));
         match before.position(|(_, event)| M::is_end(event)) {
             Some(end) => Output::Events(self.take_events(end + 1)),
-            None => Output::Wait {
-                until: self.deadline(),
-            },
+            None => Output::Wait(self.deadline()),
         }
     }
 

@@ -145,8 +145,6 @@ pub enum Next<M: Media> {
     Feed { frame: M::Frame, force_key: bool },
     /// All was fed: send EOS.
     Drain,
-    /// Wait until it is woken.
-    Wait,
 }
 
 /// All that is fed to a chunk's encoder.
@@ -157,8 +155,6 @@ pub enum Content<M: Media> {
         chunk: Chunk,
         frames: Vec<(M::Frame, u64, bool)>,
     },
-    /// Wait until it is woken.
-    Wait,
     /// Input has stopped in the midst of it: begin without it.
     Incomplete,
 }
@@ -215,9 +211,8 @@ impl<M: Media> Engine<M> {
     fn finish_empty(&mut self, session: SessionId) -> bool {
         let stream = &mut self.stream;
         let is_empty = |chunk: &ChunkId| {
-            let own = stream.chunker.own(*chunk);
-            let is_open = stream.chunker.open_chunk() == Some(*chunk);
-            !is_open && own.is_some_and(|own| own.is_empty())
+            let live = stream.chunker.live(*chunk);
+            live.is_some_and(|live| live.bounds().own.is_empty())
         };
         let Some(chunk) = stream.roster.offered_to(session).filter(is_empty) else {
             return false;
@@ -313,8 +308,8 @@ impl<M: Media> Engine<M> {
             .map(|work| work.position)
     }
 
-    /// What the attempt does that has fed its chunk's frames up to, not including, `position`.
-    pub fn next(&mut self, attempt: AttemptId, position: FrameNo) -> Result<Next<M>, Why> {
+    /// What the attempt does that has fed its chunk's frames up to, not including, `position`. `None`: wait until it is woken.
+    pub fn next(&mut self, attempt: AttemptId, position: FrameNo) -> Result<Option<Next<M>>, Why> {
         let (stream, work) = self.at_work(attempt)?;
         match stream.chunker.next(work.chunk, position) {
             None => Err(Why::Aborted),
@@ -323,39 +318,36 @@ impl<M: Media> Engine<M> {
                 let frame = entry.held.clone().ok_or(Why::Aborted)?;
                 work.position = FrameNo(position.0 + 1);
                 let force_key = force_key || entry.force_key;
-                Ok(Next::Feed { frame, force_key })
+                Ok(Some(Next::Feed { frame, force_key }))
             }
             Some(chunker::Next::Drain(_)) => {
                 work.drains = true;
-                Ok(Next::Drain)
+                Ok(Some(Next::Drain))
             }
-            Some(chunker::Next::Wait) => {
-                work.waits_for_frame = true;
-                self.give_way(attempt)?;
-                Ok(Next::Wait)
-            }
+            Some(chunker::Next::Wait) => self.wait_for_frame(attempt),
         }
     }
 
     /// The attempt waits for its next frame, unless it is the one that has to give way for frames to come.
-    fn give_way(&mut self, attempt: AttemptId) -> Result<(), Why> {
+    fn wait_for_frame<R>(&mut self, attempt: AttemptId) -> Result<Option<R>, Why> {
+        let (_, work) = self.at_work(attempt)?;
+        work.waits_for_frame = true;
         self.recall_if_stuck();
         match self.work(attempt) {
-            Some(work) if !work.replanned => Ok(()),
+            Some(work) if !work.replanned => Ok(None),
             _ => Err(Why::Replanned),
         }
     }
 
-    /// All of the attempt's chunk, once that is there; it counts as fed.
-    pub fn content(&mut self, attempt: AttemptId) -> Result<Content<M>, Why> {
+    /// All of the attempt's chunk, once that is there; it counts as fed. `None`: wait until it is woken.
+    pub fn content(&mut self, attempt: AttemptId) -> Result<Option<Content<M>>, Why> {
         let (stream, work) = self.at_work(attempt)?;
         let Some(chunk) = stream.chunker.complete(work.chunk) else {
-            if stream.impatient && stream.chunker.open_chunk() == Some(work.chunk) {
-                return Ok(Content::Incomplete);
-            }
-            work.waits_for_frame = true;
-            self.give_way(attempt)?;
-            return Ok(Content::Wait);
+            let is_open = stream.chunker.open_chunk() == Some(work.chunk);
+            return match stream.impatient && is_open {
+                true => Ok(Some(Content::Incomplete)),
+                false => self.wait_for_frame(attempt),
+            };
         };
         let frames = chunk.fed.iter().map(|frame| {
             let entry = stream.frames.get(frame)?;
@@ -364,7 +356,7 @@ impl<M: Media> Engine<M> {
         let frames = frames.collect::<Option<_>>().ok_or(Why::Aborted)?;
         work.position = chunk.fed.end;
         work.late_keys = stream.late_keys;
-        Ok(Content::All { chunk, frames })
+        Ok(Some(Content::All { chunk, frames }))
     }
 
     /// The attempt's chunk counted as fed, and is fed after all.
@@ -414,10 +406,10 @@ impl<M: Media> Engine<M> {
         self.work(attempt).is_some_and(|work| work.has_eos)
     }
 
-    /// Whether the encoder has sent EOS. `false`: wait until it is woken.
-    pub fn wait_for_eos(&mut self, attempt: AttemptId) -> Result<bool, Why> {
+    /// The encoder has sent EOS. `None`: wait until it is woken.
+    pub fn wait_for_eos(&mut self, attempt: AttemptId) -> Result<Option<()>, Why> {
         let (_, work) = self.at_work(attempt)?;
-        Ok(work.has_eos)
+        Ok(work.has_eos.then_some(()))
     }
 
     /// The session's encoder posted an error.

@@ -467,16 +467,16 @@ impl World {
                     }
                 } else {
                     match self.engine.next(attempt, *position) {
-                        Ok(Next::Feed { frame, force_key }) => {
+                        Ok(Some(Next::Feed { frame, force_key })) => {
                             assert_eq!(frame.number, position.0);
                             *position = FrameNo(position.0 + 1);
                             encoder.feed(frame, force_key);
                         }
-                        Ok(Next::Drain) => {
+                        Ok(Some(Next::Drain)) => {
                             encoder.group();
                             *has_fed = true;
                         }
-                        Ok(Next::Wait) => {
+                        Ok(None) => {
                             self.wake();
                             self.asleep.insert(id);
                         }
@@ -526,7 +526,7 @@ impl World {
                 self.eos_sent |= events.contains(&u64::MAX);
                 self.events.extend(events);
             }
-            Output::Wait { .. } => {
+            Output::Wait(_) => {
                 self.wake();
                 self.output_sleeps = true;
             }
@@ -979,7 +979,7 @@ fn a_stall_lets_packets_leave_and_then_what_is_withheld() {
     }
     // Eight frames of the chunk are made; two may be its tail or the next chunk's.
     assert!(world.sent.is_empty());
-    let Output::Wait { until: Some(until) } = world.engine.pop() else {
+    let Output::Wait(Some(until)) = world.engine.pop() else {
         panic!("it watches the input");
     };
     let stalled = world.engine.stalled(until - 1);

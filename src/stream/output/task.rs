@@ -46,7 +46,7 @@ impl Shared {
                     self.refused(flow);
                 }
             }
-            Output::Wait { .. } => (),
+            Output::Wait(_) => (),
             Output::Rest => {
                 let _ = self.src.pause_task();
             }
@@ -60,7 +60,7 @@ impl Shared {
         may_panic!("the output's task, locked");
         loop {
             let until = match engine.pop() {
-                Output::Wait { until } => until,
+                Output::Wait(until) => until,
                 output => return output,
             };
             engine.wait_until(&self.output, until.filter(|_| !self.passes()));
