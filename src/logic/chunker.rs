@@ -70,19 +70,15 @@ pub enum Next {
 pub struct Live {
     id: ChunkId,
     /// First fed frame.
-    lead_start: FrameNo,
+    pub lead_start: FrameNo,
     /// First own frame.
     pub start: FrameNo,
     /// `start` and the planned length: where the chunk ends unless a short tail joins it.
     target: FrameNo,
     /// End of the own frames, once that is known.
     own_end: Option<FrameNo>,
-    /// End of the section, once that is known: no trail goes beyond it.
-    barrier: Option<FrameNo>,
     /// Frames that follow its own ones as its trail.
     after: u64,
-    /// Its lead and trail are fed; otherwise they are only held.
-    overlaps: bool,
     /// What its encoder may be told of the frames around it.
     pub neighbours: Neighbours,
     /// The own ones of the frames that its encoder will be fed, where the length of the source is known.
@@ -94,20 +90,10 @@ impl Live {
         self.own_end.is_none()
     }
 
-    /// The first frame that is fed.
-    pub fn feed_start(&self) -> FrameNo {
-        if self.overlaps {
-            self.lead_start
-        } else {
-            self.start
-        }
-    }
-
-    /// Where the own frames end, with so many more after them.
-    fn end(&self, after: u64) -> FrameNo {
-        let end = self.own_end.map(|end| end.0.saturating_add(after));
-        let end = FrameNo(end.unwrap_or(u64::MAX));
-        self.barrier.map_or(end, |barrier| barrier.min(end))
+    /// Where its trail ends.
+    fn end(&self) -> FrameNo {
+        let end = self.own_end.map(|end| end.0.saturating_add(self.after));
+        FrameNo(end.unwrap_or(u64::MAX))
     }
 
     /// End of the frames that may be fed now, and whether it is final.
@@ -115,29 +101,31 @@ impl Live {
         if self.is_open() {
             return (arrived.min(self.target), false);
         }
-        let wanted = self.end(if self.overlaps { self.after } else { 0 });
-        (arrived.min(wanted), arrived >= wanted)
+        (arrived.min(self.end()), arrived >= self.end())
     }
 
     pub fn bounds(&self) -> Bounds {
         Bounds {
             id: self.id,
-            own: FrameRange::new(self.start.0, self.end(0).0),
+            own: FrameRange::new(self.start.0, self.own_end.map_or(u64::MAX, |end| end.0)),
         }
     }
 
     /// Every frame that this chunk needs or may come to need.
     fn needs(&self) -> FrameRange {
-        FrameRange::new(self.lead_start.0, self.end(self.after).0)
+        FrameRange::new(self.lead_start.0, self.end().0)
     }
 
     /// It is fed frames around its own ones on this side.
     pub fn has_overlap(&self, side: Side) -> bool {
-        self.overlaps
-            && match side {
-                Side::Lead => self.lead_start < self.start,
-                Side::Trail => self.after > 0,
-            }
+        match side {
+            Side::Lead => self.lead_start < self.start,
+            Side::Trail => self.after > 0,
+        }
+    }
+
+    fn overlaps(&self) -> bool {
+        self.has_overlap(Side::Lead) || self.has_overlap(Side::Trail)
     }
 
     /// The chunk, if it is fed up to, not including, `fed_end`.
@@ -145,7 +133,7 @@ impl Live {
         Some(Chunk {
             id: self.id,
             own: FrameRange::new(self.start.0, self.own_end?.0),
-            fed: FrameRange::new(self.feed_start().0, fed_end.0),
+            fed: FrameRange::new(self.lead_start.0, fed_end.0),
         })
     }
 }
@@ -211,9 +199,7 @@ impl Chunker {
             start,
             target,
             own_end: None,
-            barrier: None,
             after: plan.after,
-            overlaps: plan.overlaps(),
             neighbours: Neighbours {
                 before: start > self.section_start,
                 after: !total.is_some_and(is_last),
@@ -274,8 +260,10 @@ impl Chunker {
 
     /// Chunks have no more of their trail than what has come.
     fn end_trails(&mut self) {
-        for live in self.live.iter_mut().filter(|live| !live.is_open()) {
-            live.barrier.get_or_insert(self.arrived);
+        for live in &mut self.live {
+            if let Some(end) = live.own_end {
+                live.after = live.after.min(self.arrived.0 - end.0);
+            }
         }
     }
 
@@ -317,26 +305,29 @@ impl Chunker {
     }
 
     /// An attempt at the chunk showed that forced key frames don't part it from its overlap on this side. It loses that, and
-    /// with one of the first two chunks, on which the encoder shows itself, all later ones do. Begin these live chunks anew.
-    /// Empty: the chunk has no overlap there, so it can't be that.
+    /// with one of the first two chunks, on which the encoder shows itself, all later ones do. Begin these live chunks anew, and let
+    /// the frames go. No chunks: it has no overlap there, so it can't be that.
     #[must_use]
-    pub fn drop_overlap(&mut self, chunk: ChunkId, side: Side) -> Vec<ChunkId> {
-        let mut losing = Vec::new();
-        if !self.live(chunk).is_some_and(|it| it.has_overlap(side)) {
-            return losing;
-        }
+    pub fn drop_overlap(&mut self, chunk: ChunkId, side: Side) -> (Vec<ChunkId>, Vec<FrameNo>) {
+        let live = self.live(chunk).filter(|live| live.has_overlap(side));
+        let Some(mut needed) = live.map(Live::needs) else {
+            return (Vec::new(), Vec::new());
+        };
         let is_trial = chunk <= LAST_TRIAL;
         if is_trial {
             (self.plan.before, self.plan.after) = (0, 0);
         }
-        for live in self.live.iter_mut().filter(|live| live.overlaps) {
+        let mut losing = Vec::new();
+        for live in self.live.iter_mut().filter(|live| live.overlaps()) {
             if live.id == chunk || is_trial && live.id > chunk {
-                live.overlaps = false;
+                needed.end = needed.end.max(live.end());
+                live.lead_start = live.start;
+                live.after = 0;
                 live.neighbours.fed = live.planned;
                 losing.push(live.id);
             }
         }
-        losing
+        (losing, self.unneeded(needed))
     }
 
     /// The chunk begins with this frame: those before it have left, and can't be made again. Let the frames go that are returned.
@@ -354,7 +345,7 @@ impl Chunker {
     /// What the encoder shows on an older chunk may still take the overlap from this one: nothing of it may leave, and its
     /// frames have to stay.
     pub fn is_on_trial(&self, chunk: ChunkId) -> bool {
-        let overlaps = self.live(chunk).is_some_and(|live| live.overlaps);
+        let overlaps = self.live(chunk).is_some_and(Live::overlaps);
         let oldest = self.oldest().filter(|oldest| *oldest < chunk);
         overlaps && oldest.is_some_and(|oldest| oldest <= LAST_TRIAL)
     }
@@ -373,7 +364,7 @@ impl Chunker {
         if position < end {
             // A fresh encoder begins with a key frame: only where something was fed before the first
             // own frame does it have to be asked for.
-            let after_lead = position == live.start && live.feed_start() < live.start;
+            let after_lead = position == live.start && live.has_overlap(Side::Lead);
             let at_trail = live.own_end == Some(position);
             return Some(Next::Feed {
                 frame: position,
@@ -750,20 +741,21 @@ pub(super) mod tests {
     #[test]
     fn the_overlap_is_dropped_from_the_chunk_that_showed_it_on() {
         let fed_from = |chunker: &Chunker| {
-            [0, 1, 2, 3].map(|chunk| chunker.live(ChunkId(chunk)).unwrap().feed_start().0)
+            [0, 1, 2, 3].map(|chunk| chunker.live(ChunkId(chunk)).unwrap().lead_start.0)
         };
         let mut chunker = four_chunks(3, 3);
         assert_eq!(fed_from(&chunker), [0, 7, 17, 27]);
         assert_eq!(
-            chunker.drop_overlap(ChunkId(0), Side::Lead),
+            chunker.drop_overlap(ChunkId(0), Side::Lead).0,
             [],
             "it has none"
         );
-        let losing = chunker.drop_overlap(ChunkId(1), Side::Lead);
+        let (losing, unneeded) = chunker.drop_overlap(ChunkId(1), Side::Lead);
+        assert_eq!(unneeded, [], "all are some chunk's own");
         assert_eq!(losing, [1, 2, 3].map(ChunkId));
         assert_eq!(fed_from(&chunker), [0, 10, 20, 30]);
         assert_eq!(
-            chunker.drop_overlap(ChunkId(1), Side::Lead),
+            chunker.drop_overlap(ChunkId(1), Side::Lead).0,
             [],
             "that can't be it again"
         );
@@ -778,7 +770,7 @@ pub(super) mod tests {
         for _ in 38..42 {
             let _ = chunker.frame();
         }
-        assert_eq!(chunker.live(ChunkId(4)).unwrap().feed_start(), FrameNo(40));
+        assert_eq!(chunker.live(ChunkId(4)).unwrap().lead_start, FrameNo(40));
         assert!(!chunker.plan.overlaps());
         // All frames are let go in the end.
         let mut free = 0;
@@ -792,10 +784,13 @@ pub(super) mod tests {
     #[test]
     fn a_later_chunk_loses_its_overlap_alone() {
         let mut chunker = four_chunks(3, 3);
-        let losing = chunker.drop_overlap(ChunkId(2), Side::Trail);
+        let _ = chunker.done(ChunkId(1));
+        // Nobody else needs its lead any more.
+        let (losing, unneeded) = chunker.drop_overlap(ChunkId(2), Side::Trail);
+        assert_eq!(unneeded, [17, 18, 19].map(FrameNo));
         assert_eq!(losing, [ChunkId(2)]);
-        assert_eq!(chunker.live(ChunkId(2)).unwrap().feed_start(), FrameNo(20));
-        assert_eq!(chunker.live(ChunkId(3)).unwrap().feed_start(), FrameNo(27));
+        assert_eq!(chunker.live(ChunkId(2)).unwrap().lead_start, FrameNo(20));
+        assert_eq!(chunker.live(ChunkId(3)).unwrap().lead_start, FrameNo(27));
         assert!(chunker.plan.overlaps());
     }
 

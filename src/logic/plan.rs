@@ -127,7 +127,8 @@ impl Request {
         let (before, after) = (self.before.of(length), self.after.of(length));
         let around = Self::around(before, after, min_frames);
         let needed_frames = around.saturating_add(length.longest());
-        if needed_frames <= self.room() {
+        // (The greatest number stands for all that is greater.)
+        if needed_frames <= self.room() && needed_frames < u64::MAX {
             return Ok(());
         }
         Err(BudgetTooSmall {

@@ -193,7 +193,8 @@ impl<M: Media> Engine<M> {
 
     /// A chunk loses its overlap where that explains its fault, and others with it.
     fn drop_overlap(&mut self, chunk: ChunkId, side: Side) -> bool {
-        let losing = self.stream.chunker.drop_overlap(chunk, side);
+        let (losing, unneeded) = self.stream.chunker.drop_overlap(chunk, side);
+        self.stream.let_go(&unneeded);
         self.overlap_dropped |= !self.stream.chunker.plan.overlaps();
         for &losing in losing.iter().filter(|losing| **losing != chunk) {
             self.begin_anew(losing);

@@ -228,7 +228,7 @@ impl<M: Media> Engine<M> {
         // Looked up before it is taken: what can't be begun stays for others.
         let chunk = stream.roster.offered_to(session)?;
         let live = stream.chunker.live(chunk)?;
-        let (first, start, neighbours) = (live.feed_start(), live.start, live.neighbours);
+        let (first, start, neighbours) = (live.lead_start, live.start, live.neighbours);
         let opens = stream.frames.get(start)?.held.clone()?;
         let own_from = if first == start {
             0
