@@ -105,9 +105,10 @@ impl Live {
     }
 
     pub fn bounds(&self) -> Bounds {
+        let end = self.own_end.map_or(u64::MAX, |end| end.0);
         Bounds {
             id: self.id,
-            own: FrameRange::new(self.start.0, self.own_end.map_or(u64::MAX, |end| end.0)),
+            own: FrameRange::new(self.start.0, end),
         }
     }
 
@@ -244,8 +245,9 @@ impl Chunker {
 
     /// The chunk that isn't done and owns this frame.
     pub fn owner(&self, frame: FrameNo) -> Option<ChunkId> {
-        let owns = |live: &&Live| live.start <= frame && live.own_end.is_none_or(|end| frame < end);
-        self.live.iter().rev().find(owns).map(|live| live.id)
+        let mut bounds = self.live.iter().map(Live::bounds);
+        let owner = bounds.find(|bounds| bounds.own.contains(frame))?;
+        Some(owner.id)
     }
 
     /// The stream ends, or what follows may not share a chunk or an overlap with what came before (new

@@ -105,7 +105,8 @@ impl<M: Media> Engine<M> {
         }
         self.wake_takers();
         Consequence::Again(match fate {
-            Fate::Anew { drop: Some(side) } if self.drop_overlap(chunk, side) => {
+            Fate::Anew { drop: Some(side) } => {
+                self.drop_overlap(chunk, side);
                 Again::WithoutOverlap
             }
             Fate::Resume(start) => {
@@ -192,13 +193,12 @@ impl<M: Media> Engine<M> {
     }
 
     /// A chunk loses its overlap where that explains its fault, and others with it.
-    fn drop_overlap(&mut self, chunk: ChunkId, side: Side) -> bool {
+    fn drop_overlap(&mut self, chunk: ChunkId, side: Side) {
         let (losing, unneeded) = self.stream.chunker.drop_overlap(chunk, side);
         self.stream.let_go(&unneeded);
         self.overlap_dropped |= !self.stream.chunker.plan.overlaps();
-        for &losing in losing.iter().filter(|losing| **losing != chunk) {
+        for losing in losing.into_iter().filter(|losing| *losing != chunk) {
             self.begin_anew(losing);
         }
-        !losing.is_empty()
     }
 }
