@@ -13,26 +13,17 @@
 //!                 own of c−1 │             lead of c+1 │ own of c+1
 //! ```
 //!
-//! A chunk is *open* until it is known where it ends. It ends after its planned length as soon as
-//! `min_frames` more frames have come, because only then the frames after it are sure to be a chunk
-//! of their own; otherwise they are a short tail and join it.
+//! A chunk is *open* until it is known where it ends. It ends after its planned length as soon as `min_frames` more frames have come,
+//! because only then the frames after it are sure to be a chunk of their own; otherwise they are a short tail and join it.
 
 use super::ids::{Chunk, ChunkId, FrameNo, FrameRange};
 use super::plan::Plan;
 use super::store::Side;
 use std::collections::VecDeque;
 
-/// The chunks on which an encoder shows whether it can be cut with an overlap: the first with a trail, the second with a
+/// On this chunk and the one before it an encoder shows whether it can be cut with an overlap: the first one has a trail, the second a
 /// lead. Later chunks wait for them, so that which chunks have an overlap never depends on which was faster.
-const TRIALS: [ChunkId; 2] = [ChunkId(0), ChunkId(1)];
-
-/// A chunk begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opening {
-    pub id: ChunkId,
-    /// Its first own frame.
-    pub start: FrameNo,
-}
+const LAST_TRIAL: ChunkId = ChunkId(1);
 
 /// What is known of the frames around a chunk when it opens. It depends on the plan alone, so an encoder may be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,23 +36,21 @@ pub struct Neighbours {
     pub fed: Option<u64>,
 }
 
-/// A chunk's own frames are all known.
+/// A chunk's own frames; without an end until that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Closing {
+pub struct Bounds {
     pub id: ChunkId,
     pub own: FrameRange,
 }
 
 /// What a frame's arrival means for the chunks.
 #[must_use]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// No chunk begins or ends: wake the session that waits for frames.
-    Continues,
-    /// The frame is the first of a section: offer the new chunk to the sessions.
-    Opens(Opening),
-    /// It is now sure that one chunk ended and the next one began: tell both.
-    Splits { closed: Closing, opened: Opening },
+#[derive(Debug, Default)]
+pub struct Arrival {
+    /// It is known where this chunk ends: tell who has it.
+    pub closed: Option<Bounds>,
+    /// This chunk begins: offer it to the sessions.
+    pub opened: Option<Bounds>,
 }
 
 /// What a session does next with its chunk.
@@ -78,64 +67,84 @@ pub enum Next {
 
 /// A chunk that opened and isn't done.
 #[derive(Debug)]
-struct Live {
+pub struct Live {
     id: ChunkId,
     /// First fed frame.
-    lead_start: FrameNo,
+    pub lead_start: FrameNo,
     /// First own frame.
-    start: FrameNo,
+    pub start: FrameNo,
     /// `start` and the planned length: where the chunk ends unless a short tail joins it.
     target: FrameNo,
     /// End of the own frames, once that is known.
     own_end: Option<FrameNo>,
-    /// End of the section, once that is known: no trail goes beyond it.
-    barrier: Option<FrameNo>,
     /// Frames that follow its own ones as its trail.
     after: u64,
-    /// Its lead and trail are fed; otherwise they are only held.
-    overlaps: bool,
-    neighbours: Neighbours,
+    /// What its encoder may be told of the frames around it.
+    pub neighbours: Neighbours,
+    /// The own ones of the frames that its encoder will be fed, where the length of the source is known.
+    planned: Option<u64>,
 }
 
 impl Live {
-    /// The first frame that is fed.
-    fn feed_start(&self) -> FrameNo {
-        if self.overlaps {
-            self.lead_start
-        } else {
-            self.start
-        }
+    fn is_open(&self) -> bool {
+        self.own_end.is_none()
+    }
+
+    /// Where its trail ends.
+    fn end(&self) -> FrameNo {
+        let end = self.own_end.map(|end| end.0.saturating_add(self.after));
+        FrameNo(end.unwrap_or(u64::MAX))
     }
 
     /// End of the frames that may be fed now, and whether it is final.
-    fn feed_end(&self, arrived: u64) -> (FrameNo, bool) {
-        let arrived = FrameNo(arrived);
-        let Some(own_end) = self.own_end else {
+    fn feed_end(&self, arrived: FrameNo) -> (FrameNo, bool) {
+        if self.is_open() {
             return (arrived.min(self.target), false);
-        };
-        let after = if self.overlaps { self.after } else { 0 };
-        let wanted = FrameNo(own_end.0.saturating_add(after));
-        let wanted = self.barrier.map_or(wanted, |barrier| wanted.min(barrier));
-        (arrived.min(wanted), arrived >= wanted)
+        }
+        (arrived.min(self.end()), arrived >= self.end())
+    }
+
+    pub fn bounds(&self) -> Bounds {
+        let end = self.own_end.map_or(u64::MAX, |end| end.0);
+        Bounds {
+            id: self.id,
+            own: FrameRange::new(self.start.0, end),
+        }
     }
 
     /// Every frame that this chunk needs or may come to need.
     fn needs(&self) -> FrameRange {
-        let end = match (self.own_end, self.barrier) {
-            (None, _) => u64::MAX,
-            (Some(end), None) => end.0.saturating_add(self.after),
-            (Some(end), Some(barrier)) => end.0.saturating_add(self.after).min(barrier.0),
-        };
-        FrameRange::new(self.lead_start.0, end)
+        FrameRange::new(self.lead_start.0, self.end().0)
+    }
+
+    /// It is fed frames around its own ones on this side.
+    pub fn has_overlap(&self, side: Side) -> bool {
+        match side {
+            Side::Lead => self.lead_start < self.start,
+            Side::Trail => self.after > 0,
+        }
+    }
+
+    fn overlaps(&self) -> bool {
+        self.has_overlap(Side::Lead) || self.has_overlap(Side::Trail)
+    }
+
+    /// The chunk, if it is fed up to, not including, `fed_end`.
+    pub fn chunk(&self, fed_end: FrameNo) -> Option<Chunk> {
+        Some(Chunk {
+            id: self.id,
+            own: FrameRange::new(self.start.0, self.own_end?.0),
+            fed: FrameRange::new(self.lead_start.0, fed_end.0),
+        })
     }
 }
 
 /// Follows the frames and says which chunk each of them belongs to.
 #[derive(Debug)]
 pub struct Chunker {
-    plan: Plan,
-    /// Frames that have come.
-    arrived: u64,
+    pub plan: Plan,
+    /// The number that the next frame will get.
+    pub arrived: FrameNo,
     /// First frame since the last cut: no overlap reaches across it.
     section_start: FrameNo,
     /// Chunks opened since the last cut: the index of the next planned length.
@@ -149,7 +158,7 @@ impl Chunker {
     pub fn new(plan: Plan) -> Self {
         Self {
             plan,
-            arrived: 0,
+            arrived: FrameNo(0),
             section_start: FrameNo(0),
             section_chunks: 0,
             live: VecDeque::new(),
@@ -157,40 +166,67 @@ impl Chunker {
         }
     }
 
-    pub fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    /// The number that the next frame will get.
-    pub fn next_frame(&self) -> FrameNo {
-        FrameNo(self.arrived)
-    }
-
     /// The next frame has come.
-    pub fn frame(&mut self) -> Verdict {
-        self.arrived += 1;
-        match self.live.back_mut().filter(|live| live.own_end.is_none()) {
-            None => Verdict::Opens(self.open(FrameNo(self.arrived - 1))),
-            Some(open) if self.arrived >= open.target.0.saturating_add(self.plan.min_frames) => {
-                let own_end = open.target;
-                open.own_end = Some(own_end);
-                let closed = Closing {
-                    id: open.id,
-                    own: FrameRange::new(open.start.0, own_end.0),
-                };
-                let opened = self.open(own_end);
-                Verdict::Splits { closed, opened }
+    pub fn frame(&mut self) -> Arrival {
+        let frame = self.arrived;
+        self.arrived.0 += 1;
+        let closed = match self.live.back().filter(|live| live.is_open()) {
+            None => None,
+            Some(open) if self.arrived.0 < open.target.0.saturating_add(self.plan.min_frames) => {
+                return Arrival::default();
             }
-            Some(_) => Verdict::Continues,
-        }
+            // Now it is sure that the frames after it are a chunk of their own.
+            Some(open) => self.close(open.target),
+        };
+        let start = closed.map_or(frame, |closed| closed.own.end);
+        let opened = Some(self.open(start));
+        Arrival { closed, opened }
+    }
+
+    fn open(&mut self, start: FrameNo) -> Bounds {
+        let plan = &self.plan;
+        let length = plan.length.of(self.section_chunks);
+        let lead_start = FrameNo(start.0.saturating_sub(plan.before)).max(self.section_start);
+        let target = FrameNo(start.0.saturating_add(length));
+        // What was said of the length holds until the first cut.
+        let total = plan.source_frames.filter(|_| self.section_start.0 == 0);
+        let total = total.filter(|&total| total > start.0);
+        let is_last = |total: u64| target.0.saturating_add(plan.min_frames) > total;
+        let own_end = |total: u64| if is_last(total) { total } else { target.0 };
+        let fed_end = |total: u64| own_end(total).saturating_add(plan.after).min(total);
+        let live = Live {
+            id: self.next_id,
+            lead_start,
+            start,
+            target,
+            own_end: None,
+            after: plan.after,
+            neighbours: Neighbours {
+                before: start > self.section_start,
+                after: !total.is_some_and(is_last),
+                fed: total.map(|total| fed_end(total) - lead_start.0),
+            },
+            planned: total.map(|total| own_end(total) - start.0),
+        };
+        self.next_id = live.id.next();
+        self.section_chunks += 1;
+        let bounds = live.bounds();
+        self.live.push_back(live);
+        bounds
+    }
+
+    /// The open chunk ends here.
+    fn close(&mut self, end: FrameNo) -> Option<Bounds> {
+        let open = self.live.back_mut().filter(|live| live.is_open())?;
+        open.own_end = Some(end);
+        Some(open.bounds())
     }
 
     /// A key frame is wanted at the next frame. The open chunk ends before it if it is long enough, so that the key frame
     /// costs nothing; otherwise it has to be forced.
-    pub fn split(&mut self) -> Option<Closing> {
-        let arrived = self.arrived;
-        let min_frames = self.plan.min_frames;
-        let open = self.live.back_mut().filter(|live| live.own_end.is_none())?;
+    pub fn split(&mut self) -> Option<Bounds> {
+        let (arrived, min_frames) = (self.arrived.0, self.plan.min_frames);
+        let open = self.live.back_mut().filter(|live| live.is_open())?;
         if arrived - open.start.0 < min_frames {
             return None;
         }
@@ -198,100 +234,58 @@ impl Chunker {
         let tail = arrived.saturating_sub(open.target.0);
         let room = open.after.max(min_frames).saturating_sub(tail);
         open.after = open.after.min(room);
-        open.own_end = Some(FrameNo(arrived));
-        Some(Closing {
-            id: open.id,
-            own: FrameRange::new(open.start.0, arrived),
-        })
+        self.close(self.arrived)
     }
 
     /// The chunk whose end isn't known, if frames of it have come.
     pub fn open_chunk(&self) -> Option<ChunkId> {
-        let open = self.live.back().filter(|live| live.own_end.is_none());
+        let open = self.live.back().filter(|live| live.is_open());
         open.map(|live| live.id)
     }
 
     /// The chunk that isn't done and owns this frame.
     pub fn owner(&self, frame: FrameNo) -> Option<ChunkId> {
-        let owns = |live: &&Live| live.start <= frame && live.own_end.is_none_or(|end| frame < end);
-        self.live.iter().rev().find(owns).map(|live| live.id)
-    }
-
-    fn open(&mut self, start: FrameNo) -> Opening {
-        let id = self.next_id;
-        let length = self.plan.length.of(self.section_chunks);
-        let lead_start = FrameNo(start.0.saturating_sub(self.plan.before)).max(self.section_start);
-        let target = FrameNo(start.0.saturating_add(length));
-        let neighbours = self.neighbours_of(lead_start, start, target, self.plan.after);
-        self.live.push_back(Live {
-            id,
-            lead_start,
-            start,
-            target,
-            own_end: None,
-            barrier: None,
-            after: self.plan.after,
-            overlaps: self.plan.overlaps(),
-            neighbours,
-        });
-        self.next_id = id.next();
-        self.section_chunks += 1;
-        Opening { id, start }
-    }
-
-    fn neighbours_of(
-        &self,
-        feed_start: FrameNo,
-        start: FrameNo,
-        target: FrameNo,
-        after: u64,
-    ) -> Neighbours {
-        let before = start > self.section_start;
-        // What was said of the length holds until the first cut.
-        let total = self
-            .plan
-            .source_frames
-            .filter(|_| self.section_start.0 == 0);
-        let Some(total) = total.filter(|&total| total > start.0) else {
-            return Neighbours {
-                before,
-                after: true,
-                fed: None,
-            };
-        };
-        let is_last = target.0.saturating_add(self.plan.min_frames) > total;
-        let own_end = if is_last { total } else { target.0 };
-        let fed_end = own_end.saturating_add(after).min(total);
-        Neighbours {
-            before,
-            after: !is_last,
-            fed: Some(fed_end - feed_start.0),
-        }
+        let mut bounds = self.live.iter().map(Live::bounds);
+        let owner = bounds.find(|bounds| bounds.own.contains(frame))?;
+        Some(owner.id)
     }
 
     /// The stream ends, or what follows may not share a chunk or an overlap with what came before (new
     /// caps, a new segment). The open chunk, if there is one, ends here with its tail.
-    pub fn cut(&mut self) -> Option<Closing> {
-        let arrived = FrameNo(self.arrived);
-        for live in &mut self.live {
-            live.barrier.get_or_insert(arrived);
-        }
-        self.section_start = arrived;
+    pub fn cut(&mut self) -> Option<Bounds> {
+        self.section_start = self.arrived;
         self.section_chunks = 0;
-        let open = self.live.back_mut().filter(|live| live.own_end.is_none())?;
-        open.own_end = Some(arrived);
-        Some(Closing {
-            id: open.id,
-            own: FrameRange::new(open.start.0, arrived.0),
-        })
+        let closed = self.close(self.arrived);
+        self.end_trails();
+        closed
+    }
+
+    /// Chunks have no more of their trail than what has come.
+    fn end_trails(&mut self) {
+        for live in &mut self.live {
+            if let Some(end) = live.own_end {
+                live.after = live.after.min(self.arrived.0 - end.0);
+            }
+        }
+    }
+
+    /// Somebody waits for what waits for frames: chunks that lack their trail have no more of it, and frames that may be a tail go to
+    /// the open chunk, which ends with them. It doesn't end otherwise.
+    pub fn give_out(&mut self) -> Option<Bounds> {
+        let open = self.live.back().filter(|live| live.is_open());
+        if open.is_some_and(|open| self.arrived > open.target) {
+            return self.cut();
+        }
+        self.end_trails();
+        None
     }
 
     /// Goes on with another plan: after a [`cut`](Self::cut), or because the source's length became known while the first
     /// chunk is still open, which then gets the new length. `false` if it is too late for that: the old plan stays.
     pub fn replan(&mut self, plan: Plan) -> bool {
-        if let Some(open) = self.live.back_mut().filter(|live| live.own_end.is_none()) {
+        if let Some(open) = self.live.back_mut().filter(|live| live.is_open()) {
             let target = FrameNo(open.start.0.saturating_add(plan.length.of(0)));
-            if self.section_chunks > 1 || target.0 < self.arrived {
+            if self.section_chunks > 1 || target < self.arrived {
                 return false;
             }
             open.target = target;
@@ -301,69 +295,46 @@ impl Chunker {
         true
     }
 
-    fn live(&self, chunk: ChunkId) -> Option<&Live> {
+    pub fn live(&self, chunk: ChunkId) -> Option<&Live> {
         self.live.iter().find(|live| live.id == chunk)
     }
 
     /// The chunk's own frames, as far as they are known.
     pub fn own(&self, chunk: ChunkId) -> Option<FrameRange> {
         let live = self.live(chunk)?;
-        let arrived = FrameNo(self.arrived).min(live.target);
-        let end = live.own_end.unwrap_or(arrived).max(live.start);
+        let end = live.own_end.unwrap_or(self.arrived.min(live.target));
         Some(FrameRange::new(live.start.0, end.0))
     }
 
-    /// The first frame that a new attempt at the chunk is fed.
-    pub fn first_fed(&self, chunk: ChunkId) -> Option<FrameNo> {
-        self.live(chunk).map(Live::feed_start)
-    }
-
     /// An attempt at the chunk showed that forced key frames don't part it from its overlap on this side. It loses that, and
-    /// with one of the first two chunks, on which the encoder shows itself, all later ones do. Begin these live chunks anew.
-    /// Empty: the chunk has no overlap there, so it can't be that.
+    /// with one of the first two chunks, on which the encoder shows itself, all later ones do. Begin these live chunks anew, and let
+    /// the frames go. No chunks: it has no overlap there, so it can't be that.
     #[must_use]
-    pub fn drop_overlap(&mut self, chunk: ChunkId, side: Side) -> Vec<ChunkId> {
-        if !self.has_overlap(chunk, side) {
-            return Vec::new();
-        }
-        let is_trial = TRIALS.contains(&chunk);
+    pub fn drop_overlap(&mut self, chunk: ChunkId, side: Side) -> (Vec<ChunkId>, Vec<FrameNo>) {
+        let live = self.live(chunk).filter(|live| live.has_overlap(side));
+        let Some(mut needed) = live.map(Live::needs) else {
+            return (Vec::new(), Vec::new());
+        };
+        let is_trial = chunk <= LAST_TRIAL;
         if is_trial {
             (self.plan.before, self.plan.after) = (0, 0);
         }
         let mut losing = Vec::new();
-        for live in &mut self.live {
-            if live.overlaps && (live.id == chunk || is_trial && live.id > chunk) {
-                live.overlaps = false;
-                losing.push((live.id, live.start, live.target));
+        for live in self.live.iter_mut().filter(|live| live.overlaps()) {
+            if live.id == chunk || is_trial && live.id > chunk {
+                needed.end = needed.end.max(live.end());
+                live.lead_start = live.start;
+                live.after = 0;
+                live.neighbours.fed = live.planned;
+                losing.push(live.id);
             }
         }
-        for &(id, start, target) in &losing {
-            let neighbours = self.neighbours_of(start, start, target, 0);
-            if let Some(live) = self.live.iter_mut().find(|live| live.id == id) {
-                live.neighbours = neighbours;
-            }
-        }
-        losing.into_iter().map(|(id, ..)| id).collect()
-    }
-
-    /// The chunk is fed frames around its own ones on this side.
-    pub fn has_overlap(&self, chunk: ChunkId, side: Side) -> bool {
-        let live = self.live(chunk).filter(|live| live.overlaps);
-        live.is_some_and(|live| match side {
-            Side::Lead => live.lead_start < live.start,
-            Side::Trail => live.after > 0,
-        })
-    }
-
-    /// What an encoder may be told of the frames around the chunk.
-    pub fn neighbours(&self, chunk: ChunkId) -> Neighbours {
-        let live = self.live(chunk);
-        live.map(|live| live.neighbours).unwrap_or_default()
+        (losing, self.unneeded(needed))
     }
 
     /// The chunk begins with this frame: those before it have left, and can't be made again. Let the frames go that are returned.
     #[must_use]
-    pub fn begin_at(&mut self, chunk: ChunkId, start: FrameNo) -> Vec<FrameRange> {
+    pub fn begin_at(&mut self, chunk: ChunkId, start: FrameNo) -> Vec<FrameNo> {
         let Some(live) = self.live.iter_mut().find(|live| live.id == chunk) else {
             return Vec::new();
         };
@@ -376,37 +347,16 @@ impl Chunker {
     /// What the encoder shows on an older chunk may still take the overlap from this one: nothing of it may leave, and its
     /// frames have to stay.
     pub fn is_on_trial(&self, chunk: ChunkId) -> bool {
-        let overlaps = self.live(chunk).is_some_and(|live| live.overlaps);
-        let open = |trial: &ChunkId| *trial < chunk && self.live(*trial).is_some();
-        overlaps && TRIALS.iter().any(open)
-    }
-
-    /// It is known where the chunk's own frames end.
-    pub fn is_closed(&self, chunk: ChunkId) -> bool {
-        self.live(chunk).is_some_and(|live| live.own_end.is_some())
+        let overlaps = self.live(chunk).is_some_and(Live::overlaps);
+        let oldest = self.oldest().filter(|oldest| *oldest < chunk);
+        overlaps && oldest.is_some_and(|oldest| oldest <= LAST_TRIAL)
     }
 
     /// The chunk, once all of it is known and there.
     pub fn complete(&self, chunk: ChunkId) -> Option<Chunk> {
         let live = self.live(chunk)?;
-        let own_end = live.own_end?;
         let (end, is_final) = live.feed_end(self.arrived);
-        is_final.then(|| Chunk {
-            id: chunk,
-            own: FrameRange::new(live.start.0, own_end.0),
-            fed: FrameRange::new(live.feed_start().0, end.0),
-        })
-    }
-
-    /// The chunk, of which the frames up to, not including, `position` were fed, and no more are needed.
-    pub fn cut_short(&self, chunk: ChunkId, position: FrameNo) -> Option<Chunk> {
-        let live = self.live(chunk)?;
-        let own_end = live.own_end?;
-        Some(Chunk {
-            id: chunk,
-            own: FrameRange::new(live.start.0, own_end.0),
-            fed: FrameRange::new(live.feed_start().0, position.0),
-        })
+        live.chunk(end).filter(|_| is_final)
     }
 
     /// What the session does that has fed the chunk's frames up to, not including, `position`.
@@ -416,7 +366,7 @@ impl Chunker {
         if position < end {
             // A fresh encoder begins with a key frame: only where something was fed before the first
             // own frame does it have to be asked for.
-            let after_lead = position == live.start && live.feed_start() < live.start;
+            let after_lead = position == live.start && live.has_overlap(Side::Lead);
             let at_trail = live.own_end == Some(position);
             return Some(Next::Feed {
                 frame: position,
@@ -426,65 +376,30 @@ impl Chunker {
         Some(self.complete(chunk).map_or(Next::Wait, Next::Drain))
     }
 
-    /// The oldest chunk that isn't done lacks frames (or there is none): making the next frame wait would
-    /// be waiting for ourselves.
+    /// The oldest chunk that isn't done lacks frames (or there is none): making the next frame wait would be waiting for ourselves.
     pub fn is_starving(&self) -> bool {
         let oldest = self.live.front();
         oldest.is_none_or(|oldest| !oldest.feed_end(self.arrived).1)
     }
 
-    /// Something waits for frames that haven't come, beyond the open chunk's own: frames that may be a tail, or a chunk
-    /// that lacks its trail.
-    pub fn withholds(&self) -> bool {
-        self.live.iter().any(|live| match live.own_end {
-            None => self.arrived > live.target.0,
-            Some(_) => !live.feed_end(self.arrived).1,
-        })
-    }
-
-    /// Somebody waits for what [`withholds`](Self::withholds) says: chunks that lack their trail have no more of it, and frames that
-    /// may be a tail go to the open chunk, which ends with them. It doesn't end otherwise.
-    pub fn give_out(&mut self) -> Option<Closing> {
-        let arrived = FrameNo(self.arrived);
-        let open = self.live.back().filter(|live| live.own_end.is_none());
-        if open.is_some_and(|open| arrived > open.target) {
-            return self.cut();
-        }
-        for live in self.live.iter_mut().filter(|it| it.own_end.is_some()) {
-            live.barrier.get_or_insert(arrived);
-        }
-        None
-    }
-
     /// The chunk was delivered. Let the frames go that are returned: no other chunk needs them.
     #[must_use]
-    pub fn done(&mut self, chunk: ChunkId) -> Vec<FrameRange> {
+    pub fn done(&mut self, chunk: ChunkId) -> Vec<FrameNo> {
         let Some(index) = self.live.iter().position(|live| live.id == chunk) else {
             return Vec::new();
         };
-        let Some(done) = self.live.remove(index) else {
-            return Vec::new();
-        };
-        let fed = done.needs();
-        self.unneeded(FrameRange::new(fed.start.0, fed.end.0.min(self.arrived)))
+        let needed = self.live[index].needs();
+        self.live.remove(index);
+        self.unneeded(needed)
     }
 
-    /// The frames of the range that no live chunk needs.
-    fn unneeded(&self, range: FrameRange) -> Vec<FrameRange> {
-        let mut free = vec![range];
-        for needs in self.live.iter().map(|live| live.needs()) {
-            free = free
-                .into_iter()
-                .flat_map(|range| {
-                    [
-                        FrameRange::new(range.start.0, range.end.0.min(needs.start.0)),
-                        FrameRange::new(range.start.0.max(needs.end.0), range.end.0),
-                    ]
-                })
-                .filter(|range| !range.is_empty())
-                .collect();
-        }
-        free
+    /// The frames of the range that have come and that no live chunk needs.
+    fn unneeded(&self, range: FrameRange) -> Vec<FrameNo> {
+        let needed: Vec<_> = self.live.iter().map(Live::needs).collect();
+        let frames = (range.start.0..range.end.0.min(self.arrived.0)).map(FrameNo);
+        frames
+            .filter(|frame| !needed.iter().any(|needed| needed.contains(*frame)))
+            .collect()
     }
 
     /// The oldest chunk that isn't done.
@@ -495,7 +410,7 @@ impl Chunker {
     /// The first frame of a live chunk: nothing that a session delivers from now on lies before it.
     pub fn oldest_needed(&self) -> FrameNo {
         let needed = self.live.iter().map(|live| live.lead_start);
-        needed.min().unwrap_or(FrameNo(self.arrived))
+        needed.min().unwrap_or(self.arrived)
     }
 }
 
@@ -506,6 +421,17 @@ pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    impl Chunker {
+        /// Something waits for frames that haven't come, beyond the open chunk's own: frames that may be a tail, or a chunk that lacks
+        /// its trail.
+        fn withholds(&self) -> bool {
+            self.live.iter().any(|live| match live.own_end {
+                None => self.arrived > live.target,
+                Some(_) => !live.feed_end(self.arrived).1,
+            })
+        }
+    }
 
     /// Feeds `frames` frames and ends; returns the final chunks.
     fn chunks_of(plan: Plan, frames: u64) -> Vec<Chunk> {
@@ -680,7 +606,7 @@ pub(super) mod tests {
         }
         assert_eq!(chunker.next(ChunkId(0), FrameNo(4)), Some(Next::Wait));
         assert!(chunker.is_starving());
-        assert!(matches!(chunker.frame(), Verdict::Splits { .. }));
+        assert!(chunker.frame().closed.is_some());
         assert!(matches!(
             chunker.next(ChunkId(0), FrameNo(4)),
             Some(Next::Drain(_))
@@ -734,10 +660,7 @@ pub(super) mod tests {
             let mut chunker = Chunker::new(fixed(10, 4, before, after));
             let mut closed = Vec::new();
             for number in 0..200 {
-                match chunker.frame() {
-                    Verdict::Splits { closed: ends, .. } => closed.push(ends),
-                    Verdict::Opens(_) | Verdict::Continues => (),
-                }
+                closed.extend(chunker.frame().closed);
                 if number % 7 == 6 {
                     let withheld = chunker.withholds();
                     let open = chunker.open_chunk();
@@ -820,20 +743,21 @@ pub(super) mod tests {
     #[test]
     fn the_overlap_is_dropped_from_the_chunk_that_showed_it_on() {
         let fed_from = |chunker: &Chunker| {
-            [0, 1, 2, 3].map(|chunk| chunker.first_fed(ChunkId(chunk)).unwrap().0)
+            [0, 1, 2, 3].map(|chunk| chunker.live(ChunkId(chunk)).unwrap().lead_start.0)
         };
         let mut chunker = four_chunks(3, 3);
         assert_eq!(fed_from(&chunker), [0, 7, 17, 27]);
         assert_eq!(
-            chunker.drop_overlap(ChunkId(0), Side::Lead),
+            chunker.drop_overlap(ChunkId(0), Side::Lead).0,
             [],
             "it has none"
         );
-        let losing = chunker.drop_overlap(ChunkId(1), Side::Lead);
+        let (losing, unneeded) = chunker.drop_overlap(ChunkId(1), Side::Lead);
+        assert_eq!(unneeded, [], "all are some chunk's own");
         assert_eq!(losing, [1, 2, 3].map(ChunkId));
         assert_eq!(fed_from(&chunker), [0, 10, 20, 30]);
         assert_eq!(
-            chunker.drop_overlap(ChunkId(1), Side::Lead),
+            chunker.drop_overlap(ChunkId(1), Side::Lead).0,
             [],
             "that can't be it again"
         );
@@ -848,17 +772,13 @@ pub(super) mod tests {
         for _ in 38..42 {
             let _ = chunker.frame();
         }
-        assert_eq!(chunker.first_fed(ChunkId(4)), Some(FrameNo(40)));
-        assert!(!chunker.plan().overlaps());
+        assert_eq!(chunker.live(ChunkId(4)).unwrap().lead_start, FrameNo(40));
+        assert!(!chunker.plan.overlaps());
         // All frames are let go in the end.
         let mut free = 0;
         let _ = chunker.cut();
         for chunk in 0..5 {
-            free += chunker
-                .done(ChunkId(chunk))
-                .iter()
-                .map(|range| range.len())
-                .sum::<u64>();
+            free += chunker.done(ChunkId(chunk)).len();
         }
         assert_eq!(free, 42);
     }
@@ -866,11 +786,14 @@ pub(super) mod tests {
     #[test]
     fn a_later_chunk_loses_its_overlap_alone() {
         let mut chunker = four_chunks(3, 3);
-        let losing = chunker.drop_overlap(ChunkId(2), Side::Trail);
+        let _ = chunker.done(ChunkId(1));
+        // Nobody else needs its lead any more.
+        let (losing, unneeded) = chunker.drop_overlap(ChunkId(2), Side::Trail);
+        assert_eq!(unneeded, [17, 18, 19].map(FrameNo));
         assert_eq!(losing, [ChunkId(2)]);
-        assert_eq!(chunker.first_fed(ChunkId(2)), Some(FrameNo(20)));
-        assert_eq!(chunker.first_fed(ChunkId(3)), Some(FrameNo(27)));
-        assert!(chunker.plan().overlaps());
+        assert_eq!(chunker.live(ChunkId(2)).unwrap().lead_start, FrameNo(20));
+        assert_eq!(chunker.live(ChunkId(3)).unwrap().lead_start, FrameNo(27));
+        assert!(chunker.plan.overlaps());
     }
 
     proptest! {
@@ -892,7 +815,7 @@ pub(super) mod tests {
                     let _ = chunker.frame();
                 }
                 chunker.cut();
-                cuts.push(chunker.next_frame().0);
+                cuts.push(chunker.arrived.0);
             }
             let chunks = drained(&chunker);
 
@@ -908,7 +831,7 @@ pub(super) mod tests {
                 prop_assert!(chunk.own.len() < own + min);
                 prop_assert!(chunk.own.len() >= min || chunk.own == FrameRange::new(low, high));
             }
-            prop_assert_eq!(at, chunker.next_frame().0);
+            prop_assert_eq!(at, chunker.arrived.0);
 
             // Whatever the order in which chunks are done, each frame is let go once, and never
             // while a chunk that isn't done is fed it.
@@ -919,14 +842,12 @@ pub(super) mod tests {
                     break;
                 }
                 let done = pending.remove(pick.index(pending.len()));
-                for range in chunker.done(done.id) {
-                    for frame in range.iter() {
-                        prop_assert!(freed.insert(frame));
-                        prop_assert!(pending.iter().all(|chunk| !chunk.fed.contains(frame)));
-                    }
+                for frame in chunker.done(done.id) {
+                    prop_assert!(freed.insert(frame));
+                    prop_assert!(pending.iter().all(|chunk| !chunk.fed.contains(frame)));
                 }
             }
-            prop_assert_eq!(freed.len() as u64, chunker.next_frame().0);
+            prop_assert_eq!(freed.len() as u64, chunker.arrived.0);
         }
 
         #[test]
@@ -954,7 +875,7 @@ pub(super) mod tests {
                 prop_assert!(held < capacity || !chunker.is_starving());
                 if held == capacity {
                     let oldest = chunker.live[0].id;
-                    held -= chunker.done(oldest).iter().map(FrameRange::len).sum::<u64>();
+                    held -= chunker.done(oldest).len() as u64;
                 }
                 if held < capacity {
                     let _ = chunker.frame();

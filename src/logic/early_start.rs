@@ -19,56 +19,21 @@ pub enum EarlyStart {
     Pushing,
 }
 
-/// What a packet of the first chunk means.
-#[must_use]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ready {
-    /// Nothing.
-    Not,
-    /// Send the first packets, if these are all there: of the first so many frames.
-    With { frames: usize },
-    /// Nobody can tell how far the encoder reorders: it was called off, let go what waited for it.
-    CalledOff,
-}
-
 impl EarlyStart {
-    pub fn arm(&mut self, tells: bool) {
-        *self = Self::Armed { tells };
-    }
-
-    /// Frames stay for what downstream may ask for.
-    pub fn is_on(self) -> bool {
-        self != Self::Off
-    }
-
-    pub fn is_pushing(self) -> bool {
-        self == Self::Pushing
-    }
-
-    /// A packet came. `announced`: its encoder reorders by so many frames, by its first DTS; `is_in_order`: its own DTS is its PTS.
-    pub fn packet(&mut self, announced: usize, is_in_order: bool) -> Ready {
-        match self {
-            Self::Armed { tells } if announced > 0 || *tells && is_in_order => Ready::With {
-                // Until time passes the first frame.
-                frames: announced + 1,
-            },
-            Self::Armed { .. } => {
-                *self = Self::Off;
-                Ready::CalledOff
-            }
-            Self::Off | Self::Pushing => Ready::Not,
-        }
-    }
-
-    /// The first packets are taken out to be sent.
-    pub fn push(&mut self) {
-        *self = Self::Pushing;
-    }
-
-    /// Downstream has them, or nobody waits for that any more. `true`: what waited for it may go on.
+    /// A packet came; `announced`: its encoder reorders by so many frames, by its first DTS; `is_in_order`: its own DTS is its PTS. The
+    /// first packets are sent if those of so many frames are all there. `None`: they aren't sent early. Where nobody can tell how far
+    /// the encoder reorders, that is called off.
     #[must_use]
-    pub fn end(&mut self) -> bool {
-        std::mem::take(self) != Self::Off
+    pub fn packet(&mut self, announced: usize, is_in_order: bool) -> Option<usize> {
+        let Self::Armed { tells } = *self else {
+            return None;
+        };
+        if announced == 0 && !(tells && is_in_order) {
+            *self = Self::Off;
+            return None;
+        }
+        // Until time passes the first frame.
+        Some(announced + 1)
     }
 }
 
@@ -79,28 +44,23 @@ mod tests {
     #[test]
     fn it_needs_to_be_known_how_far_the_encoder_reorders() {
         for (announced, tells, is_in_order, expected) in [
-            (2, false, false, Ready::With { frames: 3 }),
-            (0, true, true, Ready::With { frames: 1 }),
-            (0, true, false, Ready::CalledOff),
-            (0, false, true, Ready::CalledOff),
+            (2, false, false, Some(3)),
+            (0, true, true, Some(1)),
+            (0, true, false, None),
+            (0, false, true, None),
         ] {
             let mut early = EarlyStart::default();
-            assert_eq!(early.packet(announced, is_in_order), Ready::Not);
-            early.arm(tells);
+            assert_eq!(early.packet(announced, is_in_order), None);
+            early = EarlyStart::Armed { tells };
             assert_eq!(early.packet(announced, is_in_order), expected);
-            assert_eq!(early.is_on(), expected != Ready::CalledOff);
+            assert_eq!(early == EarlyStart::Off, expected.is_none());
         }
     }
 
     #[test]
-    fn it_ends_once() {
-        let mut early = EarlyStart::default();
-        assert!(!early.end());
-        early.arm(true);
-        early.push();
-        assert!(early.is_pushing());
-        assert_eq!(early.packet(2, true), Ready::Not);
-        assert!(early.end());
-        assert!(!early.end());
+    fn what_is_on_its_way_is_not_sent_again() {
+        let mut early = EarlyStart::Pushing;
+        assert_eq!(early.packet(2, true), None);
+        assert_eq!(early, EarlyStart::Pushing);
     }
 }

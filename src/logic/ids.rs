@@ -9,15 +9,15 @@ use std::fmt;
 pub struct FrameNo(pub u64);
 
 /// A chunk's place in the output; the first is 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Default, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkId(pub u64);
 
 /// A slot for one live encoder; the first is 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Default, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub usize);
 
 /// One try at a chunk by one session. Each gets another number, for as long as the element lives: who has an old one is told so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Default, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AttemptId {
     pub session: SessionId,
     pub number: u64,
@@ -79,12 +79,6 @@ impl FrameRange {
     }
 }
 
-impl fmt::Display for FrameRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}..{}", self.start, self.end)
-    }
-}
-
 /// A run of frames that one session must deliver, with the overlap around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
@@ -93,10 +87,4 @@ pub struct Chunk {
     pub own: FrameRange,
     /// The own frames with the lead before and the trail after them: what the session is given.
     pub fed: FrameRange,
-}
-
-impl fmt::Display for Chunk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "chunk {} (frames {})", self.id, self.own)
-    }
 }

@@ -5,9 +5,9 @@
 //! Downstream asks for a moment, which may lie ahead, or may have been passed: then frames of it may still be held. Upstream asks
 //! for a moment or for the next frame. All times are running times in nanoseconds.
 
-use super::ids::FrameNo;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 /// One wish for a key frame, as a force-key-unit event says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,22 +29,22 @@ pub struct Due {
     pub forces: bool,
 }
 
-/// The requests that wait, and the key frames that are known to come.
+/// The requests that wait for their frames, and those that are going to come.
 #[derive(Debug, Default)]
 pub struct KeyRequests {
     /// By their time, those for the next frame first, and the last one that came first: GstVideoEncoder answers them in this order.
     waiting: BTreeMap<(Option<u64>, Reverse<u64>), Request>,
     /// How many have come.
     asked: u64,
-    /// Frames that weren't sent and are going to be key frames, with their private timestamps.
-    known: BTreeMap<FrameNo, u64>,
     /// Running time of the last frame of which a key frame was asked.
     last_forced: Option<u64>,
-    expected: Option<Expected>,
+    /// Times for which requests are going to come, if the next ones are as far apart as the last ones. Who cuts a stream into segments
+    /// asks for the next key frame when the last one arrives: then the frame has long been taken in.
+    expected: Vec<u64>,
     /// Time of downstream's last request, and its distance from the one before.
     last_request: Option<(u64, Option<u64>)>,
-    /// Distance of regular key frames in nanoseconds, where one was set.
-    period: Option<u64>,
+    /// A key frame comes with the first frame of each multiple of this time, too.
+    period: Option<NonZeroU64>,
     /// Which of these periods the last frame was of.
     period_number: Option<u64>,
 }
@@ -55,18 +55,14 @@ const JITTER: u64 = 100_000_000;
 /// More requests than this aren't expected at once, whatever times are given: they would all be looked up.
 const MOST_EXPECTED: u64 = 10_000;
 
-/// Requests that are going to come, if the next ones are as far apart as the last ones. Who cuts a stream into segments asks for
-/// the next key frame when the last one arrives: then the frame has long been taken in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Expected {
-    /// Time of the next one.
-    next: u64,
-    period: u64,
-    /// So many are expected before another request has to come.
-    credit: u64,
-}
-
 impl KeyRequests {
+    pub fn new(period: Option<u64>) -> Self {
+        Self {
+            period: period.and_then(NonZeroU64::new),
+            ..Self::default()
+        }
+    }
+
     /// Lets a request wait for its frame.
     pub fn ask(&mut self, request: Request) {
         let nth = Reverse(self.asked);
@@ -74,30 +70,9 @@ impl KeyRequests {
         self.asked += 1;
     }
 
-    /// From now on a key frame comes with the first frame of each multiple of this running time, in nanoseconds, too.
-    pub fn set_period(&mut self, period: Option<u64>) {
-        self.period = period.filter(|period| *period > 0);
-    }
-
-    /// Nobody waits for a key frame, and none is expected to be asked for.
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.expected.is_none()
-    }
-
-    /// The frame is the first one that is shown since a multiple of the period that was set.
-    fn begins_period(&mut self, time: Option<u64>) -> bool {
-        let (Some(period), Some(time)) = (self.period, time) else {
-            return false;
-        };
-        let number = time / period;
-        let last = self.period_number.replace(number);
-        last.is_none_or(|last| last < number)
-    }
-
-    /// A request for `time` came. If the last ones were as far apart, or it is the first one since the stream began with a key frame
-    /// at `first`, others are expected to follow at this distance, which is at least `least`, up to `depth` ahead: for that time
-    /// frames are taken in before they leave. Returns the times that are expected up to, not including, `until`, of frames that
-    /// were taken in already.
+    /// A request for `time` came. If the last ones were as far apart, or it is the first one since the stream began with a key frame at
+    /// `first`, others are expected to follow at this distance, which is at least `least`, up to `depth` ahead: for that time frames are
+    /// taken in before they leave. Returns the times that are expected up to, not including, `until`, of frames that were taken in already.
     pub fn expect(
         &mut self,
         time: u64,
@@ -114,106 +89,54 @@ impl KeyRequests {
         let Some(period) = time.checked_sub(before).filter(|&period| period > 0) else {
             return Vec::new();
         };
-        let is_regular = match self.last_request {
-            Some((_, Some(last))) => period.abs_diff(last) <= JITTER,
-            Some((_, None)) => false,
-            None => true,
-        };
-        self.last_request = Some((time, Some(period)));
-        self.expected = None;
+        let last = self.last_request.replace((time, Some(period)));
+        let is_regular =
+            last.is_none_or(|(_, last)| last.is_some_and(|last| period.abs_diff(last) <= JITTER));
         // What comes in time needs no expectation.
-        if !is_regular || period < least.max(1) || period >= depth {
-            return Vec::new();
-        }
-        let credit = (depth / period).saturating_add(2).min(MOST_EXPECTED);
-        let passed: Vec<u64> = (1..=credit)
-            .map(|n| time.saturating_add(period.saturating_mul(n)))
-            .take_while(|&expected| expected < until)
-            .collect();
-        let to_come = credit - passed.len() as u64;
-        self.expected = Some(Expected {
-            next: passed
-                .last()
-                .copied()
-                .unwrap_or(time)
-                .saturating_add(period),
-            period,
-            credit: to_come,
-        })
-        .filter(|_| to_come > 0);
+        let is_due = is_regular && period >= least && period < depth;
+        let count = (depth / period).saturating_add(2).min(MOST_EXPECTED);
+        let times = (1..=if is_due { count } else { 0 })
+            .map(|n| time.saturating_add(period.saturating_mul(n)));
+        let passed;
+        (passed, self.expected) = times.partition(|expected| *expected < until);
         passed
-    }
-
-    /// A request is expected for a moment up to this one.
-    fn is_expected(&mut self, time: u64) -> bool {
-        let mut is_due = false;
-        while let Some(expected) = self.expected.as_mut().filter(|it| it.next <= time) {
-            is_due = true;
-            expected.next = expected.next.saturating_add(expected.period);
-            expected.credit -= 1;
-            if expected.credit == 0 {
-                self.expected = None;
-            }
-        }
-        is_due
     }
 
     /// The next frame has this running time. Returns the requests that it answers. If the last key frame that was asked for is
     /// less than `interval` ago, they wait.
     pub fn due(&mut self, time: Option<u64>, interval: u64) -> Due {
-        let too_soon = self
-            .last_forced
-            .zip(time)
-            .is_some_and(|(last, time)| last.saturating_add(interval) > time);
-        let is_regular = self.begins_period(time);
-        if self.is_empty() || interval > 0 && too_soon {
-            self.last_forced = time.filter(|_| is_regular).or(self.last_forced);
-            return Due {
-                forces: is_regular,
-                ..Due::default()
-            };
-        }
-        // A frame without a time answers all of them, as with GstVideoEncoder.
-        let later = match time.and_then(|now| now.checked_add(1)) {
-            Some(later) => self.waiting.split_off(&(Some(later), Reverse(u64::MAX))),
-            None => BTreeMap::new(),
+        let number = self.period.zip(time).map(|(period, time)| time / period);
+        let mut due = Due {
+            requests: Vec::new(),
+            forces: number.is_some_and(|number| {
+                let last = self.period_number.replace(number);
+                last.is_none_or(|last| last < number)
+            }),
         };
-        let due = std::mem::replace(&mut self.waiting, later);
-        let requests: Vec<_> = due.into_values().collect();
-        // What was wanted before the last forced key frame had that: the next one answers, as with GstVideoEncoder.
-        let forces = requests.iter().any(|request: &Request| {
-            let had = request.time.zip(self.last_forced);
-            had.is_none_or(|(wanted, last)| wanted > last)
-        });
-        let is_expected = time.is_some_and(|time| self.is_expected(time));
-        let forces = forces || is_expected || is_regular;
-        if forces {
+        let next = self.last_forced.map(|last| last.saturating_add(interval));
+        let is_too_soon = next.zip(time).is_some_and(|(next, time)| next > time);
+        if interval == 0 || !is_too_soon {
+            // A frame without a time answers all of them, as with GstVideoEncoder.
+            let later = match time.and_then(|now| now.checked_add(1)) {
+                Some(later) => self.waiting.split_off(&(Some(later), Reverse(u64::MAX))),
+                None => BTreeMap::new(),
+            };
+            let requests = std::mem::replace(&mut self.waiting, later);
+            due.requests = requests.into_values().collect();
+            // What was wanted before the last forced key frame had that: the next one answers, as with GstVideoEncoder.
+            due.forces |= due.requests.iter().any(|request| {
+                let had = request.time.zip(self.last_forced);
+                had.is_none_or(|(wanted, last)| wanted > last)
+            });
+            let expected = self.expected.len();
+            self.expected
+                .retain(|expected| time.is_none_or(|time| *expected > time));
+            due.forces |= self.expected.len() < expected;
+        }
+        if due.forces {
             self.last_forced = time.or(self.last_forced);
         }
-        Due { requests, forces }
-    }
-
-    /// This frame is going to be a key frame.
-    pub fn comes(&mut self, frame: FrameNo, private: u64) {
-        self.known.insert(frame, private);
-    }
-
-    /// All packets of the frames before this one were sent.
-    pub fn sent(&mut self, frame: FrameNo) {
-        self.known = self.known.split_off(&frame);
-    }
-
-    /// The first frame from this one on that is known to be going to be a key frame.
-    pub fn next_known(&self, frame: FrameNo) -> Option<FrameNo> {
-        self.known.range(frame..).next().map(|(frame, _)| *frame)
-    }
-
-    /// The first frame with this private timestamp or a later one that is known to be going to be a key frame.
-    pub fn known_at(&self, private: u64) -> Option<FrameNo> {
-        let mut known = self.known.iter();
-        known
-            .find(|(_, at)| **at >= private)
-            .map(|(frame, _)| *frame)
+        due
     }
 }
 
@@ -239,7 +162,7 @@ mod tests {
         assert_eq!(keys.due(Some(80), 0).requests, [at(None), at(Some(60))]);
         assert_eq!(keys.due(Some(90), 0).requests, []);
         assert_eq!(keys.due(None, 0).requests, [at(Some(100))]);
-        assert!(keys.is_empty());
+        assert!(keys.waiting.is_empty());
     }
 
     #[test]
@@ -259,8 +182,7 @@ mod tests {
 
     #[test]
     fn regular_key_frames_come_with_the_first_frame_of_each_period() {
-        let mut keys = KeyRequests::default();
-        keys.set_period(Some(100));
+        let mut keys = KeyRequests::new(Some(100));
         let times = [0, 40, 80, 120, 160, 200, 410, 430];
         let forced = times.map(|time| keys.due(Some(time), 0).forces);
         assert_eq!(forced, [true, false, false, true, false, true, true, false]);
@@ -274,20 +196,6 @@ mod tests {
             "too soon for it"
         );
         assert_eq!(keys.due(Some(1_500), 1_000).requests.len(), 1);
-    }
-
-    #[test]
-    fn key_frames_are_known_until_they_leave() {
-        let mut keys = KeyRequests::default();
-        for frame in [0, 10, 20] {
-            keys.comes(FrameNo(frame), 40 * frame);
-        }
-        assert_eq!(keys.next_known(FrameNo(5)), Some(FrameNo(10)));
-        keys.sent(FrameNo(10));
-        assert_eq!(keys.next_known(FrameNo(0)), Some(FrameNo(10)));
-        assert_eq!(keys.next_known(FrameNo(21)), None);
-        assert_eq!(keys.known_at(399), Some(FrameNo(10)));
-        assert_eq!(keys.known_at(401), Some(FrameNo(20)));
     }
 
     #[test]

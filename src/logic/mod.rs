@@ -2,9 +2,8 @@
 
 //! The brains: state machines that decide and never act.
 //!
-//! Nothing below this module knows GStreamer, a clock, a thread or a file (`tests/layering.rs` keeps
-//! it so). Times are nanoseconds that the caller brings, frames and packets are payloads of types that the
-//! caller chooses, and each verdict tells the caller what to do next.
+//! Nothing below this module knows GStreamer, a clock, a thread or a file (`tests/layering.rs` keeps it so). Times are nanoseconds that the
+//! caller brings, frames and packets are payloads of types that the caller chooses, and each verdict tells the caller what to do next.
 //!
 //! In the order in which a frame meets them: [`ids`] names things, [`budget`] lets a frame in, [`keys`] says whether it is to be a key
 //! frame, [`plan`] has settled how long chunks are and [`chunker`] gives the frame to one, [`roster`] gives chunks to sessions,

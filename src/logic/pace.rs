@@ -37,72 +37,74 @@ pub enum Stall {
 }
 
 /// Where the next frame is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Next {
     /// Nobody knows: none has come yet, or the input was interrupted.
+    #[default]
     Unknown,
-    /// With upstream, since then.
-    Upstream { since: u64 },
+    Upstream(Gap),
     /// At our door.
     Waits,
 }
 
-#[derive(Debug)]
+/// The next frame is with upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Gap {
+    since: u64,
+    /// When something was last done about it.
+    stalled: Option<u64>,
+    /// All was done that can be done about it.
+    is_exhausted: bool,
+}
+
+#[derive(Debug, Default)]
 pub struct Pace {
     next: Next,
     /// The last ones.
     gaps: VecDeque<u64>,
-    /// When something was last done about the gap that goes on.
-    stalled: Option<u64>,
-    /// All was done that can be done about it.
-    is_exhausted: bool,
-    /// Chunks that leave early at the next stall.
-    chunks: u64,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            next: Next::Unknown,
-            gaps: VecDeque::new(),
-            stalled: None,
-            is_exhausted: false,
-            chunks: 1,
-        }
-    }
+    /// How often packets were let go early.
+    stalls: u32,
 }
 
 impl Pace {
     /// A frame has come to our door.
     pub fn arrives(&mut self, now: u64) {
-        let Next::Upstream { since } = std::mem::replace(&mut self.next, Next::Waits) else {
+        let Next::Upstream(gap) = std::mem::replace(&mut self.next, Next::Waits) else {
             return;
         };
         let patience = self.patience();
         let was_freed = |stalled: u64| now.saturating_sub(stalled) <= patience / 2;
-        if !self.stalled.take().is_some_and(was_freed) {
-            self.gaps.push_back(now.saturating_sub(since));
+        if !gap.stalled.is_some_and(was_freed) {
+            self.gaps.push_back(now.saturating_sub(gap.since));
             if self.gaps.len() > GAPS {
                 self.gaps.pop_front();
             }
         }
-        self.is_exhausted = false;
     }
 
     /// The frame was taken in. `true`: the input wasn't watched, and is to be watched again.
     #[must_use]
     pub fn taken(&mut self, now: u64) -> bool {
-        let is_watched = matches!(self.next, Next::Upstream { .. }) && !self.is_exhausted;
+        let is_watched = self.deadline().is_some();
         self.arrives(now);
-        self.next = Next::Upstream { since: now };
+        self.next = Next::Upstream(Gap {
+            since: now,
+            stalled: None,
+            is_exhausted: false,
+        });
         !is_watched
     }
 
     /// The stream ends or is flushed: how long it takes until another frame comes says nothing.
     pub fn interrupted(&mut self) {
         self.next = Next::Unknown;
-        self.stalled = None;
-        self.is_exhausted = false;
+    }
+
+    /// Whoever stood at our door has gone, with a frame that was taken in or without.
+    pub fn leaves_door(&mut self) {
+        if self.is_at_door() {
+            self.interrupted();
+        }
     }
 
     /// So long the input may stand still.
@@ -121,23 +123,27 @@ impl Pace {
 
     /// When the input will have stood still for too long. `None`: there is nothing to wait for, or nothing to be done.
     pub fn deadline(&self) -> Option<u64> {
-        let Next::Upstream { since } = self.next else {
-            return None;
-        };
-        let since = self.stalled.unwrap_or(since);
-        (!self.is_exhausted).then(|| since.saturating_add(self.patience()))
+        match self.next {
+            Next::Upstream(gap) if !gap.is_exhausted => {
+                let since = gap.stalled.unwrap_or(gap.since);
+                Some(since.saturating_add(self.patience()))
+            }
+            _ => None,
+        }
     }
 
     /// The input has stood still for too long. `leaves_early`: packets leave early already.
     pub fn stalls(&mut self, now: u64, leaves_early: bool) -> Stall {
-        self.stalled = Some(now);
+        if let Next::Upstream(gap) = &mut self.next {
+            gap.stalled = Some(now);
+            gap.is_exhausted = leaves_early;
+        }
         if leaves_early {
-            self.is_exhausted = true;
             return Stall::GiveUpWithheld;
         }
-        let chunks = self.chunks;
         // What happens at each chunk soon happens no more.
-        self.chunks = chunks.saturating_mul(2);
+        let chunks = 1u64.checked_shl(self.stalls).unwrap_or(u64::MAX);
+        self.stalls = self.stalls.saturating_add(1);
         Stall::LeaveEarly { chunks }
     }
 }
@@ -236,7 +242,7 @@ mod tests {
             assert!(pace.taken(now));
             assert_eq!(time_left(&pace, now), Some(SECOND));
         }
-        pace.chunks = u64::MAX;
+        pace.stalls = u32::MAX;
         let most = Stall::LeaveEarly { chunks: u64::MAX };
         assert_eq!(pace.stalls(now, false), most);
         assert_eq!(pace.stalls(now, false), most);

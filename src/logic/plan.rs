@@ -94,8 +94,7 @@ impl Request {
         })
     }
 
-    /// Quarters of a chunk that are held while no session waits for memory: the chunks that are encoded, and the beginning of the next
-    /// one.
+    /// Quarters of a chunk that are held while no session waits for memory: the chunks that are encoded, and the beginning of the next one.
     fn quarters(sessions: u64) -> u64 {
         sessions.saturating_mul(4).saturating_add(1)
     }
@@ -126,12 +125,12 @@ impl Request {
     /// One chunk with all around it fits into the memory.
     fn fit(&self, length: Length, min_frames: u64) -> Result<(), BudgetTooSmall> {
         let (before, after) = (self.before.of(length), self.after.of(length));
-        let around = before.checked_add(after.max(min_frames));
-        let needed = around.and_then(|around| around.checked_add(length.longest()));
-        if needed.is_some_and(|needed| needed <= self.room()) {
+        let around = Self::around(before, after, min_frames);
+        let needed_frames = around.saturating_add(length.longest());
+        // (The greatest number stands for all that is greater.)
+        if needed_frames <= self.room() && needed_frames < u64::MAX {
             return Ok(());
         }
-        let needed_frames = needed.unwrap_or(u64::MAX);
         Err(BudgetTooSmall {
             needed_frames,
             needed_bytes: needed_frames.saturating_mul(self.frame_bytes.max(1)),
@@ -151,11 +150,10 @@ pub enum Length {
     Growing { sessions: u64, longest: u64 },
 }
 
-/// Rounds of one chunk for each session. Each takes two thirds of what is left, but no chunk is longer than `longest`; what is
-/// left is spread evenly once chunks would be shorter than `shortest`. (Two thirds and 60 frames are what came out best in
-/// simulated films of 400 to 150,000 frames and 2 to 64 sessions, of scenes of 30 to 200 frames whose difficulty is
-/// log-normal with a deviation of 0.2 and 0.4, by the sum of the time over the ideal and of 20 frames' bits for each chunk. Equal
-/// chunks, three rounds at least, were 1 to 7 % worse.)
+/// Rounds of one chunk for each session. Each takes two thirds of what is left, but no chunk is longer than `longest`; what is left is
+/// spread evenly once chunks would be shorter than `shortest`. (Two thirds and 60 frames are what came out best in simulated films of 400
+/// to 150,000 frames and 2 to 64 sessions, of scenes of 30 to 200 frames whose difficulty is log-normal with a deviation of 0.2 and 0.4, by
+/// the sum of the time over the ideal and of 20 frames' bits for each chunk. Equal chunks, three rounds at least, were 1 to 7 % worse.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taper {
     pub total: u64,
@@ -215,6 +213,12 @@ impl Taper {
     }
 }
 
+impl Default for Length {
+    fn default() -> Self {
+        Self::Fixed(0)
+    }
+}
+
 impl Length {
     /// Frames that chunk number `index` should own.
     pub(super) fn of(self, index: u64) -> u64 {
@@ -244,9 +248,10 @@ impl Length {
 }
 
 /// What keeps a plan's chunks from being longer, or its sessions from being more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Limit {
     /// The length of a chunk was set.
+    #[default]
     ChunkFrames,
     /// There are no more frames to share.
     SourceLength,
@@ -268,8 +273,8 @@ impl Limit {
     }
 }
 
-/// The settled lengths.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The settled lengths. Before anything is known, all of them are 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Plan {
     pub length: Length,
     /// At least 1, never more than the chunk length.
@@ -331,12 +336,8 @@ impl Plan {
     /// If one chunk doesn't fit into the memory, its length is given up first, then `min_frames`, and nothing else: an overlap that
     /// was set is what it was set to.
     pub fn make(request: &Request) -> Result<Self, BudgetTooSmall> {
-        let min_frames = request
-            .chunk_frames
-            .map_or(request.min_chunk_frames, |own| {
-                request.min_chunk_frames.min(own)
-            })
-            .max(1);
+        let own = request.chunk_frames.unwrap_or(u64::MAX);
+        let min_frames = request.min_chunk_frames.min(own).max(1);
         let length = match request.chunk_frames {
             Some(own) => Length::Fixed(own.max(1)),
             None => {
@@ -349,32 +350,28 @@ impl Plan {
         let Err(needs) = request.fit(length, min_frames) else {
             return Ok(Self::of(request, length, min_frames));
         };
-        let shrunk = |length: Length, min_frames: u64| {
+        let sessions = request.sessions.max(1);
+        let shrunk = |min_frames: u64| {
+            // As long as leaves room for all sessions.
+            let share = request.share(sessions, min_frames);
+            let length = Length::Fixed(share.max(min_frames));
+            request.fit(length, min_frames)?;
             let shrunk = Shrunk {
                 chunk_frames: request.chunk_frames,
                 min_chunk_frames: request.min_chunk_frames,
                 needs,
             };
-            Self {
+            Ok(Self {
                 shrunk: Some(shrunk),
                 limit: Limit::Memory,
                 ..Self::of(request, length, min_frames)
-            }
+            })
         };
-        // As long as leaves room for all sessions.
-        let share = |min_frames| request.share(request.sessions.max(1), min_frames);
-        let shorter = Length::Fixed(share(min_frames).max(min_frames));
-        if request.fit(shorter, min_frames).is_ok() {
-            return Ok(shrunk(shorter, min_frames));
-        }
         // A tail takes as much room as a chunk.
         let around = request.before.most().saturating_add(request.after.most());
         let rest = request.room().saturating_sub(around);
-        let shares = Request::quarters(request.sessions.max(1)) / 4 + 2;
-        let min_frames = (rest / shares).clamp(1, min_frames);
-        let shortest = Length::Fixed(share(min_frames).max(min_frames));
-        request.fit(shortest, min_frames)?;
-        Ok(shrunk(shortest, min_frames))
+        let least = (rest / (Request::quarters(sessions) / 4 + 2)).clamp(1, min_frames);
+        shrunk(min_frames).or_else(|_| shrunk(least))
     }
 
     fn of(request: &Request, length: Length, min_frames: u64) -> Self {

@@ -2,42 +2,26 @@
 
 //! Which session encodes which chunk: the oldest chunk goes to whoever is free.
 
-use super::ids::{AttemptId, ChunkId, SessionId};
+use super::ids::{ChunkId, SessionId};
 use std::collections::BTreeMap;
 
 /// A seat for one session.
-#[derive(Debug, Clone, Copy)]
-struct Seat {
-    slot: Slot,
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seat {
+    pub slot: Slot,
     /// How often its encoders failed since the last success.
-    failures: u32,
+    pub failures: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Slot {
+/// What a session has to do with chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Slot {
+    /// It may take one.
+    #[default]
     Idle,
-    Running(Attempt),
+    /// It has one.
+    Running,
     /// It could not open an encoder, which it could before: it takes no chunk until another session has let go of its own.
-    AwaitsDevice,
-    /// It takes no chunk any more.
-    Closed,
-}
-
-/// One try at a chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attempt {
-    pub id: AttemptId,
-    pub chunk: ChunkId,
-    /// 1 for the first try.
-    pub number: u32,
-}
-
-/// What becomes of a session whose attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
-    /// It may take another chunk.
-    Idle,
-    /// It waits until another session lets go of its encoder.
     AwaitsDevice,
     /// It takes no chunk any more.
     Closed,
@@ -46,36 +30,24 @@ pub enum Then {
 /// Hands chunks to sessions, the oldest first.
 #[derive(Debug)]
 pub struct Roster {
-    seats: Vec<Seat>,
+    /// One for each session that there is, whatever became of it.
+    pub seats: Vec<Seat>,
     /// Sessions that may work at the same time.
-    sessions: u64,
+    pub sessions: u64,
     /// Chunks that nobody has, with the number of the attempt that comes next.
-    waiting: BTreeMap<ChunkId, u32>,
+    pub waiting: BTreeMap<ChunkId, u32>,
     /// First chunk whose packets weren't all sent.
-    next_to_send: ChunkId,
+    pub next_to_send: ChunkId,
 }
 
 impl Roster {
-    /// `seats`: sessions that there are, whatever became of them; `sessions`: that may work at the same time.
     pub fn new(seats: usize, sessions: u64) -> Self {
-        let idle = Seat {
-            slot: Slot::Idle,
-            failures: 0,
-        };
         Self {
-            seats: vec![idle; seats],
+            seats: vec![Seat::default(); seats],
             sessions,
             waiting: BTreeMap::new(),
             next_to_send: ChunkId(0),
         }
-    }
-
-    /// There is one session more.
-    pub fn add(&mut self) {
-        self.seats.push(Seat {
-            slot: Slot::Idle,
-            failures: 0,
-        });
     }
 
     /// A chunk may be taken, for its `number`th attempt.
@@ -83,17 +55,14 @@ impl Roster {
         self.waiting.insert(chunk, number);
     }
 
-    /// So many sessions may work at the same time from now on.
-    pub fn set_sessions(&mut self, sessions: u64) {
-        self.sessions = sessions;
+    fn is(&self, session: SessionId, slot: Slot) -> bool {
+        let seat = self.seats.get(session.0);
+        seat.is_some_and(|seat| seat.slot == slot)
     }
 
-    fn running(&self) -> impl Iterator<Item = (SessionId, Attempt)> {
-        let seats = self.seats.iter().enumerate();
-        seats.filter_map(|(id, seat)| match seat.slot {
-            Slot::Running(attempt) => Some((SessionId(id), attempt)),
-            _ => None,
-        })
+    fn running(&self) -> impl Iterator<Item = SessionId> {
+        let sessions = (0..self.seats.len()).map(SessionId);
+        sessions.filter(|id| self.is(*id, Slot::Running))
     }
 
     /// So many sessions more may work.
@@ -109,9 +78,9 @@ impl Roster {
     }
 
     /// Chunks that sessions could take now.
-    fn offered(&self) -> impl Iterator<Item = (&ChunkId, &u32)> {
+    fn offered(&self) -> impl Iterator<Item = ChunkId> {
         let end = self.next_to_send.0.saturating_add(self.window());
-        self.waiting.range(..ChunkId(end))
+        self.waiting.range(..ChunkId(end)).map(|(chunk, _)| *chunk)
     }
 
     /// Of these sessions, which wait for a chunk, as many as there are chunks for: wake them.
@@ -119,71 +88,39 @@ impl Roster {
         &self,
         sessions: impl Iterator<Item = SessionId>,
     ) -> impl Iterator<Item = SessionId> {
-        let is_idle =
-            |id: &SessionId| matches!(self.seats.get(id.0), Some(seat) if seat.slot == Slot::Idle);
         let chunks = self.offered().count();
-        sessions.filter(is_idle).take(chunks.min(self.places()))
+        sessions
+            .filter(|id| self.is(*id, Slot::Idle))
+            .take(chunks.min(self.places()))
     }
 
     /// The chunk that an idle session gets if it takes one. `None`: wait until a chunk is offered, failed or was sent.
     pub fn offered_to(&self, session: SessionId) -> Option<ChunkId> {
-        if self.seats.get(session.0)?.slot != Slot::Idle || self.places() == 0 {
-            return None;
-        }
-        self.offered().next().map(|(chunk, _)| *chunk)
+        let may_take = self.is(session, Slot::Idle) && self.places() > 0;
+        self.offered().next().filter(|_| may_take)
     }
 
-    /// The chunk needs no session.
-    pub fn withdraw(&mut self, chunk: ChunkId) {
-        self.waiting.remove(&chunk);
-    }
-
-    /// An idle session takes the chunk that is offered to it. Its attempt gets this name.
-    pub fn take(&mut self, session: SessionId, id: AttemptId) -> Option<Attempt> {
+    /// An idle session takes the chunk that is offered to it, for an attempt of this number.
+    pub fn take(&mut self, session: SessionId) -> Option<(ChunkId, u32)> {
         let chunk = self.offered_to(session)?;
         let number = self.waiting.remove(&chunk)?;
-        let attempt = Attempt { id, chunk, number };
-        self.seats[session.0].slot = Slot::Running(attempt);
-        Some(attempt)
-    }
-
-    /// The session goes on with its attempt under another name.
-    pub fn rename(&mut self, session: SessionId, id: AttemptId) {
-        if let Some(Seat {
-            slot: Slot::Running(attempt),
-            ..
-        }) = self.seats.get_mut(session.0)
-        {
-            attempt.id = id;
-        }
-    }
-
-    /// All packets of the chunks before `next` were sent.
-    pub fn sent(&mut self, next: ChunkId) {
-        self.next_to_send = self.next_to_send.max(next);
+        self.seats[session.0].slot = Slot::Running;
+        Some((chunk, number))
     }
 
     /// The session delivered its chunk.
     pub fn succeeded(&mut self, session: SessionId) {
         self.seats[session.0].failures = 0;
-        self.end(session, Then::Idle);
+        self.end(session, Slot::Idle);
     }
 
     /// The session's attempt is over. Its chunk is nobody's until it is offered again.
-    pub fn end(&mut self, session: SessionId, then: Then) {
-        self.seats[session.0].slot = match then {
-            Then::Idle => Slot::Idle,
-            Then::AwaitsDevice => Slot::AwaitsDevice,
-            Then::Closed => Slot::Closed,
-        };
+    pub fn end(&mut self, session: SessionId, then: Slot) {
+        self.seats[session.0].slot = then;
         // One that couldn't open an encoder lets go of nothing that others wait for.
-        if then != Then::AwaitsDevice {
-            self.retry_waiting();
+        if then == Slot::AwaitsDevice {
+            return;
         }
-    }
-
-    /// Some session let go of its encoder.
-    fn retry_waiting(&mut self) {
         for seat in &mut self.seats {
             if seat.slot == Slot::AwaitsDevice {
                 seat.slot = Slot::Idle;
@@ -199,24 +136,17 @@ impl Roster {
 
     /// Another session has an encoder.
     pub fn others_run(&self, session: SessionId) -> bool {
-        self.running().any(|(other, _)| other != session)
+        self.running().any(|other| other != session)
     }
 
-    /// Failures of the session since its last success.
-    pub fn failures(&self, session: SessionId) -> u32 {
-        self.seats[session.0].failures
-    }
-
-    pub fn count_failure(&mut self, session: SessionId) {
-        self.seats[session.0].failures += 1;
-    }
-
-    /// Another session takes the place of this one, closed or not, and its failures with it.
-    pub fn replace(&mut self, session: SessionId, is_closed: bool) -> SessionId {
-        let failures = self.seats[session.0].failures;
-        let slot = if is_closed { Slot::Closed } else { Slot::Idle };
-        self.end(session, Then::Closed);
-        self.seats.push(Seat { slot, failures });
+    /// Another session takes the place of this one, closed if it was, and its failures with it.
+    pub fn replace(&mut self, session: SessionId) -> SessionId {
+        let mut next = self.seats[session.0];
+        if next.slot != Slot::Closed {
+            next.slot = Slot::Idle;
+        }
+        self.end(session, Slot::Closed);
+        self.seats.push(next);
         SessionId(self.seats.len() - 1)
     }
 
@@ -225,18 +155,8 @@ impl Roster {
         match self.seats[session.0].slot {
             Slot::AwaitsDevice | Slot::Closed => true,
             Slot::Idle => self.places() == 0,
-            Slot::Running(_) => false,
+            Slot::Running => false,
         }
-    }
-
-    /// The session takes no chunk any more.
-    pub fn is_closed(&self, session: SessionId) -> bool {
-        self.seats[session.0].slot == Slot::Closed
-    }
-
-    /// The chunk is in nobody's hands.
-    pub fn is_waiting(&self, chunk: ChunkId) -> bool {
-        self.waiting.contains_key(&chunk)
     }
 }
 
@@ -256,8 +176,8 @@ mod tests {
     }
 
     fn takes(roster: &mut Roster, session: SessionId) -> Option<(u64, u32)> {
-        let attempt = roster.take(session, AttemptId { session, number: 0 })?;
-        Some((attempt.chunk.0, attempt.number))
+        let (chunk, number) = roster.take(session)?;
+        Some((chunk.0, number))
     }
 
     #[test]
@@ -291,14 +211,14 @@ mod tests {
         assert_eq!(woken(&roster), [A, B]);
         // Not who has one, or can't have one.
         takes(&mut roster, A).unwrap();
-        roster.end(B, Then::Closed);
+        roster.end(B, Slot::Closed);
         assert_eq!(woken(&roster), [SessionId(2)]);
         // Nor for a chunk that is too far from the output.
         roster.offer(ChunkId(6), 1);
         assert_eq!(woken(&roster), [SessionId(2)]);
-        roster.sent(ChunkId(1));
+        roster.next_to_send = ChunkId(1);
         assert_eq!(woken(&roster), [SessionId(2), SessionId(3)]);
-        roster.set_sessions(2);
+        roster.sessions = 2;
         assert_eq!(woken(&roster), [SessionId(2)]);
     }
 
@@ -309,7 +229,7 @@ mod tests {
         assert!(!roster.others_run(A));
         takes(&mut roster, B).unwrap();
         assert!(roster.others_run(A));
-        roster.end(A, Then::AwaitsDevice);
+        roster.end(A, Slot::AwaitsDevice);
         roster.offer(ChunkId(0), 1);
         assert_eq!(takes(&mut roster, A), None);
         roster.succeeded(B);
@@ -320,14 +240,15 @@ mod tests {
     fn the_place_of_a_session_is_taken_with_its_failures() {
         let mut roster = roster(3);
         takes(&mut roster, A).unwrap();
-        roster.count_failure(A);
-        let next = roster.replace(A, false);
-        assert_eq!((next, roster.failures(next)), (SessionId(2), 1));
+        roster.seats[A.0].failures += 1;
+        let next = roster.replace(A);
+        assert_eq!((next, roster.seats[next.0].failures), (SessionId(2), 1));
         assert_eq!(roster.open(), 2);
         roster.offer(ChunkId(0), 2);
         assert_eq!(takes(&mut roster, A), None);
         assert_eq!(takes(&mut roster, next), Some((0, 2)));
-        let closed = roster.replace(B, true);
+        roster.end(B, Slot::Closed);
+        let closed = roster.replace(B);
         assert_eq!(roster.open(), 1);
         assert!(roster.is_out(closed));
     }
@@ -340,7 +261,7 @@ mod tests {
             roster.succeeded(A);
         }
         assert_eq!(takes(&mut roster, A), None);
-        roster.sent(ChunkId(1));
+        roster.next_to_send = ChunkId(1);
         assert!(takes(&mut roster, A).is_some());
     }
 

@@ -40,24 +40,16 @@ pub struct Tally {
     pub frames_skipped: u64,
     /// Frames that were copied because their pool has too few buffers.
     pub frames_copied: u64,
-    sessions: Vec<SessionTally>,
+    pub sessions: Vec<SessionTally>,
 }
 
 impl Tally {
-    pub fn add_session(&mut self) {
-        self.sessions.push(SessionTally::default());
-    }
-
     /// A session ended an attempt that took `busy` nanoseconds.
     pub fn attempt(&mut self, session: SessionId, frames: u64, busy: u64) {
         if let Some(tally) = self.sessions.get_mut(session.0) {
             tally.frames += frames;
             tally.busy += busy;
         }
-    }
-
-    pub fn sessions(&self) -> &[SessionTally] {
-        &self.sessions
     }
 }
 
@@ -67,12 +59,13 @@ mod tests {
 
     #[test]
     fn a_rate_is_of_the_busy_time() {
-        let mut tally = Tally::default();
-        tally.add_session();
-        tally.add_session();
+        let mut tally = Tally {
+            sessions: vec![SessionTally::default(); 2],
+            ..Tally::default()
+        };
         tally.attempt(SessionId(1), 50, 1_000_000_000);
         tally.attempt(SessionId(1), 50, 3_000_000_000);
-        assert_eq!(tally.sessions()[1].frames_per_second(), 25.0);
-        assert_eq!(tally.sessions()[0].frames_per_second(), 0.0);
+        assert_eq!(tally.sessions[1].frames_per_second(), 25.0);
+        assert_eq!(tally.sessions[0].frames_per_second(), 0.0);
     }
 }

@@ -8,9 +8,8 @@ use super::ids::FrameNo;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-/// 1000 hours. Private timestamps begin here, and the output is shifted by as much where DTS would become
-/// negative, because that is the minimum PTS that GStreamer's own reordering encoders set
-/// (`gst_video_encoder_set_min_pts` in x264enc and its like).
+/// 1000 hours. Private timestamps begin here, and the output is shifted by as much where DTS would become negative, because that is the
+/// minimum PTS that GStreamer's own reordering encoders set (`gst_video_encoder_set_min_pts` in x264enc and its like).
 pub const THOUSAND_HOURS: u64 = 1_000 * 3_600 * 1_000_000_000;
 
 /// The latest time there is: the greatest number stands for no time at all.
@@ -23,8 +22,7 @@ const FARTHEST: u64 = 1 << 62;
 /// No frame counts for more than this where others follow it.
 const LONGEST: u64 = THOUSAND_HOURS;
 
-/// More reordering than this is taken for a wrong DTS of the encoder, not for B-frames (H.264 and H.265
-/// allow 16 reference frames).
+/// More reordering than this is taken for a wrong DTS of the encoder, not for B-frames (H.264 and H.265 allow 16 reference frames).
 pub const DEEPEST: usize = 16;
 
 /// Steps back in time up to this are jitter, in nanoseconds: the next frames are expected to be where they would have been
@@ -40,8 +38,8 @@ const NUDGE_BEYOND: u64 = 1_000_000;
 /// Gives each frame its private timestamp: 1000 h + running time, always increasing.
 #[derive(Debug, Default)]
 pub struct PrivateClock {
-    /// The last timestamp given out.
-    last: Option<u64>,
+    /// The last timestamp given out; 0: none was.
+    last: u64,
     /// Where the frame that got it ends.
     end: u64,
     /// Jumps back so far: what they are added up to.
@@ -58,8 +56,7 @@ impl PrivateClock {
 
     /// The running time from which on no frame has come.
     pub fn after_last(&self) -> u64 {
-        let after = self.last.map_or(0, |last| last.saturating_add(1));
-        after.saturating_sub(self.private(0))
+        self.last.saturating_add(1).saturating_sub(self.private(0))
     }
 
     /// A frame without a running time follows the one before it; one that isn't later than the one before it is moved
@@ -68,25 +65,24 @@ impl PrivateClock {
         let duration = duration.clamp(1, LONGEST);
         let wanted = running_time.map(|time| self.private(time));
         let wanted = wanted.filter(|&time| time <= FARTHEST);
-        let wanted = match (wanted, self.last) {
-            (Some(wanted), Some(last)) if wanted.saturating_add(JITTER) < last => {
+        let wanted = match wanted {
+            Some(wanted) if wanted.saturating_add(JITTER) < self.last => {
                 self.offset = self.offset.saturating_add(self.end - wanted);
                 self.end
             }
-            (Some(wanted), _) => wanted,
-            (None, _) => self.end.max(THOUSAND_HOURS),
+            Some(wanted) => wanted,
+            None => self.end.max(THOUSAND_HOURS),
         };
         let wanted = wanted.min(FARTHEST);
         let nudge = match self.last {
-            Some(FARTHEST..) => NUDGE_BEYOND,
+            FARTHEST.. => NUDGE_BEYOND,
             _ => (duration / NUDGE).max(1),
         };
-        let stamp = match self.last {
-            Some(last) if wanted <= last => last.saturating_add(nudge),
-            _ => wanted,
+        let stamp = match wanted > self.last {
+            true => wanted,
+            false => self.last.saturating_add(nudge).min(LATEST),
         };
-        let stamp = stamp.min(LATEST);
-        self.last = Some(stamp);
+        self.last = stamp;
         self.end = stamp.saturating_add(duration);
         stamp
     }
@@ -120,6 +116,10 @@ impl<T> FrameTable<T> {
         usize::try_from(frame.0.checked_sub(self.first.0)?).ok()
     }
 
+    fn time(&self, index: usize) -> Option<u64> {
+        self.entries.get(index).map(|&(private, _)| private)
+    }
+
     pub fn get(&self, frame: FrameNo) -> Option<&T> {
         self.entries.get(self.index(frame)?).map(|(_, entry)| entry)
     }
@@ -130,47 +130,39 @@ impl<T> FrameTable<T> {
     }
 
     pub fn private(&self, frame: FrameNo) -> Option<u64> {
-        self.entries
-            .get(self.index(frame)?)
-            .map(|&(private, _)| private)
+        self.time(self.index(frame)?)
     }
 
     /// The frame that an encoder means by `private`. Encoders that count in units of the frame rate round
     /// the time, so the nearest frame is meant, as long as it is nearer than half a frame.
     pub fn find(&self, private: u64) -> Option<FrameNo> {
-        let at = self.entries.partition_point(|&(time, _)| time < private);
-        let after = self.entries.get(at).map(|&(time, _)| (at, time - private));
-        let before = at
-            .checked_sub(1)
-            .map(|index| (index, private - self.entries[index].0));
-        let (index, distance) = match (before, after) {
-            (Some(before), Some(after)) if before.1 < after.1 => before,
-            (_, Some(after)) => after,
-            (Some(before), None) => before,
-            (None, None) => return None,
-        };
+        let after = self.entries.partition_point(|&(time, _)| time < private);
+        let distance = |index: usize| Some((self.time(index)?.abs_diff(private), index));
+        let nearest = [Some(after), after.checked_sub(1)].into_iter().flatten();
+        let (distance, index) = nearest.filter_map(distance).min_by_key(|it| it.0)?;
         (distance <= self.reach(index)).then(|| FrameNo(self.first.0 + index as u64))
     }
 
     /// Half the shorter distance from an entry to its neighbours.
     fn reach(&self, index: usize) -> u64 {
-        let time = |index: usize| self.entries.get(index).map(|&(time, _)| time);
-        let gap = |a: Option<u64>, b: Option<u64>| Some(b?.saturating_sub(a?));
-        let before = gap(index.checked_sub(1).and_then(time), time(index));
-        let after = gap(time(index), time(index + 1));
-        match (before, after) {
-            (Some(before), Some(after)) => before.min(after) / 2,
-            (Some(only), None) | (None, Some(only)) => only / 2,
-            // The only frame there is: any rounding is forgiven that a frame rate above 1 causes.
-            (None, None) => 500_000_000,
-        }
+        let neighbours = [index.checked_sub(1), Some(index + 1)];
+        let distance = |other: usize| Some(self.time(other)?.abs_diff(self.time(index)?));
+        let distances = neighbours.into_iter().flatten().filter_map(distance);
+        // The only frame there is: any rounding is forgiven that a frame rate above 1 causes.
+        distances.min().map_or(500_000_000, |gap| gap / 2)
     }
 
-    /// The first frame with this private timestamp or a later one; `None` also if an earlier frame than is known could have it.
-    pub fn first_from(&self, private: u64) -> Option<FrameNo> {
+    /// The frames with this private timestamp or a later one.
+    pub fn from(&self, private: u64) -> impl Iterator<Item = (FrameNo, &T)> {
         let at = self.entries.partition_point(|&(time, _)| time < private);
-        let is_known = at < self.entries.len() && (at > 0 || self.first == FrameNo(0));
-        is_known.then(|| FrameNo(self.first.0 + at as u64))
+        let numbers = (self.first.0 + at as u64..).map(FrameNo);
+        numbers.zip(self.entries.range(at..).map(|(_, entry)| entry))
+    }
+
+    /// The first of these; `None` also if an earlier frame than is known could have that time.
+    pub fn first_from(&self, private: u64) -> Option<FrameNo> {
+        let (frame, _) = self.from(private).next()?;
+        (frame > self.first || frame == FrameNo(0)).then_some(frame)
     }
 
     /// Forgets the frames before `frame`.
@@ -183,12 +175,11 @@ impl<T> FrameTable<T> {
 
 /// How far packets are reordered: the most packets that come before one which is shown before them.
 pub fn reorder_depth(decoding_order: impl Iterator<Item = FrameNo>) -> usize {
-    // In presentation order. Few are moved, and not far: each belongs near the end.
+    // In presentation order.
     let mut seen: Vec<FrameNo> = Vec::new();
     let mut depth = 0;
     for frame in decoding_order {
-        let before = seen.iter().rposition(|earlier| *earlier < frame);
-        let at = before.map_or(0, |before| before + 1);
+        let at = seen.partition_point(|earlier| *earlier < frame);
         depth = depth.max(seen.len() - at);
         if seen.get(at) != Some(&frame) {
             seen.insert(at, frame);
@@ -200,13 +191,9 @@ pub fn reorder_depth(decoding_order: impl Iterator<Item = FrameNo>) -> usize {
 /// How far an encoder says it may reorder: the frames that its first DTS lies before its first PTS.
 pub fn announced_depth(delay: u64, first_times: impl Iterator<Item = u64>) -> usize {
     let mut first = None;
-    for (index, time) in first_times.take(DEEPEST + 1).enumerate() {
-        let first = *first.get_or_insert(time);
-        if time.saturating_sub(first) >= delay {
-            return index;
-        }
-    }
-    0
+    let mut times = first_times.take(DEEPEST + 1);
+    let reaches = |time: u64| time.saturating_sub(*first.get_or_insert(time)) >= delay;
+    times.position(reaches).unwrap_or(0)
 }
 
 /// A frame's PTS in private time, and what else is known of the frame: it comes with the DTS that is this PTS.
@@ -229,25 +216,14 @@ pub struct Dts<T> {
 /// With packets reordered by `depth`, the DTS of packet *i* is the *i − depth*-th PTS in presentation
 /// order. That is what encoders with B-frames do themselves at a constant frame rate, it holds at a variable one, and
 /// it goes on over a seam as if there was none. A heap of the last `depth` PTS yields it.
-#[derive(Debug)]
-pub struct Timeline<T> {
+#[derive(Debug, Default)]
+pub struct Timeline<T: Ord> {
     depth: usize,
     /// PTS that were not yet used as a DTS.
     heap: BinaryHeap<Reverse<Shown<T>>>,
     /// DTS for the next packets that the heap cannot give: the first ones, or where the depth grew.
     ready: VecDeque<u64>,
     last_dts: Option<u64>,
-}
-
-impl<T: Ord> Default for Timeline<T> {
-    fn default() -> Self {
-        Self {
-            depth: 0,
-            heap: BinaryHeap::new(),
-            ready: VecDeque::new(),
-            last_dts: None,
-        }
-    }
 }
 
 impl<T: Copy + Ord> Timeline<T> {
@@ -261,15 +237,12 @@ impl<T: Copy + Ord> Timeline<T> {
         match self.last_dts {
             // Before the first PTS, as x264 does: each PTS less the time that the reordering takes.
             None => {
-                let delay = first_pts.get(depth).map_or_else(
-                    || duration.saturating_mul(depth as u64),
-                    |&pts| pts.saturating_sub(first),
-                );
                 let pts = |index: usize| {
                     first_pts.get(index).copied().unwrap_or_else(|| {
                         first.saturating_add(duration.saturating_mul(index as u64))
                     })
                 };
+                let delay = pts(depth).saturating_sub(first);
                 self.ready = (0..depth)
                     .map(|index| pts(index).saturating_sub(delay))
                     .collect();
@@ -290,16 +263,13 @@ impl<T: Copy + Ord> Timeline<T> {
         self.heap.push(Reverse(shown));
         let dts = match self.ready.pop_front() {
             Some(private) => Dts { private, of: None },
-            None => self.heap.pop().map_or(
+            None => {
+                let Reverse(earliest) = self.heap.pop().unwrap_or(Reverse(shown));
                 Dts {
-                    private: shown.private,
-                    of: Some(shown.of),
-                },
-                |Reverse(earlier)| Dts {
-                    private: earlier.private,
-                    of: Some(earlier.of),
-                },
-            ),
+                    private: earliest.private,
+                    of: Some(earliest.of),
+                }
+            }
         };
         let least = self.last_dts.map_or(0, |last| last.saturating_add(1));
         let private = dts.private.max(least).min(LATEST);
@@ -322,18 +292,9 @@ impl<T: Copy + Ord> Timeline<T> {
 /// A time that is as long before `pts`, in a stream of this `rate`, as `private_dts` is before `private_pts` in running time.
 pub fn dts_before(pts: u64, private_pts: u64, private_dts: u64, rate: f64) -> u64 {
     let delay = private_pts.saturating_sub(private_dts);
-    let dts = if rate == 1.0 {
-        pts.saturating_sub(delay)
-    } else {
-        // (A delay of hours is exact to a nanosecond in this; conversion saturates.)
-        let delay = delay as f64 * rate;
-        if delay < 0.0 {
-            pts.saturating_add(-delay as u64)
-        } else {
-            pts.saturating_sub(delay as u64)
-        }
-    };
-    dts.min(LATEST)
+    // (A delay of hours is exact to a nanosecond in this; conversion saturates.)
+    let moved = -(delay as f64 * rate) as i64;
+    pts.saturating_add_signed(moved).min(LATEST)
 }
 
 #[cfg(test)]

@@ -75,21 +75,18 @@ impl Assignment for Assigned {
     fn next(&self, position: FrameNo) -> Result<Option<(Frame, bool)>, Failure> {
         self.wait(|engine| {
             may_panic!("feeding a frame, locked");
-            match engine.next(self.attempt, position) {
-                Next::Wait => Ok(None),
-                Next::Stop(why) => Err(why),
-                Next::Feed { frame, force_key } => Ok(Some(Some((frame, force_key)))),
-                Next::Drain => Ok(Some(None)),
-            }
+            Ok(engine.next(self.attempt, position)?.map(|next| match next {
+                Next::Feed { frame, force_key } => Some((frame, force_key)),
+                Next::Drain => None,
+            }))
         })
     }
 
     fn content(&self) -> Result<Option<Content>, Failure> {
-        self.wait(|engine| match engine.content(self.attempt) {
-            engine::Content::All { chunk, frames: fed } => Ok(Some(Some(Content { chunk, fed }))),
-            engine::Content::Incomplete => Ok(Some(None)),
-            engine::Content::Wait => Ok(None),
-            engine::Content::Stop(why) => Err(why),
+        let content = self.wait(|engine| engine.content(self.attempt))?;
+        Ok(match content {
+            engine::Content::All { chunk, frames: fed } => Some(Content { chunk, fed }),
+            engine::Content::Incomplete => None,
         })
     }
 
@@ -98,10 +95,7 @@ impl Assignment for Assigned {
     }
 
     fn wait_for_eos(&self) -> Result<(), Failure> {
-        self.wait(|engine| {
-            let ended = engine.wait_for_eos(self.attempt)?;
-            Ok(ended.then_some(()))
-        })
+        self.wait(|engine| engine.wait_for_eos(self.attempt))
     }
 
     fn has_ended(&self) -> bool {
@@ -119,7 +113,7 @@ impl Assignment for Assigned {
 
     fn verify(&self, from_cache: bool) -> Result<(), Failure> {
         let verified = self.shared.lock().verify(self.attempt, from_cache);
-        verified.map(drop).map_err(|why| self.failure_of(why))
+        verified.map_err(|why| self.failure_of(why))
     }
 
     fn delivered(&self) -> Result<(), Failure> {
@@ -181,9 +175,8 @@ impl Shared {
             may_panic!("delivering a chunk, locked");
             delivered
         };
-        let freed = delivered?;
+        delivered?;
         self.warn_of_closed_sessions();
-        self.drop_freed(freed);
         Ok(())
     }
 }

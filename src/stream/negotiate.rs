@@ -186,7 +186,7 @@ impl Shared {
             encoding.recipe = Some(recipe.clone());
             (sessions, encoding.settings())
         };
-        *self.lock().settings() = settings;
+        self.lock().settings = settings;
         {
             let _opening = OpeningFirst::begin(self);
             first.place(&recipe, &|| self.stops())?;

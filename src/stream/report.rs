@@ -15,7 +15,7 @@ impl Shared {
             let encoder = recipe.map(|recipe| recipe.description.clone());
             (encoder, encoding.mode)
         };
-        let mut engine = self.lock();
+        let engine = self.lock();
         let (bytes_held, bytes_peak) = engine.held_bytes();
         // As it was made last.
         let plan = engine.plan().copied();
@@ -26,10 +26,10 @@ impl Shared {
         });
         let leaves_early = engine.leaves_early();
         let sessions_open = engine.open_sessions() as u64;
-        let tally = engine.tally().clone();
+        let tally = engine.tally.clone();
         drop(engine);
 
-        let sessions = tally.sessions().iter().map(|session| {
+        let sessions = tally.sessions.iter().map(|session| {
             gst::Structure::builder("session")
                 .field("frames", session.frames)
                 .field("frames-per-second", session.frames_per_second())

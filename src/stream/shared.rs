@@ -15,7 +15,7 @@ use crate::encoder::model::{Models, PropertySet};
 use crate::encoder::properties::set_from_text;
 use crate::host::Host;
 use crate::job::Job;
-use crate::logic::engine::{Engine, Freed, Settings, Wakes};
+use crate::logic::engine::{Engine, Settings};
 use crate::logic::ids::SessionId;
 use crate::session::{Session, SlotOwner};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
@@ -141,7 +141,7 @@ pub(crate) struct Shared {
     pub(super) reconfigured: AtomicBool,
 }
 
-/// The engine's lock. Whoever a call has given something to do is woken when it is let go.
+/// The engine's lock. When it is let go, whoever a call has given something to do is woken, and what was freed is dropped.
 pub(super) struct Locked<'a> {
     shared: &'a Shared,
     engine: MutexGuard<'a, Engine<Video>>,
@@ -163,38 +163,64 @@ impl DerefMut for Locked<'_> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        self.wake();
+        self.carry_out();
     }
 }
 
 impl Locked<'_> {
     fn wake(&mut self) {
         let wakes = self.engine.take_wakes();
-        if !wakes.is_empty() {
-            self.shared.wake(wakes);
+        let shared = self.shared;
+        for (is_woken, condvar) in [
+            (wakes.room, &shared.room),
+            (wakes.idle, &shared.idle),
+            (wakes.output, &shared.output),
+        ] {
+            if is_woken {
+                condvar.notify_all();
+            }
         }
+        for id in wakes.sessions {
+            if let Some(branch) = shared.branches.read().get(id.0) {
+                branch.session.wake.notify_all();
+            }
+        }
+    }
+
+    /// `true`: the lock was let go meanwhile, so that all may be otherwise.
+    fn carry_out(&mut self) -> bool {
+        self.wake();
+        let freed = self.engine.take_freed();
+        if freed.is_empty() {
+            return false;
+        }
+        MutexGuard::unlocked(&mut self.engine, || drop(freed));
+        self.engine.dropped();
+        self.wake();
+        true
     }
 
     /// Waits to be woken. While downstream takes the first packets, finished chunks keep their frames: if that takes long, downstream
     /// may be waiting for what is behind these frames, and they go.
     pub(super) fn wait(&mut self, condvar: &Condvar) {
-        self.wake();
+        if self.carry_out() {
+            return;
+        }
         if !self.engine.is_starting_early() {
             condvar.wait(&mut self.engine);
             return;
         }
         let waited = condvar.wait_for(&mut self.engine, EARLY_START_TIMEOUT);
         if waited.timed_out() {
-            let freed = self.engine.end_early_start();
-            let count = freed.count();
-            MutexGuard::unlocked(&mut self.engine, || drop(freed));
-            self.engine.dropped(count);
+            self.engine.end_early_start();
         }
     }
 
     /// Waits to be woken, or until then.
     pub(super) fn wait_until(&mut self, condvar: &Condvar, until: Option<u64>) {
-        self.wake();
+        if self.carry_out() {
+            return;
+        }
         match until {
             Some(until) => {
                 let rest = until.saturating_sub(clock::now());
@@ -237,25 +263,6 @@ impl Shared {
         }
     }
 
-    fn wake(&self, wakes: Wakes) {
-        for (is_woken, condvar) in [
-            (wakes.room, &self.room),
-            (wakes.idle, &self.idle),
-            (wakes.output, &self.output),
-        ] {
-            if is_woken {
-                condvar.notify_all();
-            }
-        }
-        if wakes.any_session() {
-            for branch in &*self.branches.read() {
-                if wakes.wakes(branch.session.id) {
-                    branch.session.wake.notify_all();
-                }
-            }
-        }
-    }
-
     /// Another engine, for another job. Attempts of the old one stay over.
     pub(super) fn renew(&self, settings: Settings) {
         let old = {
@@ -265,15 +272,6 @@ impl Shared {
         };
         // What it holds is dropped without the lock.
         drop(old);
-    }
-
-    /// Drops what a call has freed. No lock is held.
-    pub(super) fn drop_freed(&self, freed: Freed<Video>) {
-        let count = freed.count();
-        drop(freed);
-        if count > 0 {
-            self.lock().dropped(count);
-        }
     }
 
     pub(super) fn mode(&self) -> Mode {

@@ -2,7 +2,7 @@
 
 //! What the engine handles here: raw frames, packets, events and flows of GStreamer.
 
-use crate::logic::engine::{EventKind, Media};
+use crate::logic::engine::Media;
 use crate::logic::store::Payload;
 use crate::session::failure::Failure;
 pub(crate) use crate::session::{Context, Frame};
@@ -48,12 +48,12 @@ impl Media for Video {
     type Failure = Arc<Failure>;
     type Flow = FlowError;
 
-    fn kind(event: &gst::Event) -> EventKind {
-        match event.type_() {
-            gst::EventType::Eos => EventKind::Eos,
-            gst::EventType::SegmentDone => EventKind::SegmentDone,
-            _ => EventKind::Other,
-        }
+    fn is_eos(event: &gst::Event) -> bool {
+        event.type_() == gst::EventType::Eos
+    }
+
+    fn is_end(event: &gst::Event) -> bool {
+        Self::is_eos(event) || event.type_() == gst::EventType::SegmentDone
     }
 
     fn stamp(frame: &mut Frame, private: u64) {

@@ -169,11 +169,6 @@ fn take(shared: &Shared, session: &Session) -> Option<engine::Assigned<Video>> {
         may_panic!("taking a chunk, locked");
         match engine.take(session.id) {
             Take::Chunk(assigned) => return Some(assigned),
-            Take::Again(freed) => {
-                drop(engine);
-                shared.drop_freed(freed);
-                engine = shared.lock();
-            }
             Take::Wait => engine.wait(&session.wake),
             Take::Stop => return None,
         }
@@ -190,8 +185,7 @@ pub(super) fn end_attempt(shared: &Arc<Shared>, attempt: AttemptId, failure: Fai
         Consequence::Nothing => {
             gst::debug!(CAT, "Session {id}: its attempt is over: {failure}");
         }
-        Consequence::Again(again, freed) => {
-            shared.drop_freed(freed);
+        Consequence::Again(again) => {
             shared.tell_of_attempt(attempt.session, &again, &failure);
             shared.lock().retry(attempt);
         }

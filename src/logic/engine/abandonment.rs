@@ -2,10 +2,11 @@
 
 //! Sessions that hang are abandoned, and others take their places.
 
-use super::sessions::{AttemptPhase, Session, SessionState, Waits, Work};
+use super::sessions::{AttemptPhase, Session, SessionState, Work};
 use super::{Engine, Media};
 use crate::logic::ids::{AttemptId, SessionId};
 use crate::logic::liveness::Sign;
+use crate::logic::roster::Slot;
 
 /// What a session was doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,26 +36,18 @@ impl<M: Media> Engine<M> {
     pub fn abandon(&mut self, id: SessionId) -> Option<Abandoned> {
         let is_aborting = self.is_aborting();
         let session = self.sessions.get_mut(id.0)?;
-        if session.is_abandoned() {
+        if session.is_abandoned() || session.work.is_none() {
             return None;
         }
-        let attempt = AttemptId {
-            session: id,
-            number: self.next_attempt,
-        };
-        let work = session.work.as_mut()?;
-        work.attempt = attempt;
-        self.next_attempt += 1;
         session.state = SessionState::Abandoned;
-        self.wakes.session(id);
-        let doing = work.doing();
+        self.wakes.sessions.insert(id);
+        let attempt = self.name_attempt(id);
+        let work = self.sessions[id.0].work.as_mut()?;
+        work.attempt = attempt;
         let was_delivered = work.phase == AttemptPhase::CacheIo && work.drains;
-        if let Some(stream) = &mut self.stream {
-            stream.roster.rename(id, attempt);
-        }
         Some(Abandoned {
             attempt,
-            doing,
+            doing: work.doing(),
             is_verified: matches!(work.phase, AttemptPhase::Closing(..)),
             is_over: is_aborting || was_delivered || work.phase == AttemptPhase::Done,
         })
@@ -69,7 +62,7 @@ impl<M: Media> Engine<M> {
         {
             session.state = SessionState::Abandoned;
             session.waits_for_chunk = false;
-            self.wakes.session(id);
+            self.wakes.sessions.insert(id);
         }
     }
 
@@ -96,15 +89,11 @@ impl<M: Media> Engine<M> {
         if self.is_stopped || self.is_flushing {
             return None;
         }
-        let mut is_closed = false;
-        if let Some(stream) = &mut self.stream {
-            is_closed = stream.roster.is_closed(id);
-            let _ = stream.roster.replace(id, is_closed);
-        }
-        let state = if is_closed {
-            SessionState::Closed
-        } else {
-            SessionState::Open
+        let roster = &mut self.stream.roster;
+        let next = roster.replace(id);
+        let state = match roster.seats[next.0].slot {
+            Slot::Closed => SessionState::Closed,
+            _ => SessionState::Open,
         };
         Some(self.push_session(state))
     }
@@ -117,20 +106,29 @@ impl<M: Media> Engine<M> {
         stop: u32,
         excused: impl Fn(SessionId) -> bool,
     ) -> Vec<SessionId> {
-        let sessions = self.sessions.iter().enumerate();
-        if self.is_stopped {
-            if !self.liveness.stop_tick(stop) {
-                return Vec::new();
-            }
-            let at_work = sessions.filter(|(_, it)| it.work.is_some() && !it.is_abandoned());
-            return at_work.map(|(id, _)| SessionId(id)).collect();
-        }
-        self.liveness.go_on();
-        let signs = sessions.map(|(id, session)| {
+        self.stop_ticks = if self.is_stopped {
+            self.stop_ticks + 1
+        } else {
+            0
+        };
+        let mut hung = Vec::new();
+        for (id, session) in self.sessions.iter_mut().enumerate() {
             let id = SessionId(id);
-            (id, session.sign().filter(|_| !excused(id)))
-        });
-        self.liveness.tick(signs, stall.unwrap_or(u32::MAX))
+            let is_abandoned = session.is_abandoned();
+            let Some(work) = session.work.as_mut().filter(|_| !is_abandoned) else {
+                continue;
+            };
+            let hangs = if self.is_stopped {
+                self.stop_ticks >= stop
+            } else {
+                let sign = work.sign().filter(|_| !excused(id));
+                work.liveness.tick(sign, stall.unwrap_or(u32::MAX))
+            };
+            if hangs {
+                hung.push(id);
+            }
+        }
+        hung
     }
 }
 
@@ -139,26 +137,26 @@ impl Work {
         match self.phase {
             AttemptPhase::CacheIo => Doing::CacheIo,
             AttemptPhase::Closing(..) | AttemptPhase::Done => Doing::Closing,
-            AttemptPhase::Encoding if self.waits == Waits::Eos || self.drains => Doing::Draining,
+            AttemptPhase::Encoding if self.drains => Doing::Draining,
             AttemptPhase::Encoding if self.position == self.first => Doing::Opening,
             AttemptPhase::Encoding => Doing::Encoding,
         }
     }
-}
 
-impl<M: Media> Session<M> {
-    /// How far it has come, if it is at work and waits for nobody else.
+    pub(super) fn waits_for_frame(&self) -> bool {
+        self.waits_for_frame && self.phase == AttemptPhase::Encoding
+    }
+
+    /// How far it has come, unless it is over or waits for somebody else.
     fn sign(&self) -> Option<Sign> {
-        let work = self.work.as_ref().filter(|_| !self.is_abandoned())?;
-        if work.phase == AttemptPhase::Done || self.waits_for_frame() {
+        if self.phase == AttemptPhase::Done || self.waits_for_frame() {
             return None;
         }
         Some(Sign {
-            chunk: work.chunk,
-            position: work.position,
-            packets: work.packets,
-            ended: work.has_eos,
-            verified: matches!(work.phase, AttemptPhase::Closing(..)),
+            position: self.position,
+            packets: self.packets,
+            ended: self.has_eos,
+            verified: matches!(self.phase, AttemptPhase::Closing(..)),
         })
     }
 }

@@ -3,10 +3,10 @@
 //! What sessions deliver: packets, and in the end their chunks.
 
 use super::sessions::{AttemptPhase, Why, work_of};
-use super::{Engine, Freed, Lifecycle, Media};
-use crate::logic::early_start::Ready;
+use super::{Engine, Media};
+use crate::logic::early_start::EarlyStart;
 use crate::logic::ids::{AttemptId, FrameNo};
-use crate::logic::store::{self, Delivered, Fault, Kind};
+use crate::logic::store::{Accepted, Fault, Kind};
 use crate::logic::timeline::announced_depth;
 
 /// Times that an encoder gave a packet, in private time.
@@ -16,71 +16,53 @@ pub struct PacketTimes {
     pub dts: Option<u64>,
 }
 
-/// A packet was taken.
-#[must_use]
-pub struct Accepted<M: Media> {
-    /// The rest of the trail needn't be encoded.
-    pub is_complete: bool,
-    pub freed: Freed<M>,
-}
-
 /// A packet wasn't taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused<F> {
     Flushing,
     /// The stream has ended before its end.
     Halted(F),
-    /// The attempt is over.
+    /// The attempt is over, or the packet isn't what was asked for, which the attempt is told.
     Over,
-    /// It isn't what was asked for; the attempt is told why.
-    Faulty,
 }
 
 impl<M: Media> Engine<M> {
     /// The attempt's encoder says that it leaves out the frame with this private time.
     pub fn skip(&mut self, attempt: AttemptId, private: u64) {
-        let Some(chunk) = self.work(attempt).map(|work| work.chunk) else {
-            return;
-        };
-        if let Some(stream) = &mut self.stream
-            && let Some(frame) = stream.frames.find(private)
-        {
-            stream.stores.skip(chunk, frame);
+        let frame = self.stream.frames.find(private);
+        let work = work_of(&mut self.sessions, attempt);
+        if let (Some(work), Some(frame)) = (work, frame) {
+            self.stream.stores.skip(work.chunk, frame);
         }
     }
 
-    /// A packet of the attempt.
+    /// A packet of the attempt. `true`: the rest of the trail needn't be encoded.
     pub fn packet(
         &mut self,
         attempt: AttemptId,
         kind: Kind,
         times: PacketTimes,
         payload: M::Packet,
-    ) -> Result<Accepted<M>, Refused<M::Flow>> {
+    ) -> Result<bool, Refused<M::Flow>> {
         if self.is_stopped || self.is_flushing {
             return Err(Refused::Flushing);
         }
-        if let Lifecycle::Refused(flow) = self.lifecycle {
+        if let Some(flow) = self.flow.filter(|_| self.is_refused) {
             return Err(Refused::Halted(flow));
         }
-        let work = work_of(&mut self.sessions, attempt);
-        let (Some(work), Some(stream)) = (work, &mut self.stream) else {
-            return Err(Refused::Over);
-        };
+        let stream = &mut self.stream;
+        let work = work_of(&mut self.sessions, attempt).ok_or(Refused::Over)?;
         work.packets += 1;
         if work.replanned {
             return Err(Refused::Over);
         }
-        let mut accepted = Accepted {
-            is_complete: work.is_complete,
-            freed: Freed(Vec::new()),
-        };
-        if work.is_complete {
-            return Ok(accepted);
+        let made = &mut work.made;
+        if made.is_complete {
+            return Ok(true);
         }
         let frame = times.pts.and_then(|pts| stream.frames.find(pts));
         if let Some(frame) = frame
-            && work.announced.is_none()
+            && made.announced.is_none()
         {
             // Where the first frame is missing, the delay of another one says nothing.
             let delay = times.pts.zip(times.dts).filter(|_| frame == work.first);
@@ -89,129 +71,117 @@ impl<M: Media> Engine<M> {
             let frames = (frame.0..work.position.0).map(FrameNo);
             let private = frames.map_while(|frame| stream.frames.private(frame));
             let depth = announced_depth(delay, private);
-            work.announced = Some(depth);
+            made.announced = Some(depth);
             stream.stores.announce(work.chunk, depth);
         }
         if matches!(kind, Kind::Key | Kind::Delta) {
-            work.opens_with.get_or_insert(kind);
+            made.opens_with.get_or_insert(kind);
         }
-        match stream.stores.accept(work.chunk, frame, kind, payload) {
-            Ok(store::Accepted::Complete) => {
-                work.is_complete = true;
-                accepted.is_complete = true;
-            }
-            Ok(store::Accepted::Held | store::Accepted::Trimmed) => (),
-            Err(fault) => {
-                work.fault = Some(fault);
-                return Err(Refused::Faulty);
-            }
-        }
-        work.made_packets = true;
-        let (chunk, announced) = (work.chunk, work.announced.unwrap_or(0));
-        self.sessions[attempt.session.0].works = true;
+        let accepted = stream.stores.accept(work.chunk, frame, kind, payload);
+        let accepted = accepted.map_err(|fault| {
+            made.fault = Some(fault);
+            Refused::Over
+        })?;
+        made.is_complete = accepted == Accepted::Complete;
+        made.any = true;
         stream.any_packets = true;
+        let was_early = stream.early;
         if frame.is_some() {
             let is_in_order = times.dts.is_some() && times.dts == times.pts;
-            match stream.early.packet(announced, is_in_order) {
-                Ready::Not => (),
-                Ready::With { frames } => {
-                    let first = stream.stores.take_first(chunk, frames);
-                    if !first.is_empty() {
-                        stream.first.extend(first);
-                        stream.early.push();
-                        self.wakes.output = true;
-                        // Who waits for room doesn't wait for ever while the first packets are sent.
-                        self.wakes.room = true;
-                    }
-                }
-                Ready::CalledOff => accepted.freed = self.finish_chunks(),
+            let first = stream
+                .early
+                .packet(made.announced.unwrap_or(0), is_in_order);
+            if first.is_some_and(|frames| stream.stores.take_first(work.chunk, frames)) {
+                stream.early = EarlyStart::Pushing;
+                self.wakes.output = true;
+                // Who waits for room doesn't wait for ever while the first packets are sent.
+                self.wakes.room = true;
             }
         }
+        let is_called_off = was_early != stream.early && stream.early == EarlyStart::Off;
+        let is_complete = made.is_complete;
+        self.sessions[attempt.session.0].works = true;
+        if is_called_off {
+            self.finish_chunks();
+        }
         self.wakes.output |= self.leaves_early();
-        if accepted.is_complete {
+        if is_complete {
             self.encoder_ended(attempt);
         }
-        Ok(accepted)
+        Ok(is_complete)
     }
 
     /// What comes of the attempt can't be what was asked for.
     pub fn fault(&mut self, attempt: AttemptId, fault: Fault) {
         if let Some(work) = self.work(attempt) {
-            work.fault.get_or_insert(fault);
+            work.made.fault.get_or_insert(fault);
         }
     }
 
     /// All own frames of the attempt's chunk are there, and its encoder was told that it may end.
     pub fn is_complete(&mut self, attempt: AttemptId) -> bool {
-        self.work(attempt).is_some_and(|work| work.is_complete)
+        self.work(attempt).is_some_and(|work| work.made.is_complete)
     }
 
     /// The attempt has delivered all it has: is that all of its chunk? From here on it counts as delivered, whatever becomes of its
     /// encoder when that is closed.
-    pub fn verify(&mut self, attempt: AttemptId, from_cache: bool) -> Result<Delivered, Why> {
-        if let Some(why) = self.why(attempt) {
+    pub fn verify(&mut self, attempt: AttemptId, from_cache: bool) -> Result<(), Why> {
+        match self.why(attempt) {
             // An encoder that was told that it may end may say to that what it wants.
-            if why != Why::EncoderFailed || !self.is_complete(attempt) {
-                return Err(why);
-            }
+            Some(Why::EncoderFailed) if self.is_complete(attempt) => (),
+            Some(why) => return Err(why),
+            None => (),
         }
-        let (stream, work) = self.at_work(attempt).ok_or(Why::Aborted)?;
-        let chunk = match work.is_complete {
-            true => stream.chunker.cut_short(work.chunk, work.position),
+        let stream = &self.stream;
+        let work = work_of(&mut self.sessions, attempt).ok_or(Why::Aborted)?;
+        let live = stream.chunker.live(work.chunk).ok_or(Why::Aborted)?;
+        let chunk = match work.made.is_complete {
+            // No more of the trail is needed.
+            true => live.chunk(work.position),
             false => stream.chunker.complete(work.chunk),
         };
         let chunk = chunk.ok_or(Why::Aborted)?;
-        let delivered = stream.stores.verify(chunk).map_err(Why::Fault)?;
-        work.phase = AttemptPhase::Closing(chunk, delivered);
+        let skipped = stream.stores.verify(chunk).map_err(Why::Fault)?;
+        work.phase = AttemptPhase::Closing(chunk, skipped);
         work.from_cache = from_cache;
-        Ok(delivered)
+        Ok(())
     }
 
     /// The attempt's chunk was verified, and its encoder is closed: its frames go, its packets may leave. `busy`: how long it took.
-    pub fn delivered(&mut self, attempt: AttemptId, busy: u64) -> Result<Freed<M>, Why> {
-        if self.is_aborting() {
-            return Err(Why::Aborted);
-        }
-        let Some(work) = self.work(attempt) else {
-            return Err(Why::Aborted);
-        };
+    pub fn delivered(&mut self, attempt: AttemptId, busy: u64) -> Result<(), Why> {
+        let is_aborting = self.is_aborting();
+        let work = self.work(attempt).filter(|_| !is_aborting);
+        let work = work.ok_or(Why::Aborted)?;
         if work.replanned {
             return Err(Why::Replanned);
         }
-        let AttemptPhase::Closing(chunk, delivered) = work.phase else {
+        let AttemptPhase::Closing(chunk, skipped) = work.phase else {
             return Err(Why::Aborted);
         };
         work.phase = AttemptPhase::Done;
-        let from_cache = work.from_cache;
-        self.sessions[attempt.session.0].works = true;
+        self.tally.chunks_from_cache += u64::from(work.from_cache);
         self.tally.attempt(attempt.session, chunk.fed.len(), busy);
-        self.tally.chunks_from_cache += u64::from(from_cache);
-        let mut freed = Freed(Vec::new());
-        if let Some(stream) = &mut self.stream {
-            stream.roster.succeeded(attempt.session);
-            stream.verified.insert(chunk.id, delivered);
-            let is_oldest = stream.chunker.oldest() == Some(chunk.id);
-            if is_oldest && !stream.early.is_pushing() {
-                // It made no packet that could have been sent first.
-                let _ = stream.early.end();
-            }
-            freed = self.finish_chunks();
+        self.sessions[attempt.session.0].works = true;
+        let stream = &mut self.stream;
+        stream.roster.succeeded(attempt.session);
+        stream.verified.insert(chunk.id, skipped);
+        let is_oldest = stream.chunker.oldest() == Some(chunk.id);
+        if is_oldest && stream.early != EarlyStart::Pushing {
+            // It made no packet that could have been sent first.
+            stream.early = EarlyStart::Off;
         }
+        self.finish_chunks();
         self.wake_takers();
-        Ok(freed)
+        Ok(())
     }
 
     /// The attempt has delivered, and what it made is being kept: nobody but the watch has to do with it.
-    pub fn keeps_what_it_made(&mut self, attempt: AttemptId) -> bool {
+    pub fn keeps_what_it_made(&mut self, attempt: AttemptId) {
         let session = self.sessions.get_mut(attempt.session.0);
         let work = session.and_then(|session| session.work.as_mut());
-        match work.filter(|work| work.attempt == attempt) {
-            Some(work) => {
-                work.phase = AttemptPhase::CacheIo;
-                work.drains = true;
-                true
-            }
-            None => false,
+        if let Some(work) = work.filter(|work| work.attempt == attempt) {
+            work.phase = AttemptPhase::CacheIo;
+            work.drains = true;
         }
     }
 }

@@ -4,9 +4,9 @@
 
 use super::sessions::{AttemptPhase, SessionState};
 use super::verdict::{self, Ending, Facts, Fate, GiveUpReason};
-use super::{Engine, Freed, Media};
+use super::{Engine, Media};
 use crate::logic::ids::{AttemptId, ChunkId, FrameNo, FrameRange, SessionId};
-use crate::logic::roster::Then;
+use crate::logic::roster::Slot;
 use crate::logic::store::{Kind, Side};
 
 /// An attempt that failed.
@@ -53,7 +53,7 @@ pub enum Consequence<M: Media> {
     /// Nothing, or nobody waits for it any more.
     Nothing,
     /// Say why, as the stream may end with it, and then [retry](Engine::retry).
-    Again(Again<M::Failure>, Freed<M>),
+    Again(Again<M::Failure>),
     /// The stream fails: say why.
     GiveUp(Report<M::Failure>, GiveUpReason),
 }
@@ -81,103 +81,72 @@ impl<M: Media> Engine<M> {
             return Consequence::Nothing;
         };
         let fate = verdict::judge(&facts, ending);
-        if let Some(stream) = &mut self.stream {
-            stream.stores.retract(chunk);
-        }
+        self.stream.stores.retract(chunk);
         // One session less may be what somebody waits for.
         self.wakes.room = true;
-        match fate {
-            Fate::Dropped => Consequence::Nothing,
-            Fate::Anew { drop } => {
-                self.again(attempt, (chunk, number), Then::Idle);
-                let dropped = drop.is_some_and(|side| self.drop_overlap(chunk, side));
-                let again = match dropped {
-                    true => Again::WithoutOverlap,
-                    false => Again::Replanned,
-                };
-                Consequence::Again(again, Freed(Vec::new()))
-            }
-            Fate::Resume(start) => {
-                self.again(attempt, (chunk, number), Then::Idle);
-                Consequence::Again(Again::Replanned, self.resume(chunk, start))
-            }
-            Fate::CloseSession => {
-                self.again(attempt, (chunk, number), Then::Closed);
-                Consequence::Again(Again::SessionClosed, Freed(Vec::new()))
-            }
-            Fate::AwaitDevice { closes } => {
-                let then = if closes {
-                    Then::Closed
-                } else {
-                    Then::AwaitsDevice
-                };
-                self.fails(attempt, (chunk, number), number, then, failure)
-            }
-            Fate::Again { closes } => {
-                let then = if closes { Then::Closed } else { Then::Idle };
-                self.fails(attempt, (chunk, number), number + 1, then, failure)
-            }
+        let (next, slot) = match fate {
+            Fate::Dropped => return Consequence::Nothing,
             Fate::GiveUp(reason) => {
                 let report = self.report(attempt.session, chunk, number, failure);
-                Consequence::GiveUp(report, reason)
+                return Consequence::GiveUp(report, reason);
             }
+            Fate::Anew { .. } | Fate::Resume(_) => (number, Slot::Idle),
+            Fate::CloseSession | Fate::AwaitDevice { closes: true } => (number, Slot::Closed),
+            Fate::AwaitDevice { closes: false } => (number, Slot::AwaitsDevice),
+            Fate::Again { closes: true } => (number + 1, Slot::Closed),
+            Fate::Again { closes: false } => (number + 1, Slot::Idle),
+        };
+        self.stream.roster.end(attempt.session, slot);
+        // The chunk is offered again when it was said why.
+        self.stream.retries.insert(attempt, (chunk, next));
+        let session = &mut self.sessions[attempt.session.0];
+        if slot == Slot::Closed && session.state == SessionState::Open {
+            session.state = SessionState::Closed;
         }
+        self.wake_takers();
+        Consequence::Again(match fate {
+            Fate::Anew { drop: Some(side) } => {
+                self.drop_overlap(chunk, side);
+                Again::WithoutOverlap
+            }
+            Fate::Resume(start) => {
+                self.resume(chunk, start);
+                Again::Replanned
+            }
+            Fate::CloseSession => Again::SessionClosed,
+            Fate::AwaitDevice { closes } | Fate::Again { closes } => {
+                self.stream.roster.seats[attempt.session.0].failures += 1;
+                self.tally.attempts_failed += 1;
+                let report = self.report(attempt.session, chunk, number, failure);
+                Again::Failed { report, closes }
+            }
+            _ => Again::Replanned,
+        })
     }
 
-    fn facts(&mut self, attempt: AttemptId, ending: &Ending) -> Option<Facts> {
-        let session = self.sessions.get(attempt.session.0)?;
-        let work = session.work.as_ref()?;
-        let stream = self.stream.as_ref()?;
+    fn facts(&self, attempt: AttemptId, ending: &Ending) -> Option<Facts> {
         let id = attempt.session;
+        let session = self.sessions.get(id.0)?;
+        let work = session.work.as_ref()?;
+        let stream = &self.stream;
+        let live = stream.chunker.live(work.chunk)?;
         let mut facts = Facts {
             number: work.number,
             max_attempts: self.settings.max_attempts,
             replanned: work.replanned,
-            made_packets: work.made_packets,
-            opened_without_key: work.opens_with == Some(Kind::Delta),
+            made_packets: work.made.any,
+            opened_without_key: work.made.opens_with == Some(Kind::Delta),
             has_overlap: false,
             any_made_packets: stream.any_packets,
             session_works: session.works,
-            failures: stream.roster.failures(id),
+            failures: stream.roster.seats[id.0].failures,
             others_run: stream.roster.others_run(id),
             open_sessions: stream.roster.open(),
             resume_at: stream.stores.resume_at(work.chunk),
         };
         let side = ending.side(&facts);
-        facts.has_overlap = side.is_some_and(|side| stream.chunker.has_overlap(work.chunk, side));
+        facts.has_overlap = side.is_some_and(|side| live.has_overlap(side));
         Some(facts)
-    }
-
-    /// The chunk is offered again when it was said why.
-    fn again(&mut self, attempt: AttemptId, next: (ChunkId, u32), then: Then) {
-        if let Some(stream) = &mut self.stream {
-            stream.roster.end(attempt.session, then);
-            stream.retries.insert(attempt, next);
-        }
-        let session = &mut self.sessions[attempt.session.0];
-        if then == Then::Closed && session.state == SessionState::Open {
-            session.state = SessionState::Closed;
-        }
-        self.wake_takers();
-    }
-
-    /// One failure more of a session.
-    fn fails(
-        &mut self,
-        attempt: AttemptId,
-        (chunk, number): (ChunkId, u32),
-        next: u32,
-        then: Then,
-        failure: M::Failure,
-    ) -> Consequence<M> {
-        if let Some(stream) = &mut self.stream {
-            stream.roster.count_failure(attempt.session);
-        }
-        self.tally.attempts_failed += 1;
-        let report = self.report(attempt.session, chunk, number, failure);
-        self.again(attempt, (chunk, next), then);
-        let closes = then == Then::Closed;
-        Consequence::Again(Again::Failed { report, closes }, Freed(Vec::new()))
     }
 
     /// Remembers a failed attempt, and says all that is known of its chunk.
@@ -188,60 +157,48 @@ impl<M: Media> Engine<M> {
         number: u32,
         failure: M::Failure,
     ) -> Report<M::Failure> {
-        let mut report = Report {
-            session,
-            chunk,
-            number,
-            max_attempts: self.settings.max_attempts,
-            frames: FrameRange::new(0, 0),
-            start: None,
-            end: None,
-            attempts: Vec::new(),
-        };
-        let Some(stream) = &mut self.stream else {
-            return report;
-        };
-        let failures = stream.failures.entry(chunk).or_default();
-        failures.push(FailedAttempt {
+        let stream = &mut self.stream;
+        let attempts = stream.failures.entry(chunk).or_default();
+        attempts.push(FailedAttempt {
             number,
             session,
             failure,
         });
-        report.attempts = failures.clone();
-        if let Some(own) = stream.chunker.own(chunk) {
-            let last = FrameNo(own.end.0.saturating_sub(1)).max(own.start);
-            let times = |frame| stream.frames.get(frame).map(|entry| entry.times);
-            report.frames = own;
-            report.start = times(own.start).and_then(|times| times.pts);
-            report.end = times(last).and_then(|times| {
+        let attempts = attempts.clone();
+        let frames = stream.chunker.own(chunk).unwrap_or(FrameRange::new(0, 0));
+        let last = FrameNo(frames.end.0.saturating_sub(1)).max(frames.start);
+        let times = |frame| stream.frames.get(frame).map(|entry| entry.times);
+        Report {
+            session,
+            chunk,
+            number,
+            max_attempts: self.settings.max_attempts,
+            frames,
+            start: times(frames.start).and_then(|times| times.pts),
+            end: times(last).and_then(|times| {
                 let duration = times.duration.unwrap_or_default();
                 Some(times.pts?.saturating_add(duration))
-            });
+            }),
+            attempts,
         }
-        report
     }
 
     /// It was said why the chunk is encoded again: it may be taken.
     pub fn retry(&mut self, attempt: AttemptId) {
-        let stream = self.stream.as_mut();
-        let retry = stream.and_then(|it| Some((it.retries.remove(&attempt)?, it)));
-        if let Some(((chunk, number), stream)) = retry {
-            stream.roster.offer(chunk, number);
+        if let Some((chunk, number)) = self.stream.retries.remove(&attempt) {
+            self.stream.roster.offer(chunk, number);
             self.wake_takers();
             self.recall_if_stuck();
         }
     }
 
     /// A chunk loses its overlap where that explains its fault, and others with it.
-    fn drop_overlap(&mut self, chunk: ChunkId, side: Side) -> bool {
-        let Some(stream) = &mut self.stream else {
-            return false;
-        };
-        let losing = stream.chunker.drop_overlap(chunk, side);
-        self.overlap_dropped |= !stream.chunker.plan().overlaps();
-        for &losing in losing.iter().filter(|losing| **losing != chunk) {
+    fn drop_overlap(&mut self, chunk: ChunkId, side: Side) {
+        let (losing, unneeded) = self.stream.chunker.drop_overlap(chunk, side);
+        self.stream.let_go(&unneeded);
+        self.overlap_dropped |= !self.stream.chunker.plan.overlaps();
+        for losing in losing.into_iter().filter(|losing| *losing != chunk) {
             self.begin_anew(losing);
         }
-        !losing.is_empty()
     }
 }

@@ -31,23 +31,22 @@ mod tests;
 use super::budget::Budget;
 use super::chunker::Chunker;
 use super::early_start::EarlyStart;
-use super::ids::{AttemptId, ChunkId, FrameNo, FrameRange, SessionId};
+use super::ids::{AttemptId, ChunkId, FrameNo, SessionId};
 use super::keys::{self, KeyRequests};
-use super::liveness::Liveness;
 use super::pace::Pace;
 use super::plan::Plan;
-use super::roster::Roster;
-use super::store::{Delivered, Payload, Stores};
+use super::roster::{Roster, Slot};
+use super::store::{Payload, Stores};
 use super::tally::Tally;
 use super::timeline::{FrameTable, PrivateClock};
 pub use abandonment::{Abandoned, Doing};
-pub use deliveries::{Accepted, PacketTimes, Refused};
+pub use deliveries::{PacketTimes, Refused};
 pub use endings::{Again, Consequence, FailedAttempt, Report};
 pub use input::{Admission, FrameTimes, Incoming};
 pub use output::{Output, Sending, Stalled};
 pub use sessions::{Assigned, Content, Next, Take, Why};
 use sessions::{Session, SessionState};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 pub use verdict::{Ending, Fate, GiveUpReason};
 
 /// What the engine handles without looking into it.
@@ -63,20 +62,20 @@ pub trait Media {
     /// What ends the stream: the flow that upstream gets.
     type Flow: Copy;
 
-    /// What an event is to the order of things.
-    fn kind(event: &Self::Event) -> EventKind;
+    /// The event is the end of the stream: no frame comes after it.
+    fn is_eos(event: &Self::Event) -> bool;
+
+    /// The event is the end of the stream or of a segment: it leaves when all that came before has left.
+    fn is_end(event: &Self::Event) -> bool;
 
     /// Gives a frame its private timestamp.
     fn stamp(frame: &mut Self::Frame, private: u64);
 }
 
 /// Who has something to do after a call; the caller wakes them.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Wakes {
-    /// A bit for each of the first sessions.
-    sessions: u128,
-    /// All sessions, those without a bit too.
-    pub all_sessions: bool,
+    pub sessions: BTreeSet<SessionId>,
     /// Who waits for room in the budget, or for no frame to be held.
     pub room: bool,
     /// Who waits for no session to be at work.
@@ -85,90 +84,32 @@ pub struct Wakes {
     pub output: bool,
 }
 
-impl Wakes {
-    fn bit(id: SessionId) -> Option<u128> {
-        1u128.checked_shl(u32::try_from(id.0).ok()?)
-    }
-
-    fn session(&mut self, id: SessionId) {
-        match Self::bit(id) {
-            Some(bit) => self.sessions |= bit,
-            None => self.all_sessions = true,
-        }
-    }
-
-    pub fn wakes(&self, id: SessionId) -> bool {
-        self.all_sessions || Self::bit(id).is_some_and(|bit| self.sessions & bit != 0)
-    }
-
-    pub fn any_session(&self) -> bool {
-        self.all_sessions || self.sessions != 0
-    }
-
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// Whether the stream goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lifecycle<F> {
-    Running,
-    /// A chunk or something of ours failed: chunks that are finished leave, then the end.
-    Failed(F),
-    /// Downstream takes no more packets: only the end leaves.
-    Refused(F),
-}
-
-/// What kind of thing an event is to the order of things.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EventKind {
-    /// The end of the stream: no frame comes after it.
-    Eos,
-    /// The end of a segment: it leaves when all that came before has left.
-    SegmentDone,
-    Other,
-}
-
-impl EventKind {
-    fn is_end(self) -> bool {
-        self != Self::Other
-    }
-}
-
-/// An event in its place.
-#[derive(Debug)]
-struct Queued<E> {
-    /// The frame that it stood before.
-    before: FrameNo,
-    kind: EventKind,
-    event: E,
-}
-
 /// What is known of a frame.
 struct Entry<M: Media> {
     times: FrameTimes,
     bytes: u64,
     /// Downstream or upstream asked for a key frame here.
     force_key: bool,
+    /// It is going to be a key frame: one was asked for here, or a chunk begins here.
+    is_key: bool,
     /// Until every chunk that needs it is done.
     held: Option<M::Frame>,
 }
 
 /// Everything about the frames of one stream; replaced at each start and flush.
 pub struct Stream<M: Media> {
+    /// The caps have come. Before, there is a stream without frames.
+    is_planned: bool,
     chunker: Chunker,
     roster: Roster,
     budget: Budget,
     clock: PrivateClock,
     frames: FrameTable<Entry<M>>,
     stores: Stores<M::Packet>,
-    /// The first packets, which are on their way.
-    first: VecDeque<super::store::Left<M::Packet>>,
     early: EarlyStart,
     pace: Pace,
-    /// Chunks that were verified, and whose frames stay for now.
-    verified: BTreeMap<ChunkId, Delivered>,
+    /// Chunks that were verified, and whose frames stay for now. Of each, how many frames its encoder left out.
+    verified: BTreeMap<ChunkId, u64>,
     /// Failed attempts at chunks that aren't done.
     failures: BTreeMap<ChunkId, Vec<FailedAttempt<M::Failure>>>,
     /// Attempts that failed and are to be told of before the next one is offered.
@@ -184,10 +125,10 @@ pub struct Stream<M: Media> {
     any_packets: bool,
     /// EOS has come in.
     ended: bool,
-    /// A chunk was resumed of which no frame has come.
-    awaits_rest: bool,
     /// The open chunk is begun although not all of it is there, even where whole chunks are waited for.
     impatient: bool,
+    /// Frames that were let go, to be dropped when the lock isn't held.
+    freed: Vec<M::Frame>,
 }
 
 /// What a stream is encoded with.
@@ -203,21 +144,19 @@ pub struct Settings {
     pub key_period: Option<u64>,
 }
 
-/// Frames and other things that were let go: to be dropped when the lock isn't held, and then [counted](Engine::dropped).
-#[must_use]
-pub struct Freed<M: Media>(pub Vec<M::Frame>);
-
 pub struct Engine<M: Media> {
-    settings: Settings,
-    sessions: Vec<Session<M>>,
+    pub settings: Settings,
+    pub tally: Tally,
+    sessions: Vec<Session>,
     /// The number of the next attempt, of whatever stream.
     next_attempt: u64,
-    stream: Option<Stream<M>>,
-    /// Events that weren't sent; the frames increase.
-    events: VecDeque<Queued<M::Event>>,
-    /// How many of them are an end.
-    ends: usize,
-    lifecycle: Lifecycle<M::Flow>,
+    stream: Stream<M>,
+    /// Events that weren't sent, each with the frame that it stood before; the frames increase.
+    events: VecDeque<(FrameNo, M::Event)>,
+    /// The stream has ended before its end, and upstream gets this: chunks that are finished leave, then the end.
+    flow: Option<M::Flow>,
+    /// Downstream takes no more packets: only the end leaves.
+    is_refused: bool,
     is_flushing: bool,
     is_stopped: bool,
     /// The first error was or is being told.
@@ -228,29 +167,29 @@ pub struct Engine<M: Media> {
     releasing: usize,
     /// It was found that the encoder can't be cut with an overlap.
     overlap_dropped: bool,
-    liveness: Liveness,
-    tally: Tally,
+    /// Ticks since the stop.
+    stop_ticks: u32,
     wakes: Wakes,
 }
 
 impl<M: Media> Engine<M> {
     pub fn new(settings: Settings) -> Self {
         Self {
+            stream: Stream::new(None, &settings, 0),
             settings,
+            tally: Tally::default(),
             sessions: Vec::new(),
             next_attempt: 0,
-            stream: None,
             events: VecDeque::new(),
-            ends: 0,
-            lifecycle: Lifecycle::Running,
+            flow: None,
+            is_refused: false,
             is_flushing: false,
             is_stopped: false,
             is_telling: false,
             flow_returned: false,
             releasing: 0,
             overlap_dropped: false,
-            liveness: Liveness::default(),
-            tally: Tally::default(),
+            stop_ticks: 0,
             wakes: Wakes::default(),
         }
     }
@@ -268,64 +207,46 @@ impl<M: Media> Engine<M> {
         std::mem::take(&mut self.wakes)
     }
 
-    pub fn settings(&mut self) -> &mut Settings {
-        &mut self.settings
+    /// Frames that were let go since it was asked last: to be dropped when the lock isn't held, and then [counted](Self::dropped).
+    #[must_use]
+    pub fn take_freed(&mut self) -> Vec<M::Frame> {
+        let freed = std::mem::take(&mut self.stream.freed);
+        self.releasing += usize::from(!freed.is_empty());
+        freed
+    }
+
+    /// The frames were dropped that were taken.
+    pub fn dropped(&mut self) {
+        self.releasing = self.releasing.saturating_sub(1);
+        self.wakes.room = true;
     }
 
     /// A stream of frames begins, with this plan.
     pub fn begin(&mut self, plan: Plan) {
         let plan = self.without_dropped_overlap(plan);
         self.tally.chunk_frames = plan.length.longest();
-        let mut roster = Roster::new(self.sessions.len(), plan.sessions);
+        self.stream = Stream::new(Some(plan), &self.settings, self.sessions.len());
+        let sessions = (0..self.sessions.len()).map(SessionId);
+        let is_open = |id: &SessionId| self.sessions[id.0].state == SessionState::Open;
+        let mut out: Vec<_> = sessions.filter(|id| !is_open(id)).collect();
         // Those that were abandoned first: the last one that is left stays open.
-        let abandoned = |session: &Session<M>| session.is_abandoned();
-        for is_abandoned in [true, false] {
-            for (id, session) in self.sessions.iter().enumerate() {
-                let is_out = session.state != SessionState::Open;
-                if is_out && abandoned(session) == is_abandoned && roster.open() > 1 {
-                    roster.end(SessionId(id), super::roster::Then::Closed);
-                }
+        out.sort_by_key(|id| !self.is_abandoned(*id));
+        for id in out {
+            if self.stream.roster.open() > 1 {
+                self.stream.roster.end(id, Slot::Closed);
             }
         }
-        let mut keys = KeyRequests::default();
-        keys.set_period(self.settings.key_period);
-        self.stream = Some(Stream {
-            budget: Budget::new(self.settings.max_raw_bytes, plan.capacity_frames),
-            chunker: Chunker::new(plan),
-            roster,
-            clock: PrivateClock::default(),
-            frames: FrameTable::default(),
-            stores: Stores::default(),
-            first: VecDeque::new(),
-            early: EarlyStart::default(),
-            pace: Pace::default(),
-            verified: BTreeMap::new(),
-            failures: BTreeMap::new(),
-            retries: BTreeMap::new(),
-            keys,
-            asked: BTreeMap::new(),
-            first_key: None,
-            late_keys: 0,
-            any_packets: false,
-            ended: false,
-            awaits_rest: false,
-            impatient: false,
-        });
     }
 
     /// Goes on with another plan: `false` if it is too late for that.
     pub fn replan(&mut self, plan: Plan) -> bool {
         let plan = self.without_dropped_overlap(plan);
-        let max_raw_bytes = self.settings.max_raw_bytes;
-        let Some(stream) = &mut self.stream else {
-            return false;
-        };
-        let replanned = stream.chunker.replan(plan);
+        let stream = &mut self.stream;
+        let replanned = stream.is_planned && stream.chunker.replan(plan);
         if replanned {
-            stream.roster.set_sessions(plan.sessions);
-            stream
-                .budget
-                .set_limits(max_raw_bytes, plan.capacity_frames);
+            stream.roster.sessions = plan.sessions;
+            stream.budget.limit_bytes = self.settings.max_raw_bytes;
+            stream.budget.limit_frames = plan.capacity_frames;
             self.tally.chunk_frames = plan.length.longest();
             // There may be more room, and more sessions may work.
             self.wakes.room = true;
@@ -343,7 +264,8 @@ impl<M: Media> Engine<M> {
     }
 
     pub fn plan(&self) -> Option<&Plan> {
-        Some(self.stream.as_ref()?.chunker.plan())
+        let plan = &self.stream.chunker.plan;
+        self.stream.is_planned.then_some(plan)
     }
 
     /// FLUSH_START, or the like: whatever waits returns.
@@ -355,29 +277,30 @@ impl<M: Media> Engine<M> {
     /// Forgets all frames. The plan holds for what comes after the flush, and so do events that are still true. Returns what is to be
     /// dropped when the lock isn't held.
     #[must_use = "to be dropped without the lock"]
-    pub fn end_flush(&mut self, stays: impl Fn(&M::Event) -> bool) -> Option<Stream<M>> {
+    pub fn end_flush(&mut self, stays: impl Fn(&M::Event) -> bool) -> Stream<M> {
         self.is_flushing = false;
-        self.lifecycle = Lifecycle::Running;
+        self.flow = None;
+        self.is_refused = false;
         self.is_telling = false;
         self.flow_returned = false;
         // Nobody is at it any more, unless it panicked.
         self.releasing = 0;
-        self.events.retain_mut(|queued| {
-            queued.before = FrameNo(0);
-            stays(&queued.event)
+        self.events.retain_mut(|(before, event)| {
+            *before = FrameNo(0);
+            stays(event)
         });
-        self.ends = self.events.iter().filter(|it| it.kind.is_end()).count();
-        let old = self.stream.take();
-        if let Some(plan) = old.as_ref().map(|old| *old.chunker.plan()) {
-            self.begin(plan);
+        let old = self.discard();
+        if old.is_planned {
+            self.begin(old.chunker.plan);
         }
         old
     }
 
     /// After a stop: gives up all frames, to be dropped when the lock isn't held. What was counted stays.
     #[must_use = "to be dropped without the lock"]
-    pub fn discard(&mut self) -> Option<Stream<M>> {
-        self.stream.take()
+    pub fn discard(&mut self) -> Stream<M> {
+        let none = Stream::new(None, &self.settings, self.sessions.len());
+        std::mem::replace(&mut self.stream, none)
     }
 
     /// Nothing goes on until the next start.
@@ -390,21 +313,14 @@ impl<M: Media> Engine<M> {
         self.is_stopped
     }
 
-    pub fn is_flushing(&self) -> bool {
-        self.is_flushing
-    }
-
     /// Nothing goes on until the next start or the end of the flush.
     pub fn is_aborting(&self) -> bool {
-        self.is_stopped || self.is_flushing || self.flow().is_some()
+        self.is_stopped || self.is_flushing || self.flow.is_some()
     }
 
     /// What upstream gets from now on, where the stream has ended before its end.
     pub fn flow(&self) -> Option<M::Flow> {
-        match self.lifecycle {
-            Lifecycle::Running => None,
-            Lifecycle::Failed(flow) | Lifecycle::Refused(flow) => Some(flow),
-        }
+        self.flow
     }
 
     /// An error is about to be told. `false`: another one was, or nobody wants to hear of it after a stop or in a flush.
@@ -416,35 +332,29 @@ impl<M: Media> Engine<M> {
 
     /// The stream has failed: chunks that are finished leave, then its end.
     pub fn fail(&mut self, flow: M::Flow) {
-        if self.flow().is_none() {
-            self.lifecycle = Lifecycle::Failed(flow);
+        if self.flow.is_none() {
+            self.flow = Some(flow);
             self.wake_everybody();
         }
     }
 
     /// Downstream takes no more packets.
     pub fn refuse(&mut self, flow: M::Flow) {
-        if self.is_stopped || self.is_flushing {
-            return;
+        if !self.is_stopped && !self.is_flushing {
+            self.flow.get_or_insert(flow);
+            self.is_refused = true;
+            self.wake_everybody();
         }
-        if self.flow().is_none() {
-            self.lifecycle = Lifecycle::Refused(flow);
-        } else if let Lifecycle::Failed(first) = self.lifecycle {
-            self.lifecycle = Lifecycle::Refused(first);
-        }
-        self.wake_everybody();
     }
 
     /// Upstream has ended, or there is no stream, and it was never given the flow that ended the stream: nobody else says so.
     pub fn is_unheard(&self) -> bool {
-        let has_ended = self.stream.as_ref().is_none_or(|stream| stream.ended);
-        !self.flow_returned && has_ended
+        !self.flow_returned && self.stream.ended
     }
 
     fn wake_everybody(&mut self) {
         self.wakes = Wakes {
-            sessions: 0,
-            all_sessions: true,
+            sessions: (0..self.sessions.len()).map(SessionId).collect(),
             room: true,
             idle: true,
             output: true,
@@ -453,116 +363,112 @@ impl<M: Media> Engine<M> {
 
     /// Wakes sessions that wait for a chunk, no more of them than can have one.
     fn wake_takers(&mut self) {
-        let Some(stream) = &self.stream else { return };
-        let waiting = self.sessions.iter().enumerate();
-        let waiting = waiting.filter(|(_, session)| session.waits_for_chunk);
-        let takers = stream.roster.takers(waiting.map(|(id, _)| SessionId(id)));
-        for id in takers {
-            self.wakes.session(id);
-        }
-    }
-
-    /// The frames were dropped that a call had freed.
-    pub fn dropped(&mut self, freed: usize) {
-        self.releasing = self.releasing.saturating_sub(freed);
-        self.wakes.room |= freed > 0;
+        let sessions = self.sessions.iter().enumerate();
+        let waiting = sessions.filter(|(_, session)| session.waits_for_chunk);
+        let waiting = waiting.map(|(id, _)| SessionId(id));
+        let takers = self.stream.roster.takers(waiting);
+        self.wakes.sessions.extend(takers);
     }
 
     /// No frame is held, and none is about to be dropped.
     pub fn is_drained(&self) -> bool {
-        let chunks = self.stream.as_ref().and_then(|it| it.chunker.oldest());
-        chunks.is_none() && self.releasing == 0
-    }
-
-    pub fn tally(&mut self) -> &mut Tally {
-        &mut self.tally
+        let stream = &self.stream;
+        stream.chunker.oldest().is_none() && stream.freed.is_empty() && self.releasing == 0
     }
 
     /// Bytes of raw frames that are held, and the most that were.
     pub fn held_bytes(&self) -> (u64, u64) {
-        let budget = self.stream.as_ref().map(|stream| &stream.budget);
-        budget.map_or((0, 0), |budget| (budget.held_bytes(), budget.peak_bytes()))
+        let budget = &self.stream.budget;
+        (budget.held_bytes, budget.peak_bytes)
     }
 
     pub fn leaves_early(&self) -> bool {
-        let stream = self.stream.as_ref();
-        stream.is_some_and(|stream| stream.stores.leaves_early())
+        self.stream.stores.leaves_early()
     }
 
     /// The first packets may leave before their chunk is finished, and frames stay until downstream has them. `tells`: an encoder
     /// whose first DTS is its first PTS doesn't reorder.
     pub fn arm_early_start(&mut self, tells: bool) {
-        if let Some(stream) = &mut self.stream {
-            stream.early.arm(tells);
-        }
+        self.stream.early = EarlyStart::Armed { tells };
     }
 
     /// The first packets are on their way, and frames stay until downstream has them: whoever waits for frames to go should end that
     /// when it takes long.
     pub fn is_starting_early(&self) -> bool {
-        let stream = self.stream.as_ref();
-        stream.is_some_and(|stream| stream.early.is_pushing())
+        self.stream.early == EarlyStart::Pushing
     }
 
     /// Downstream has the first packets, or nobody waits for that any more: chunks that were verified are finished.
-    pub fn end_early_start(&mut self) -> Freed<M> {
-        let ended = self.stream.as_mut().is_some_and(|it| it.early.end());
-        if !ended {
-            return Freed(Vec::new());
+    pub fn end_early_start(&mut self) {
+        if std::mem::take(&mut self.stream.early) != EarlyStart::Off {
+            self.finish_chunks();
         }
-        self.finish_chunks()
     }
 
     /// Finishes chunks that were verified, unless their frames may still be needed: their packets leave.
-    fn finish_chunks(&mut self) -> Freed<M> {
-        let mut freed = Vec::new();
-        let Some(stream) = self.stream.as_mut().filter(|it| !it.early.is_on()) else {
-            return Freed(freed);
-        };
+    fn finish_chunks(&mut self) {
+        let stream = &mut self.stream;
+        if stream.early != EarlyStart::Off {
+            return;
+        }
         // In order: each may be what the next ones wait for.
-        let verified: Vec<_> = stream.verified.keys().copied().collect();
-        for chunk in verified {
+        for (chunk, skipped) in std::mem::take(&mut stream.verified) {
             if stream.chunker.is_on_trial(chunk) {
+                stream.verified.insert(chunk, skipped);
                 continue;
             }
-            let delivered = stream.verified.remove(&chunk);
-            self.tally.frames_skipped += delivered.map_or(0, |delivered| delivered.skipped);
+            self.tally.frames_skipped += skipped;
             self.tally.chunks_finished += 1;
             stream.failures.remove(&chunk);
-            let ranges = stream.chunker.done(chunk);
-            stream.let_go(&ranges, &mut freed);
+            let unneeded = stream.chunker.done(chunk);
+            stream.let_go(&unneeded);
             stream.stores.finish(chunk);
         }
         stream.forget_frames();
         self.wakes.output = true;
         self.wakes.room = true;
-        if !freed.is_empty() {
-            self.releasing += 1;
-        }
-        Freed(freed)
-    }
-}
-
-impl<M: Media> Freed<M> {
-    /// What to [count](Engine::dropped) when they are dropped.
-    pub fn count(&self) -> usize {
-        usize::from(!self.0.is_empty())
     }
 }
 
 impl<M: Media> Stream<M> {
+    fn new(plan: Option<Plan>, settings: &Settings, sessions: usize) -> Self {
+        let is_planned = plan.is_some();
+        let plan = plan.unwrap_or_default();
+        Self {
+            is_planned,
+            ended: !is_planned,
+            chunker: Chunker::new(plan),
+            roster: Roster::new(sessions, plan.sessions),
+            budget: Budget::new(settings.max_raw_bytes, plan.capacity_frames),
+            clock: PrivateClock::default(),
+            frames: FrameTable::default(),
+            stores: Stores::default(),
+            early: EarlyStart::default(),
+            pace: Pace::default(),
+            verified: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            keys: KeyRequests::new(settings.key_period),
+            asked: BTreeMap::new(),
+            first_key: None,
+            late_keys: 0,
+            any_packets: false,
+            impatient: false,
+            freed: Vec::new(),
+        }
+    }
+
     fn private(&self, frame: FrameNo) -> u64 {
         self.frames.private(frame).unwrap_or_default()
     }
 
-    /// The frames go.
-    fn let_go(&mut self, ranges: &[FrameRange], freed: &mut Vec<M::Frame>) {
-        for frame in ranges.iter().flat_map(FrameRange::iter) {
-            if let Some(entry) = self.frames.get_mut(frame)
+    fn let_go(&mut self, unneeded: &[FrameNo]) {
+        for frame in unneeded {
+            if let Some(entry) = self.frames.get_mut(*frame)
                 && let Some(held) = entry.held.take()
             {
                 self.budget.release(entry.bytes);
-                freed.push(held);
+                self.freed.push(held);
             }
         }
     }
@@ -571,8 +477,6 @@ impl<M: Media> Stream<M> {
     fn forget_frames(&mut self) {
         let needed = self.chunker.oldest_needed();
         let held = self.stores.oldest_held().unwrap_or(needed);
-        let first = self.first.iter().filter_map(|left| left.frame).min();
-        let first = first.unwrap_or(needed);
-        self.frames.forget_before(needed.min(held).min(first));
+        self.frames.forget_before(needed.min(held));
     }
 }

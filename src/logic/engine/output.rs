@@ -3,11 +3,12 @@
 //! What goes out: packets in order, with the events that stood before their frames.
 
 use super::input::FrameTimes;
-use super::{Engine, Freed, Lifecycle, Media};
+use super::{Engine, Media};
+use crate::logic::early_start::EarlyStart;
 use crate::logic::ids::{ChunkId, FrameNo};
 use crate::logic::keys;
 use crate::logic::pace::Stall;
-use crate::logic::store::{Kind, Left, Pop};
+use crate::logic::store::{Held, Kind, Left, Pop};
 use crate::logic::timeline::DEEPEST;
 
 /// What is sent next.
@@ -17,9 +18,7 @@ pub enum Output<M: Media> {
     /// No packet follows these: the end of a stream or a segment, with what stood before it.
     Events(Vec<M::Event>),
     /// Wait until it is woken, or until then: input may have [stopped](Engine::stalled).
-    Wait {
-        until: Option<u64>,
-    },
+    Wait(Option<u64>),
     /// Rest until the next start or the end of the flush.
     Rest,
 }
@@ -78,158 +77,113 @@ impl<M: Media> Engine<M> {
         if self.is_stopped || self.is_flushing {
             return Output::Rest;
         }
-        if matches!(self.lifecycle, Lifecycle::Refused(_)) {
+        if self.is_refused {
             // Downstream takes no more packets, but it waits for the end.
             return self.pop_end_alone();
         }
         loop {
-            let Some(stream) = &mut self.stream else {
-                return self.pop_ends();
-            };
-            if let Some(left) = stream.first.pop_front() {
-                let is_last = stream.first.is_empty();
-                return self.send(left, is_last);
-            }
-            match stream.stores.pop() {
-                Pop::Packet(left) => return self.send(left, false),
-                Pop::ChunkDone { chunk, end } => {
-                    stream.roster.sent(chunk.next());
-                    stream.keys.sent(end);
-                    stream.forget_frames();
+            match self.stream.stores.pop() {
+                Pop::Packet(left) => return Output::Send(self.sending(left)),
+                Pop::ChunkDone(chunk) => {
+                    self.stream.roster.next_to_send = chunk.next();
+                    self.stream.forget_frames();
                     self.wake_takers();
                 }
-                Pop::Nothing if self.flow().is_some() => return self.pop_end_alone(),
+                Pop::Nothing if self.flow.is_some() && self.stream.is_planned => {
+                    return self.pop_end_alone();
+                }
                 Pop::Nothing => return self.pop_ends(),
             }
         }
     }
 
-    fn wait(&self) -> Output<M> {
-        Output::Wait {
-            until: self.deadline(),
-        }
-    }
-
     /// Of what is still to be said, only the end of the stream is.
     fn pop_end_alone(&mut self) -> Output<M> {
-        let is_eos = |it: &super::Queued<M::Event>| it.kind == super::EventKind::Eos;
+        let is_eos = |(_, event): &(FrameNo, M::Event)| M::is_eos(event);
         let end = self.events.iter().position(is_eos);
         match end.and_then(|end| self.events.remove(end)) {
-            Some(end) => {
-                self.ends -= 1;
-                Output::Events(vec![end.event])
-            }
-            None => Output::Wait { until: None },
+            Some((_, end)) => Output::Events(vec![end]),
+            None => Output::Wait(None),
         }
     }
 
     /// A stream or a segment is over, and all packets before that have left: it is said at once, as no frame need come any more.
     fn pop_ends(&mut self) -> Output<M> {
-        if self.ends == 0 {
-            return self.wait();
-        }
-        let stream = self.stream.as_ref();
-        let held = stream.and_then(|stream| stream.stores.oldest_held());
-        let held = held.unwrap_or(FrameNo(u64::MAX));
-        let mut before = self.events.iter().take_while(|it| it.before <= held);
-        match before.position(|it| it.kind.is_end()) {
+        let held = self.stream.stores.oldest_held();
+        let is_before = |before: FrameNo| held.is_none_or(|held| before <= held);
+        let mut before = self.events.iter().take_while(|it| is_before(it.0));
+        match before.position(|(_, event)| M::is_end(event)) {
             Some(end) => Output::Events(self.take_events(end + 1)),
-            None => self.wait(),
+            None => Output::Wait(self.deadline()),
         }
     }
 
     fn take_events(&mut self, count: usize) -> Vec<M::Event> {
         let taken = self.events.drain(..count);
-        let mut ends = 0;
-        let events = taken.map(|queued| {
-            ends += usize::from(queued.kind.is_end());
-            queued.event
-        });
-        let events = events.collect();
-        self.ends -= ends;
-        events
+        taken.map(|(_, event)| event).collect()
     }
 
-    fn send(&mut self, left: Left<M::Packet>, ends_early_start: bool) -> Output<M> {
-        let Left {
-            chunk,
+    fn sending(&mut self, left: Left<M::Packet>) -> Sending<M> {
+        let stream = &mut self.stream;
+        let Held {
             frame,
             kind,
             payload,
-            opens,
-        } = left;
-        let stream = self.stream.as_ref();
+        } = left.packet;
         // Stream headers stand before the chunk's first frame.
-        let held = stream.and_then(|stream| stream.stores.oldest_held());
-        let due = frame.or(held).unwrap_or(FrameNo(0));
-        let count = self.events.partition_point(|it| it.before <= due);
-        let events = if count > 0 {
-            self.take_events(count)
-        } else {
-            Vec::new()
-        };
-        let mut sending = Sending {
-            chunk,
-            frame: None,
-            kind,
-            packet: payload,
-            opens: None,
-            events,
-            answers: Vec::new(),
-            ends_early_start,
-        };
-        let Some(stream) = &mut self.stream else {
-            return Output::Send(sending);
-        };
-        sending.frame = frame.and_then(|number| {
+        let due = frame.or(stream.stores.oldest_held()).unwrap_or(FrameNo(0));
+        let sent = frame.and_then(|number| {
             Some(SentFrame {
                 number,
                 private: stream.frames.private(number)?,
                 times: stream.frames.get(number)?.times,
             })
         });
-        sending.opens = opens.map(|depth| stream.opens(chunk, due, depth));
-        if kind == Kind::Key
-            && let Some(frame) = sending.frame
-        {
-            stream.first_key = stream.first_key.or(frame.times.running_time);
-            let later = FrameNo(frame.number.0.saturating_add(1));
-            if stream
-                .asked
-                .first_key_value()
-                .is_some_and(|(asked, _)| *asked < later)
-            {
-                let later = stream.asked.split_off(&later);
-                let answered = std::mem::replace(&mut stream.asked, later);
-                sending.answers = answered.into_values().flatten().collect();
-            }
+        let mut answers = Vec::new();
+        if let Some(key) = sent.filter(|_| kind == Kind::Key) {
+            stream.first_key = stream.first_key.or(key.times.running_time);
+            let later = stream.asked.split_off(&FrameNo(key.number.0 + 1));
+            let answered = std::mem::replace(&mut stream.asked, later);
+            answers = answered.into_values().flatten().collect();
         }
         if kind != Kind::Invisible && frame.is_some() {
             self.tally.frames_out += 1;
         }
-        Output::Send(sending)
+        let pushes = stream.early == EarlyStart::Pushing;
+        let ends_early_start = pushes && stream.stores.has_sent_first();
+        let opens = left.opens;
+        let opens = opens.map(|depth| stream.opens(left.chunk, due, depth));
+        let events = self.events.partition_point(|it| it.0 <= due);
+        Sending {
+            chunk: left.chunk,
+            frame: sent,
+            kind,
+            packet: payload,
+            opens,
+            events: self.take_events(events),
+            answers,
+            ends_early_start,
+        }
     }
 
     /// When input counts as stopped; `None`: it isn't watched, as nothing is under way, or nothing can be done about it.
     pub(super) fn deadline(&self) -> Option<u64> {
-        let is_running = matches!(self.lifecycle, Lifecycle::Running);
-        let stream = self.stream.as_ref().filter(|_| is_running)?;
-        let is_under_way = !stream.stores.is_empty() && !stream.ended;
+        let stream = &self.stream;
+        let is_under_way = self.flow.is_none() && !stream.stores.is_empty() && !stream.ended;
         stream.pace.deadline().filter(|_| is_under_way)
     }
 
     /// Time has passed: does something about input that has stopped.
-    pub fn stalled(&mut self, now: u64) -> (Stalled, Freed<M>) {
+    pub fn stalled(&mut self, now: u64) -> Stalled {
         if self.deadline().is_none_or(|deadline| now < deadline) {
-            return (Stalled::No, Freed(Vec::new()));
+            return Stalled::No;
         }
-        let Some(stream) = &mut self.stream else {
-            return (Stalled::No, Freed(Vec::new()));
-        };
+        let stream = &mut self.stream;
         match stream.pace.stalls(now, stream.stores.leaves_early()) {
             Stall::LeaveEarly { chunks } => {
                 stream.stores.leave_early(chunks, DEEPEST + 1);
-                (Stalled::LeavesEarly, self.end_early_start())
+                self.end_early_start();
+                Stalled::LeavesEarly
             }
             Stall::GiveUpWithheld => {
                 // All there is, even if that may give wrong DTS with an encoder that says nothing.
@@ -237,9 +191,9 @@ impl<M: Media> Engine<M> {
                 stream.impatient = true;
                 let closed = stream.chunker.give_out();
                 let cut = closed.is_some();
-                stream.close(closed);
+                stream.bound(closed);
                 self.wake_waiting_for_frames();
-                (Stalled::GivenOut { cut }, Freed(Vec::new()))
+                Stalled::GivenOut { cut }
             }
         }
     }

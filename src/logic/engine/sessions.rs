@@ -2,14 +2,18 @@
 
 //! What sessions do: they take chunks, feed them, deliver packets, and end their attempts.
 
-use super::{Engine, Freed, Media, Stream};
+use super::{Engine, Media, Stream};
 use crate::logic::chunker::{self, Neighbours};
 use crate::logic::ids::{AttemptId, Chunk, ChunkId, FrameNo, SessionId};
-use crate::logic::store::{Delivered, Fault, Kind};
+use crate::logic::liveness::Liveness;
+use crate::logic::roster::Seat;
+use crate::logic::store::{Fault, Kind};
+use crate::logic::tally::SessionTally;
 
 /// Whether a session is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SessionState {
+    #[default]
     Open,
     /// It takes no chunk any more.
     Closed,
@@ -20,27 +24,20 @@ pub enum SessionState {
 }
 
 /// Where an attempt is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum AttemptPhase {
+    #[default]
     Encoding,
-    /// Its chunk was verified, and its encoder is being closed.
-    Closing(Chunk, Delivered),
+    /// Its chunk was verified, and its encoder is being closed, which left out so many frames.
+    Closing(Chunk, u64),
     /// The cache is read or written.
     CacheIo,
     /// It is over, but for what follows from it.
     Done,
 }
 
-/// What an attempt waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Waits {
-    /// Nothing of ours.
-    No,
-    Frame,
-    Eos,
-}
-
 /// A session's attempt, until it rests.
+#[derive(Default)]
 pub(super) struct Work {
     pub(super) attempt: AttemptId,
     pub(super) chunk: ChunkId,
@@ -50,7 +47,7 @@ pub(super) struct Work {
     /// The next frame that is fed, after the one that it was handed.
     pub(super) position: FrameNo,
     pub(super) phase: AttemptPhase,
-    pub(super) waits: Waits,
+    pub(super) waits_for_frame: bool,
     /// All frames were fed.
     pub(super) drains: bool,
     /// The encoder has sent EOS, or was told that it may.
@@ -63,8 +60,17 @@ pub(super) struct Work {
     pub(super) from_cache: bool,
     /// Packets that came.
     pub(super) packets: u64,
+    pub(super) made: Made,
+    pub(super) liveness: Liveness,
+    /// Key frames that had been forced late when the content was handed out.
+    pub(super) late_keys: u64,
+}
+
+/// What an attempt has made so far.
+#[derive(Default)]
+pub(super) struct Made {
     /// A packet was accepted.
-    pub(super) made_packets: bool,
+    pub(super) any: bool,
     /// What its first picture is.
     pub(super) opens_with: Option<Kind>,
     /// All own frames are there, and the trail has begun.
@@ -72,28 +78,25 @@ pub(super) struct Work {
     /// By so many frames the encoder reorders, as its first packet said.
     pub(super) announced: Option<usize>,
     pub(super) fault: Option<Fault>,
-    /// Key frames that had been forced late when the content was handed out.
-    pub(super) late_keys: u64,
 }
 
 /// One session.
-pub(super) struct Session<M: Media> {
+#[derive(Default)]
+pub(super) struct Session {
     pub(super) state: SessionState,
     /// One of its encoders has made a packet.
     pub(super) works: bool,
     pub(super) waits_for_chunk: bool,
     pub(super) work: Option<Work>,
-    pub(super) media: std::marker::PhantomData<fn() -> M>,
 }
 
-impl<M: Media> Session<M> {
+impl Session {
     pub(super) fn is_abandoned(&self) -> bool {
         matches!(self.state, SessionState::Abandoned | SessionState::Unlinked)
     }
 
     pub(super) fn waits_for_frame(&self) -> bool {
-        let work = self.work.as_ref();
-        work.is_some_and(|work| work.waits == Waits::Frame && work.phase == AttemptPhase::Encoding)
+        self.work.as_ref().is_some_and(Work::waits_for_frame)
     }
 }
 
@@ -101,8 +104,6 @@ impl<M: Media> Session<M> {
 #[must_use]
 pub enum Take<M: Media> {
     Chunk(Assigned<M>),
-    /// The chunk that was next needs no session. Ask again.
-    Again(Freed<M>),
     /// Wait until it is woken.
     Wait,
     /// Nothing is to be done until the next start or the end of the flush.
@@ -141,15 +142,9 @@ pub enum Why {
 #[must_use]
 pub enum Next<M: Media> {
     /// Feed this frame; ask for a key frame first if `force_key`.
-    Feed {
-        frame: M::Frame,
-        force_key: bool,
-    },
+    Feed { frame: M::Frame, force_key: bool },
     /// All was fed: send EOS.
     Drain,
-    /// Wait until it is woken.
-    Wait,
-    Stop(Why),
 }
 
 /// All that is fed to a chunk's encoder.
@@ -160,31 +155,23 @@ pub enum Content<M: Media> {
         chunk: Chunk,
         frames: Vec<(M::Frame, u64, bool)>,
     },
-    /// Wait until it is woken.
-    Wait,
     /// Input has stopped in the midst of it: begin without it.
     Incomplete,
-    Stop(Why),
 }
 
 impl<M: Media> Engine<M> {
     /// There is one session more.
     pub fn add_session(&mut self) -> SessionId {
-        if let Some(stream) = &mut self.stream {
-            stream.roster.add();
-        }
+        self.stream.roster.seats.push(Seat::default());
         self.push_session(SessionState::Open)
     }
 
     pub(super) fn push_session(&mut self, state: SessionState) -> SessionId {
         self.sessions.push(Session {
             state,
-            works: false,
-            waits_for_chunk: false,
-            work: None,
-            media: std::marker::PhantomData,
+            ..Session::default()
         });
-        self.tally.add_session();
+        self.tally.sessions.push(SessionTally::default());
         SessionId(self.sessions.len() - 1)
     }
 
@@ -210,81 +197,71 @@ impl<M: Media> Engine<M> {
         if is_aborting || session.is_abandoned() {
             return Take::Stop;
         }
-        let attempt = AttemptId {
-            session: id,
-            number: self.next_attempt,
-        };
-        if let Some(assigned) = self.assign(attempt) {
-            self.next_attempt += 1;
-            return Take::Chunk(assigned);
+        while self.finish_empty(id) {}
+        match self.assign(id) {
+            Some(assigned) => Take::Chunk(assigned),
+            None => {
+                self.sessions[id.0].waits_for_chunk = true;
+                Take::Wait
+            }
         }
-        if let Some(freed) = self.finish_empty(id) {
-            return Take::Again(freed);
-        }
-        self.sessions[id.0].waits_for_chunk = true;
-        Take::Wait
     }
 
     /// The chunk that is offered to the session has no frames: what was sent before it was resumed was all of it.
-    fn finish_empty(&mut self, session: SessionId) -> Option<Freed<M>> {
-        let stream = self.stream.as_mut()?;
-        let chunk = stream.roster.offered_to(session)?;
-        if !stream.chunker.is_closed(chunk) || !stream.chunker.own(chunk)?.is_empty() {
-            return None;
-        }
-        stream.roster.withdraw(chunk);
-        let all = Delivered {
-            frames: 0,
-            skipped: 0,
+    fn finish_empty(&mut self, session: SessionId) -> bool {
+        let stream = &mut self.stream;
+        let is_empty = |chunk: &ChunkId| {
+            let live = stream.chunker.live(*chunk);
+            live.is_some_and(|live| live.bounds().own.is_empty())
         };
-        stream.verified.insert(chunk, all);
-        Some(self.finish_chunks())
+        let Some(chunk) = stream.roster.offered_to(session).filter(is_empty) else {
+            return false;
+        };
+        stream.roster.waiting.remove(&chunk);
+        stream.verified.insert(chunk, 0);
+        self.finish_chunks();
+        true
     }
 
-    fn assign(&mut self, id: AttemptId) -> Option<Assigned<M>> {
-        let stream = self.stream.as_mut()?;
+    fn assign(&mut self, session: SessionId) -> Option<Assigned<M>> {
+        let stream = &mut self.stream;
         // Looked up before it is taken: what can't be begun stays for others.
-        let chunk = stream.roster.offered_to(id.session)?;
-        let first = stream.chunker.first_fed(chunk)?;
-        let own = stream.chunker.own(chunk).filter(|own| !own.is_empty())?;
-        let opens = stream.frames.get(own.start)?.held.clone()?;
-        let own_from = if first == own.start {
+        let chunk = stream.roster.offered_to(session)?;
+        let live = stream.chunker.live(chunk)?;
+        let (first, start, neighbours) = (live.lead_start, live.start, live.neighbours);
+        let opens = stream.frames.get(start)?.held.clone()?;
+        let own_from = if first == start {
             0
         } else {
-            let before = stream.private(FrameNo(own.start.0 - 1));
-            before.midpoint(stream.private(own.start)) + 1
+            let before = stream.private(FrameNo(start.0 - 1));
+            before.midpoint(stream.private(start)) + 1
         };
-        let attempt = stream.roster.take(id.session, id)?;
-        self.sessions[id.session.0].work = Some(Work {
-            attempt: id,
+        let (chunk, number) = stream.roster.take(session)?;
+        let attempt = self.name_attempt(session);
+        self.sessions[session.0].work = Some(Work {
+            attempt,
             chunk,
-            number: attempt.number,
+            number,
             first,
             position: first,
-            phase: AttemptPhase::Encoding,
-            waits: Waits::No,
-            drains: false,
-            has_eos: false,
-            encoder_failed: false,
-            replanned: false,
-            from_cache: false,
-            packets: 0,
-            made_packets: false,
-            opens_with: None,
-            is_complete: false,
-            announced: None,
-            fault: None,
-            late_keys: 0,
+            ..Work::default()
         });
         Some(Assigned {
-            attempt: id,
+            attempt,
             chunk,
-            number: attempt.number,
+            number,
             first,
             opens,
             own_from,
-            neighbours: stream.chunker.neighbours(chunk),
+            neighbours,
         })
+    }
+
+    /// A name that no attempt had.
+    pub(super) fn name_attempt(&mut self, session: SessionId) -> AttemptId {
+        let number = self.next_attempt;
+        self.next_attempt += 1;
+        AttemptId { session, number }
     }
 
     /// The attempt, unless it is over.
@@ -292,11 +269,34 @@ impl<M: Media> Engine<M> {
         work_of(&mut self.sessions, attempt)
     }
 
-    /// The stream, and the attempt at one of its chunks, unless that is over.
-    pub(super) fn at_work(&mut self, attempt: AttemptId) -> Option<(&Stream<M>, &mut Work)> {
-        let stream = self.stream.as_ref()?;
-        let work = work_of(&mut self.sessions, attempt)?;
-        Some((stream, work))
+    /// The stream and the attempt, if that goes on.
+    pub(super) fn at_work(
+        &mut self,
+        attempt: AttemptId,
+    ) -> Result<(&mut Stream<M>, &mut Work), Why> {
+        let is_aborted = self.is_stopped || self.is_flushing;
+        let is_halted = self.flow.is_some();
+        let work = work_of(&mut self.sessions, attempt).ok_or(Why::Aborted)?;
+        work.waits_for_frame = false;
+        // It says more than the error that it led to.
+        if let Some(fault) = &work.made.fault {
+            Err(Why::Fault(fault.clone()))
+        } else if is_aborted {
+            Err(Why::Aborted)
+        } else if is_halted {
+            Err(Why::Halted)
+        } else if work.replanned {
+            Err(Why::Replanned)
+        } else if work.encoder_failed {
+            Err(Why::EncoderFailed)
+        } else {
+            Ok((&mut self.stream, work))
+        }
+    }
+
+    /// Why the attempt can't go on; `None` if it can.
+    pub fn why(&mut self, attempt: AttemptId) -> Option<Why> {
+        self.at_work(attempt).err()
     }
 
     /// The next frame that the attempt at this chunk is fed.
@@ -308,96 +308,55 @@ impl<M: Media> Engine<M> {
             .map(|work| work.position)
     }
 
-    /// Why the attempt can't go on; `None` if it can.
-    pub fn why(&mut self, attempt: AttemptId) -> Option<Why> {
-        let is_aborted = self.is_stopped || self.is_flushing;
-        let is_halted = self.flow().is_some();
-        let Some(work) = self.work(attempt) else {
-            return Some(Why::Aborted);
-        };
-        work.waits = Waits::No;
-        // It says more than the error that it led to.
-        if let Some(fault) = work.fault.clone() {
-            Some(Why::Fault(fault))
-        } else if is_aborted {
-            Some(Why::Aborted)
-        } else if is_halted {
-            Some(Why::Halted)
-        } else if work.replanned {
-            Some(Why::Replanned)
-        } else if work.encoder_failed {
-            Some(Why::EncoderFailed)
-        } else {
-            None
-        }
-    }
-
-    /// What the attempt does that has fed its chunk's frames up to, not including, `position`.
-    pub fn next(&mut self, attempt: AttemptId, position: FrameNo) -> Next<M> {
-        if let Some(why) = self.why(attempt) {
-            return Next::Stop(why);
-        }
-        let Some((stream, work)) = self.at_work(attempt) else {
-            return Next::Stop(Why::Aborted);
-        };
+    /// What the attempt does that has fed its chunk's frames up to, not including, `position`. `None`: wait until it is woken.
+    pub fn next(&mut self, attempt: AttemptId, position: FrameNo) -> Result<Option<Next<M>>, Why> {
+        let (stream, work) = self.at_work(attempt)?;
         match stream.chunker.next(work.chunk, position) {
+            None => Err(Why::Aborted),
             Some(chunker::Next::Feed { frame, force_key }) => {
-                let entry = stream.frames.get(frame);
-                let Some((entry, held)) = entry.and_then(|it| Some((it, it.held.clone()?))) else {
-                    return Next::Stop(Why::Aborted);
-                };
+                let entry = stream.frames.get(frame).ok_or(Why::Aborted)?;
+                let frame = entry.held.clone().ok_or(Why::Aborted)?;
                 work.position = FrameNo(position.0 + 1);
-                Next::Feed {
-                    frame: held,
-                    force_key: force_key || entry.force_key,
-                }
+                let force_key = force_key || entry.force_key;
+                Ok(Some(Next::Feed { frame, force_key }))
             }
             Some(chunker::Next::Drain(_)) => {
                 work.drains = true;
-                Next::Drain
+                Ok(Some(Next::Drain))
             }
-            Some(chunker::Next::Wait) => {
-                self.waits_for_frame(attempt).map_or(Next::Wait, Next::Stop)
-            }
-            None => Next::Stop(Why::Aborted),
+            Some(chunker::Next::Wait) => self.wait_for_frame(attempt),
         }
     }
 
     /// The attempt waits for its next frame, unless it is the one that has to give way for frames to come.
-    fn waits_for_frame(&mut self, attempt: AttemptId) -> Option<Why> {
-        self.work(attempt)?.waits = Waits::Frame;
+    fn wait_for_frame<R>(&mut self, attempt: AttemptId) -> Result<Option<R>, Why> {
+        let (_, work) = self.at_work(attempt)?;
+        work.waits_for_frame = true;
         self.recall_if_stuck();
-        let gives_way = self.work(attempt)?.replanned;
-        gives_way.then_some(Why::Replanned)
+        match self.work(attempt) {
+            Some(work) if !work.replanned => Ok(None),
+            _ => Err(Why::Replanned),
+        }
     }
 
-    /// All of the attempt's chunk, once that is there; it counts as fed.
-    pub fn content(&mut self, attempt: AttemptId) -> Content<M> {
-        if let Some(why) = self.why(attempt) {
-            return Content::Stop(why);
-        }
-        let Some((stream, work)) = self.at_work(attempt) else {
-            return Content::Stop(Why::Aborted);
-        };
+    /// All of the attempt's chunk, once that is there; it counts as fed. `None`: wait until it is woken.
+    pub fn content(&mut self, attempt: AttemptId) -> Result<Option<Content<M>>, Why> {
+        let (stream, work) = self.at_work(attempt)?;
         let Some(chunk) = stream.chunker.complete(work.chunk) else {
             let is_open = stream.chunker.open_chunk() == Some(work.chunk);
-            if stream.impatient && is_open {
-                return Content::Incomplete;
-            }
-            return self
-                .waits_for_frame(attempt)
-                .map_or(Content::Wait, Content::Stop);
+            return match stream.impatient && is_open {
+                true => Ok(Some(Content::Incomplete)),
+                false => self.wait_for_frame(attempt),
+            };
         };
         let frames = chunk.fed.iter().map(|frame| {
             let entry = stream.frames.get(frame)?;
             Some((entry.held.clone()?, stream.private(frame), entry.force_key))
         });
-        let Some(frames) = frames.collect() else {
-            return Content::Stop(Why::Aborted);
-        };
+        let frames = frames.collect::<Option<_>>().ok_or(Why::Aborted)?;
         work.position = chunk.fed.end;
         work.late_keys = stream.late_keys;
-        Content::All { chunk, frames }
+        Ok(Some(Content::All { chunk, frames }))
     }
 
     /// The attempt's chunk counted as fed, and is fed after all.
@@ -409,9 +368,9 @@ impl<M: Media> Engine<M> {
 
     /// The chunk is still what it was when its content was handed out.
     pub fn is_unchanged(&mut self, attempt: AttemptId) -> bool {
-        let late_keys = self.stream.as_ref().map(|stream| stream.late_keys);
+        let late_keys = self.stream.late_keys;
         let work = self.work(attempt);
-        work.is_some_and(|work| !work.replanned && Some(work.late_keys) == late_keys)
+        work.is_some_and(|work| !work.replanned && work.late_keys == late_keys)
     }
 
     /// The cache is being read or written for the attempt, or isn't any more: a disk may hang as well as an encoder.
@@ -430,21 +389,16 @@ impl<M: Media> Engine<M> {
         let Some(work) = self.work(attempt) else {
             return false;
         };
-        work.fault = None;
-        work.is_complete = false;
-        work.announced = None;
-        work.opens_with = None;
-        work.made_packets = false;
+        work.made = Made::default();
         let chunk = work.chunk;
-        let stream = self.stream.as_mut();
-        stream.is_some_and(|stream| stream.stores.retract(chunk))
+        self.stream.stores.retract(chunk)
     }
 
     /// The session's encoder has sent its EOS.
     pub fn encoder_ended(&mut self, attempt: AttemptId) {
         if let Some(work) = self.work(attempt) {
             work.has_eos = true;
-            self.wakes.session(attempt.session);
+            self.wakes.sessions.insert(attempt.session);
         }
     }
 
@@ -452,18 +406,10 @@ impl<M: Media> Engine<M> {
         self.work(attempt).is_some_and(|work| work.has_eos)
     }
 
-    /// Whether the encoder has sent EOS. `false`: wait until it is woken.
-    pub fn wait_for_eos(&mut self, attempt: AttemptId) -> Result<bool, Why> {
-        if let Some(why) = self.why(attempt) {
-            return Err(why);
-        }
-        let Some(work) = self.work(attempt) else {
-            return Err(Why::Aborted);
-        };
-        if !work.has_eos {
-            work.waits = Waits::Eos;
-        }
-        Ok(work.has_eos)
+    /// The encoder has sent EOS. `None`: wait until it is woken.
+    pub fn wait_for_eos(&mut self, attempt: AttemptId) -> Result<Option<()>, Why> {
+        let (_, work) = self.at_work(attempt)?;
+        Ok(work.has_eos.then_some(()))
     }
 
     /// The session's encoder posted an error.
@@ -471,22 +417,16 @@ impl<M: Media> Engine<M> {
         let session = self.sessions.get_mut(id.0);
         if let Some(work) = session.and_then(|session| session.work.as_mut()) {
             work.encoder_failed = true;
-            self.wakes.session(id);
+            self.wakes.sessions.insert(id);
         }
     }
 
     /// The session has no attempt any more, and waits for nothing.
     pub fn rest(&mut self, attempt: AttemptId) {
-        let Some(session) = self.sessions.get_mut(attempt.session.0) else {
-            return;
-        };
-        if session
-            .work
-            .as_ref()
-            .is_some_and(|work| work.attempt == attempt)
-        {
-            session.work = None;
-            self.wakes.idle = true;
+        let session = self.sessions.get(attempt.session.0);
+        let work = session.and_then(|session| session.work.as_ref());
+        if work.is_some_and(|work| work.attempt == attempt) {
+            self.rest_after_panic(attempt.session);
         }
     }
 
@@ -499,23 +439,23 @@ impl<M: Media> Engine<M> {
         }
     }
 
+    fn all_at_work(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.iter().filter(|it| it.work.is_some())
+    }
+
     /// No session is at work but those that were abandoned.
     pub fn has_only_abandoned_at_work(&self) -> bool {
-        let mut there = self.sessions.iter().filter(|it| !it.is_abandoned());
-        there.all(|session| session.work.is_none())
+        self.all_at_work().all(Session::is_abandoned)
     }
 
     /// No session is at work.
     pub fn is_idle(&self) -> bool {
-        self.sessions.iter().all(|session| session.work.is_none())
+        self.all_at_work().next().is_none()
     }
 }
 
 /// The attempt, unless it is over. (Apart from the engine, whose stream may be in use beside it.)
-pub(super) fn work_of<M: Media>(
-    sessions: &mut [Session<M>],
-    attempt: AttemptId,
-) -> Option<&mut Work> {
+pub(super) fn work_of(sessions: &mut [Session], attempt: AttemptId) -> Option<&mut Work> {
     let work = sessions.get_mut(attempt.session.0)?.work.as_mut();
     work.filter(|work| work.attempt == attempt && work.phase != AttemptPhase::Done)
 }

@@ -43,11 +43,12 @@ impl Media for Imagined {
     type Failure = &'static str;
     type Flow = &'static str;
 
-    fn kind(event: &u64) -> EventKind {
-        match *event {
-            u64::MAX => EventKind::Eos,
-            _ => EventKind::Other,
-        }
+    fn is_eos(event: &u64) -> bool {
+        *event == u64::MAX
+    }
+
+    fn is_end(event: &u64) -> bool {
+        Self::is_eos(event)
     }
 
     fn stamp(frame: &mut Raw, private: u64) {
@@ -199,6 +200,25 @@ struct Setup {
     room: u64,
 }
 
+/// One session that makes chunks of ten frames, with room for all.
+const SETUP: Setup = Setup {
+    sessions: 1,
+    spare: 0,
+    own: 10,
+    overlap: 0,
+    min: 1,
+    frames: 25,
+    manner: Manner {
+        bframes: 0,
+        ignores_keys: false,
+        is_random: false,
+    },
+    early: false,
+    rate: 1.0,
+    repeats: false,
+    room: 99,
+};
+
 fn plan(setup: &Setup) -> Plan {
     Plan::make(&Request {
         sessions: setup.sessions as u64,
@@ -260,18 +280,18 @@ impl World {
         }
     }
 
+    /// The lock is let go: frames are dropped, and whoever has something to do is woken.
     fn wake(&mut self) {
+        let freed = self.engine.take_freed();
+        if !freed.is_empty() {
+            drop(freed);
+            self.engine.dropped();
+        }
         let wakes = self.engine.take_wakes();
-        self.asleep.retain(|id| !wakes.wakes(SessionId(*id)));
+        self.asleep
+            .retain(|id| !wakes.sessions.contains(&SessionId(*id)));
         self.input_sleeps &= !wakes.room;
         self.output_sleeps &= !wakes.output;
-    }
-
-    fn drop_frames(&mut self, freed: Freed<Imagined>) {
-        let count = freed.count();
-        drop(freed);
-        self.engine.dropped(count);
-        self.wake();
     }
 
     /// Upstream does something. `false`: it can't.
@@ -346,8 +366,7 @@ impl World {
     /// The attempt of a worker fails; it is to be told of.
     fn fails(&mut self, attempt: AttemptId, ending: &Ending) {
         match self.engine.ended(attempt, ending, "failed", 1) {
-            Consequence::Nothing => (),
-            Consequence::Again(_, freed) => self.drop_frames(freed),
+            Consequence::Nothing | Consequence::Again(_) => (),
             Consequence::GiveUp(report, _) => {
                 assert!(!report.attempts.is_empty());
                 if self.engine.begin_to_tell() {
@@ -402,7 +421,6 @@ impl World {
                         verified: false,
                     };
                 }
-                Take::Again(freed) => self.drop_frames(freed),
                 Take::Wait => {
                     self.wake();
                     self.asleep.insert(id);
@@ -421,8 +439,7 @@ impl World {
                 let attempt = *attempt;
                 if *verified {
                     match self.engine.delivered(attempt, 1) {
-                        Ok(freed) => {
-                            self.drop_frames(freed);
+                        Ok(()) => {
                             self.engine.rest(attempt);
                             self.over.push(attempt);
                             self.workers[id] = Worker::Idle;
@@ -431,12 +448,11 @@ impl World {
                     }
                 } else if let Some((kind, times, coded)) = encoder.out.pop_front() {
                     match self.engine.packet(attempt, kind, times, coded) {
-                        Ok(accepted) => {
-                            if accepted.is_complete {
+                        Ok(is_complete) => {
+                            if is_complete {
                                 *has_fed = true;
                                 encoder.out.clear();
                             }
-                            self.drop_frames(accepted.freed);
                         }
                         Err(_) => {
                             let why = self.engine.why(attempt).unwrap_or(Why::EncoderFailed);
@@ -451,20 +467,20 @@ impl World {
                     }
                 } else {
                     match self.engine.next(attempt, *position) {
-                        Next::Feed { frame, force_key } => {
+                        Ok(Some(Next::Feed { frame, force_key })) => {
                             assert_eq!(frame.number, position.0);
                             *position = FrameNo(position.0 + 1);
                             encoder.feed(frame, force_key);
                         }
-                        Next::Drain => {
+                        Ok(Some(Next::Drain)) => {
                             encoder.group();
                             *has_fed = true;
                         }
-                        Next::Wait => {
+                        Ok(None) => {
                             self.wake();
                             self.asleep.insert(id);
                         }
-                        Next::Stop(why) => self.stop_worker(id, attempt, why),
+                        Err(why) => self.stop_worker(id, attempt, why),
                     }
                 }
             }
@@ -503,15 +519,14 @@ impl World {
                 }
                 self.sent.push(sending.packet);
                 if sending.ends_early_start {
-                    let freed = self.engine.end_early_start();
-                    self.drop_frames(freed);
+                    self.engine.end_early_start();
                 }
             }
             Output::Events(events) => {
                 self.eos_sent |= events.contains(&u64::MAX);
                 self.events.extend(events);
             }
-            Output::Wait { .. } => {
+            Output::Wait(_) => {
                 self.wake();
                 self.output_sleeps = true;
             }
@@ -526,10 +541,7 @@ impl World {
         let Some(&attempt) = self.over.get(pick % self.over.len().max(1)) else {
             return;
         };
-        assert!(matches!(
-            self.engine.next(attempt, FrameNo(0)),
-            Next::Stop(_)
-        ));
+        assert!(self.engine.next(attempt, FrameNo(0)).is_err());
         let coded = Coded {
             number: 0,
             refers: 0,
@@ -574,11 +586,8 @@ impl World {
         self.workers[id] = Worker::Gone;
         assert!(self.engine.work(old).is_none());
         if abandoned.is_verified {
-            let freed = self.engine.delivered(abandoned.attempt, 1);
-            match freed {
-                Ok(freed) => self.drop_frames(freed),
-                Err(Why::Replanned) => self.fails(abandoned.attempt, &Ending::Replanned),
-                Err(_) => (),
+            if let Err(Why::Replanned) = self.engine.delivered(abandoned.attempt, 1) {
+                self.fails(abandoned.attempt, &Ending::Replanned);
             }
         } else {
             self.fails(abandoned.attempt, &Ending::Stalled);
@@ -788,10 +797,7 @@ fn happen(world: &mut World, setup: &Setup, what: Happens) {
             count: 0,
         }),
         Happens::Cut => world.engine.cut(),
-        Happens::EarlyStartEnds => {
-            let freed = world.engine.end_early_start();
-            world.drop_frames(freed);
-        }
+        Happens::EarlyStartEnds => world.engine.end_early_start(),
         Happens::Replan(own) => {
             let plan = plan(&Setup { own, ..*setup });
             world.engine.replan(plan);
@@ -882,7 +888,8 @@ proptest! {
             world.engine.begin_flush();
         }
         let wakes = world.engine.take_wakes();
-        prop_assert!(wakes.all_sessions && wakes.room && wakes.output && wakes.idle);
+        prop_assert_eq!(wakes.sessions.len(), world.workers.len());
+        prop_assert!(wakes.room && wakes.output && wakes.idle);
         let raw = Raw { number: 0, private: 0, _alive: Rc::new(()) };
         let incoming = Incoming {
             times: FrameTimes::default(), assumed_duration: GAP, bytes: BYTES, key_interval: 0,
@@ -893,7 +900,7 @@ proptest! {
         for id in 0..world.workers.len() {
             world.asleep.clear();
             if let Worker::Working { attempt, .. } | Worker::Hanging(attempt) = world.workers[id] {
-                prop_assert!(matches!(world.engine.next(attempt, FrameNo(0)), Next::Stop(_)));
+                prop_assert!(world.engine.next(attempt, FrameNo(0)).is_err());
                 world.fails(attempt, &Ending::Aborted);
                 world.told(attempt);
             } else if let Worker::Telling(attempt) = world.workers[id] {
@@ -931,23 +938,14 @@ proptest! {
 /// that one gives it back when it runs out of frames.
 #[test]
 fn the_only_place_goes_to_the_oldest_chunk() {
-    let manner = Manner {
-        bframes: 0,
-        ignores_keys: false,
-        is_random: false,
-    };
     let setup = Setup {
-        sessions: 1,
         spare: 1,
         own: 7,
         overlap: 2,
         min: 7,
         frames: 40,
-        manner,
-        early: false,
-        rate: 1.0,
-        repeats: false,
         room: 16,
+        ..SETUP
     };
     let failure = [
         Happens::Inputs,
@@ -965,23 +963,11 @@ fn the_only_place_goes_to_the_oldest_chunk() {
 
 #[test]
 fn a_stall_lets_packets_leave_and_then_what_is_withheld() {
-    let manner = Manner {
-        bframes: 0,
-        ignores_keys: false,
-        is_random: false,
-    };
     let setup = Setup {
-        sessions: 1,
-        spare: 0,
         own: 8,
-        overlap: 0,
         min: 4,
         frames: 10,
-        manner,
-        early: false,
-        rate: 1.0,
-        repeats: false,
-        room: 99,
+        ..SETUP
     };
     let mut world = World::new(&setup);
     for _ in 0..10 {
@@ -993,12 +979,12 @@ fn a_stall_lets_packets_leave_and_then_what_is_withheld() {
     }
     // Eight frames of the chunk are made; two may be its tail or the next chunk's.
     assert!(world.sent.is_empty());
-    let Output::Wait { until: Some(until) } = world.engine.pop() else {
+    let Output::Wait(Some(until)) = world.engine.pop() else {
         panic!("it watches the input");
     };
-    let (stalled, _) = world.engine.stalled(until - 1);
+    let stalled = world.engine.stalled(until - 1);
     assert!(matches!(stalled, Stalled::No));
-    let (stalled, _) = world.engine.stalled(until);
+    let stalled = world.engine.stalled(until);
     assert!(matches!(stalled, Stalled::LeavesEarly));
     // An encoder without reordering says nothing: as many as show it.
     for _ in 0..50 {
@@ -1006,7 +992,7 @@ fn a_stall_lets_packets_leave_and_then_what_is_withheld() {
     }
     assert!(world.sent.is_empty());
     let until = world.engine.deadline().unwrap();
-    let (stalled, _) = world.engine.stalled(until);
+    let stalled = world.engine.stalled(until);
     assert!(matches!(stalled, Stalled::GivenOut { cut: true }));
     assert_eq!(world.engine.deadline(), None, "nothing more can be done");
     world.wake();
@@ -1016,6 +1002,44 @@ fn a_stall_lets_packets_leave_and_then_what_is_withheld() {
         world.output();
     }
     assert_eq!(world.sent.len(), 10);
+}
+
+#[test]
+fn stopping_has_a_limit_whatever_signs_there_are() {
+    let setup = Setup { spare: 1, ..SETUP };
+    let mut world = World::new(&setup);
+    world.input();
+    world.session(0);
+    assert_eq!(world.engine.tick(Some(9), 2, |_| false), []);
+    world.engine.stop();
+    assert_eq!(world.engine.tick(Some(9), 2, |_| false), []);
+    world.session(0);
+    assert_eq!(world.engine.tick(Some(9), 2, |_| false), [SessionId(0)]);
+}
+
+/// They answer requests for moments that have passed.
+#[test]
+fn key_frames_are_known_until_they_leave() {
+    let setup = Setup {
+        sessions: 2,
+        ..SETUP
+    };
+    let mut world = World::new(&setup);
+    for _ in 0..25 {
+        world.input();
+    }
+    assert_eq!(world.frames, 25);
+    let key = |world: &World, time| Some(world.engine.stream.next_key(time * GAP)?.0);
+    let known = [0, 1, 10, 11, 21].map(|time| key(&world, time));
+    assert_eq!(known, [Some(0), Some(10), Some(10), Some(20), None]);
+    // One that is asked for is known from then on.
+    world.engine.force_key_at(23 * GAP);
+    assert_eq!(key(&world, 21), Some(23));
+    while world.session(0) {
+        while world.output() {}
+    }
+    assert_eq!(world.sent.len(), 20);
+    assert_eq!(key(&world, 0), Some(20));
 }
 
 /// Between being found to hang and being abandoned, a session may come to rest.

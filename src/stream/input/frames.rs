@@ -32,7 +32,7 @@ impl Shared {
                     if let Some(flow) = engine.flow() {
                         return Err(flow);
                     }
-                    engine.tally().frames_in += 1;
+                    engine.tally.frames_in += 1;
                 }
                 let straight = self.straight().ok_or(FlowError::Flushing)?;
                 straight.push(buffer)
@@ -161,7 +161,7 @@ impl Shared {
         }
         self.input.lock().pool = None;
         if let Some(copy) = raw::copied(&buffer, are_of_system_memory(caps)) {
-            self.lock().tally().frames_copied += 1;
+            self.lock().tally.frames_copied += 1;
             return Ok(copy);
         }
         self.fail(gst::error_msg!(

@@ -143,14 +143,10 @@ impl Shared {
     /// Upstream wants its frames back: the open chunk ends here, and all are let go as their chunks are done. `false` if the
     /// stream is aborted before that.
     fn drain(&self) -> bool {
-        let freed = {
-            let mut engine = self.lock();
-            engine.cut();
-            // Chunks are done whether downstream takes them or not.
-            engine.end_early_start()
-        };
-        self.drop_freed(freed);
         let mut engine = self.lock();
+        engine.cut();
+        // Chunks are done whether downstream takes them or not.
+        engine.end_early_start();
         // That no frame comes meanwhile is no wonder.
         engine.stand_at_door(clock::now());
         let drained = loop {

@@ -143,7 +143,7 @@ impl Shared {
         buffer: gst::Buffer,
     ) -> Result<FlowSuccess, FlowError> {
         if self.passes() {
-            self.lock().tally().frames_out += 1;
+            self.lock().tally.frames_out += 1;
             return self.src.push(buffer);
         }
         gst::trace!(CAT, obj = self.src, "{buffer:?}");
@@ -164,17 +164,12 @@ impl Shared {
             engine.packet(attempt, kind, times, packet)
         };
         match accepted {
-            Ok(accepted) => {
-                self.drop_freed(accepted.freed);
-                // The rest of the trail needn't be encoded.
-                match accepted.is_complete {
-                    true => Err(FlowError::Eos),
-                    false => Ok(FlowSuccess::Ok),
-                }
-            }
+            Ok(false) => Ok(FlowSuccess::Ok),
+            // The rest of the trail needn't be encoded.
+            Ok(true) => Err(FlowError::Eos),
             Err(Refused::Flushing) => Err(FlowError::Flushing),
             Err(Refused::Halted(flow)) => Err(flow),
-            Err(Refused::Over | Refused::Faulty) => Err(FlowError::Error),
+            Err(Refused::Over) => Err(FlowError::Error),
         }
     }
 

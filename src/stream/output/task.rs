@@ -35,7 +35,7 @@ impl Shared {
                     self.refused(flow);
                 }
             }
-            Output::Wait { .. } => (),
+            Output::Wait(_) => (),
             Output::Rest => {
                 let _ = self.src.pause_task();
             }
@@ -49,15 +49,14 @@ impl Shared {
         may_panic!("the output's task, locked");
         loop {
             let until = match engine.pop() {
-                Output::Wait { until } => until,
+                Output::Wait(until) => until,
                 output => return output,
             };
             engine.wait_until(&self.output, until.filter(|_| !self.passes()));
             if until.is_some() {
-                let (stalled, freed) = engine.stalled(clock::now());
+                let stalled = engine.stalled(clock::now());
                 if !matches!(stalled, Stalled::No) {
                     drop(engine);
-                    self.drop_freed(freed);
                     self.tell_of_stall(&stalled);
                     engine = self.lock();
                 }
@@ -83,8 +82,7 @@ impl Shared {
             }
         };
         if ends_early_start {
-            let freed = self.lock().end_early_start();
-            self.drop_freed(freed);
+            self.lock().end_early_start();
         }
         if let Err(flow) = sent {
             self.refused(flow);

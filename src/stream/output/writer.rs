@@ -20,7 +20,7 @@ pub(super) enum Item {
 }
 
 /// A frame's PTS as it is sent, and the segment that it is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct SentPts {
     segment: u64,
     pts: Option<u64>,
