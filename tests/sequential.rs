@@ -49,6 +49,33 @@ fn real_encoders_give_what_they_give_alone() {
     }
 }
 
+/// All sessions would write one file, and each pass is over the whole film.
+#[test]
+fn several_passes_are_those_of_one_encoder() {
+    let dir = tempfile::tempdir().unwrap();
+    let pictures = synthetic(60);
+    let passes = |name: &str, around: &dyn Fn(String) -> String| {
+        let file = dir.path().join(name);
+        let pass = |number: u32| {
+            let encoder = format!(
+                "x264enc threads=1 speed-preset=veryfast bitrate=300 option-string=no-mbtree=1 pass=pass{number} multipass-cache-file={}",
+                file.display()
+            );
+            encode(&pictures, &around(encoder))
+        };
+        let first = pass(1);
+        let kept = std::fs::read(&file).unwrap();
+        (first, kept, pass(2))
+    };
+    let plain = passes("plain", &|encoder| encoder);
+    let ours = passes("ours", &|encoder| {
+        format!("vtparallelenc encoder=\"{encoder}\" sessions=2 chunk-frames=20")
+    });
+    assert_plain(&plain.0, &ours.0, "first pass");
+    assert_eq!(plain.1, ours.1);
+    assert_plain(&plain.2, &ours.2, "second pass");
+}
+
 #[test]
 fn the_reason_is_reported() {
     let reason = |properties: &str| {

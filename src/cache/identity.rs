@@ -3,6 +3,7 @@
 //! What of an encoder counts: what it is, how it is set, and how its elements are linked.
 
 use super::key::{KeyHasher, Unhashable};
+use crate::media::outside::{Outside, text_of};
 use gst::prelude::*;
 
 /// The encoder, or all elements of a bin with how they are linked: what they are and how they are set. Ask before it runs: some
@@ -104,99 +105,13 @@ fn hash_properties(
         }
         let value = object.property_value(spec.name());
         let text = text_of(&value).ok_or_else(|| refused(&spec, "has no text"))?;
-        if let Some(why) = reason_to_refuse(&spec, &value) {
-            return Err(refused(&spec, why));
+        if let Some(outside) = Outside::of(&spec, &value) {
+            return Err(refused(&spec, outside.text()));
         }
         hasher.text("property", spec.name());
         hasher.text("value", &text);
     }
     Ok(())
-}
-
-/// The value as text that is another one for another value, and tells no addresses.
-fn text_of(value: &glib::Value) -> Option<String> {
-    let kind = value.type_();
-    if is_null(value) {
-        return Some("null".to_string());
-    }
-    if let Ok(text) = value.get::<String>() {
-        return Some(format!("\"{text}\""));
-    }
-    if kind.is_a(glib::Type::FLAGS) {
-        // As names, unknown ones would be lost.
-        let flags = value.transform::<u32>().ok()?;
-        return Some(flags.get::<u32>().ok()?.to_string());
-    }
-    let by_address = [
-        glib::Type::OBJECT,
-        glib::Type::INTERFACE,
-        glib::Type::POINTER,
-        glib::Type::PARAM_SPEC,
-    ];
-    if by_address.iter().any(|other| kind.is_a(*other)) {
-        return None;
-    }
-    value.serialize().ok().map(Into::into)
-}
-
-/// Whether it is a string, object or boxed value that isn't there.
-fn is_null(value: &glib::Value) -> bool {
-    use glib::gobject_ffi::{g_value_fits_pointer, g_value_peek_pointer};
-    use glib::translate::ToGlibPtr;
-    let value = value.to_glib_none().0;
-    // SAFETY: the value is initialised, and its pointer is only asked for where its type has one.
-    unsafe { g_value_fits_pointer(value) != 0 && g_value_peek_pointer(value).is_null() }
-}
-
-/// What a file says can't be hashed: it is written by another pass, or at any moment by others.
-fn reason_to_refuse(spec: &glib::ParamSpec, value: &glib::Value) -> Option<&'static str> {
-    const SEVERAL_PASSES: &str = "says that there are several passes";
-    const FILE: &str = "names a file";
-    if let Some((_, of)) = glib::EnumValue::from_value(value) {
-        return is_one_of_several_passes(of.nick()).then_some(SEVERAL_PASSES);
-    }
-    if let Some((_, flags)) = glib::FlagsValue::from_value(value) {
-        let mut nicks = flags.iter().map(|flag| flag.nick());
-        return nicks
-            .any(is_one_of_several_passes)
-            .then_some(SEVERAL_PASSES);
-    }
-    let name: Vec<&str> = spec.name().split('-').collect();
-    let is_named = |words: &[&str]| name.iter().any(|word| words.contains(word));
-    let is_default = || text_of(value) == text_of(spec.default_value());
-    let Ok(text) = value.get::<Option<String>>() else {
-        let refused = is_named(&["pass", "passes", "multipass"]) && !is_default();
-        return refused.then_some(SEVERAL_PASSES);
-    };
-    let text = text.unwrap_or_default();
-    let names_file = is_named(&["file", "filename", "location", "path", "uri", "url"]);
-    // The file of several passes is only used when there are, and that is another property.
-    if names_file && !is_named(&["multipass"]) && !text.is_empty() && !is_default() {
-        return Some(FILE);
-    }
-    text.split([':', ',', ';', ' '])
-        .any(is_option_with_file)
-        .then_some("has an option that may read or write a file")
-}
-
-/// As the nick of a mode or flag.
-fn is_one_of_several_passes(nick: &str) -> bool {
-    let single = ["one-pass", "single-pass", "1-pass", "onepass", "singlepass"];
-    let other = nick.contains("bypass") || nick.contains("passthrough");
-    nick.contains("pass") && !other && !single.contains(&nick)
-}
-
-/// One of those that x264, x265, libaom and SVT-AV1 take as text.
-fn is_option_with_file(option: &str) -> bool {
-    const FILES: [&str; 17] = [
-        "pass", "multi", "stats", "file", "qpfile", "zonefile", "table", "cqm", "cqmfile",
-        "scaling", "dhdr10", "rpu", "load", "save", "csv", "recon", "dump",
-    ];
-    let Some((name, value)) = option.split_once('=') else {
-        return false;
-    };
-    let mut words = name.split(['-', '_']);
-    value.contains(['/', '\\']) || words.any(|word| FILES.contains(&word))
 }
 
 #[cfg(test)]

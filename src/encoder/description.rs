@@ -6,6 +6,7 @@ use super::choice::is_ours;
 use super::hints::Recommended;
 use super::profile::{Concurrency, Profile};
 use super::properties::{KEY_INTERVAL, Overrides, key_interval};
+use crate::media::outside::Outside;
 use crate::media::queries::answer_encoder;
 use crate::media::{bitstream, caps};
 use gst::prelude::*;
@@ -274,13 +275,28 @@ impl Traits {
             profile,
             overlap: profile.overlap(&encoder),
             recommended,
-            concurrency: if is_blind {
-                Concurrency::Alone("it isn't known, and its packets aren't looked into")
-            } else {
-                profile.concurrency
+            concurrency: match outside_of(made) {
+                Some(outside) => Concurrency::Alone(outside.why_alone()),
+                None if is_blind => {
+                    Concurrency::Alone("it isn't known, and its packets aren't looked into")
+                }
+                None => profile.concurrency,
             },
         }
     }
+}
+
+/// What the element, or one inside it, is set to read or write besides the video.
+fn outside_of(made: &gst::Element) -> Option<Outside> {
+    let set = made.list_properties();
+    let mut set = set
+        .iter()
+        .filter(|it| it.flags().contains(glib::ParamFlags::READWRITE));
+    let own = set.find_map(|it| Outside::of(it, &made.property_value(it.name())));
+    own.or_else(|| {
+        let bin = made.downcast_ref::<gst::Bin>()?;
+        bin.children().iter().find_map(outside_of)
+    })
 }
 
 /// What comes out of what a description made, as far as it is known before it encodes.

@@ -4,6 +4,7 @@
 
 pub(crate) mod bitstream;
 pub(crate) mod caps;
+pub(crate) mod outside;
 pub(crate) mod queries;
 pub(crate) mod raw;
 pub(crate) mod tags;
