@@ -16,7 +16,7 @@ use rows::{ROWS, UNKNOWN, UNKNOWN_HARDWARE};
 /// chunks where it loses 0.3 dB without; more gained nothing.
 const AUTOMATIC_OVERLAP: u64 = 24;
 
-/// How many threads an encoder takes, and through which property.
+/// How many threads an encoder takes, and through which property. (Of several names, here and in all rows, the first that it has.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Threads {
     /// It has one thread, or no say in it.
@@ -65,6 +65,8 @@ pub(crate) enum Concurrency {
 pub(crate) struct Profile {
     /// Patterns of its factories' names, with blanks between them.
     pub(crate) factories: &'static str,
+    /// The version of its plugin from which on it is so.
+    pub(crate) since: (u32, u32, u32),
     pub(crate) threads: Threads,
     pub(crate) look_ahead: LookAhead,
     pub(crate) forced_key: ForcedKey,
@@ -108,7 +110,8 @@ impl Profile {
     pub(crate) fn of(encoder: &gst::Element) -> &'static Self {
         let name = encoder.factory().map(|factory| factory.name().to_string());
         let name = name.unwrap_or_default();
-        let mut rows = ROWS.iter();
+        let version = version(encoder);
+        let mut rows = ROWS.iter().filter(|row| row.since <= version);
         let class = || encoder.metadata(gst::ELEMENT_METADATA_KLASS);
         match rows.find(|row| any_matches(row.factories, &name)) {
             Some(row) => row,
@@ -154,14 +157,14 @@ impl Profile {
     ) {
         let threads = match self.threads {
             Threads::Fixed => None,
-            Threads::Free(property) => Some((property, threads.to_string())),
-            Threads::One(property, value) => Some((property, value.to_string())),
+            Threads::Free(properties) => Some((properties, threads.to_string())),
+            Threads::One(properties, value) => Some((properties, value.to_string())),
         };
         let settings = self.settings.iter().map(|it| (it.0, it.1.to_string()));
-        for (property, value) in threads.into_iter().chain(settings) {
-            if !encoder.has_property(property) {
+        for (properties, value) in threads.into_iter().chain(settings) {
+            let Some(property) = one_of(encoder, properties) else {
                 continue;
-            }
+            };
             if self.list == Some(property) {
                 let set = encoder.property::<Option<String>>(property);
                 let set = set.filter(|set| !set.is_empty());
@@ -175,11 +178,27 @@ impl Profile {
     }
 }
 
+/// The first of these properties that the encoder has.
+fn one_of<'a>(encoder: &gst::Element, properties: &'a str) -> Option<&'a str> {
+    let mut names = properties.split_whitespace();
+    names.find(|property| encoder.has_property(property))
+}
+
 /// The property's value as text; empty where there is no such property.
-fn serialized(encoder: &gst::Element, property: &str) -> String {
-    let spec = encoder.find_property(property);
-    let value = spec.and_then(|_| as_text(&encoder.property_value(property)));
+fn serialized(encoder: &gst::Element, properties: &str) -> String {
+    let property = one_of(encoder, properties);
+    let value = property.and_then(|it| as_text(&encoder.property_value(it)));
     value.unwrap_or_default()
+}
+
+/// Of the plugin that the encoder is of.
+fn version(encoder: &gst::Element) -> (u32, u32, u32) {
+    let plugin = encoder.factory().and_then(|factory| factory.plugin());
+    let version = plugin.map(|plugin| plugin.version().to_string());
+    let version = version.unwrap_or_default();
+    let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next(), next())
 }
 
 #[cfg(test)]
@@ -227,7 +246,7 @@ mod tests {
                 .chain(settings)
                 .chain(row.list);
             for property in named {
-                assert!(encoder.has_property(property), "{name}: {property}");
+                assert!(one_of(&encoder, property).is_some(), "{name}: {property}");
                 seen += 1;
             }
             // Each value is one that the property takes, and stays.
@@ -284,12 +303,11 @@ mod tests {
             }
         }
         // A row that is never reached is an error: each pattern's first match is its own row.
-        for (at, row) in ROWS.iter().enumerate() {
+        let every = || ROWS.iter().filter(|row| row.since == (0, 0, 0));
+        for (at, row) in every().enumerate() {
             for pattern in row.factories.split_whitespace() {
                 let name = pattern.replace(['*', '?'], "x");
-                let first = ROWS
-                    .iter()
-                    .position(|row| any_matches(row.factories, &name));
+                let first = every().position(|row| any_matches(row.factories, &name));
                 assert_eq!(first, Some(at), "{pattern}");
             }
         }

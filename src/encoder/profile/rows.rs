@@ -7,6 +7,7 @@ use super::{Concurrency, ForcedKey, LookAhead, Profile, Threads};
 /// What is assumed of an encoder without a row.
 pub(super) const UNKNOWN: Profile = Profile {
     factories: "",
+    since: (0, 0, 0),
     threads: Threads::Fixed,
     look_ahead: LookAhead::Frames(0),
     forced_key: ForcedKey::Perhaps,
@@ -37,6 +38,16 @@ const INTRA: Profile = Profile {
 const HARDWARE: Profile = Profile {
     forced_key: ForcedKey::Closed,
     ..UNKNOWN_HARDWARE
+};
+
+/// Until 1.24.5, which honours forced key frames.
+const AV1ENC: Profile = Profile {
+    factories: "av1enc",
+    threads: Threads::One("threads", "1"),
+    look_ahead: LookAhead::Property("lag-in-frames"),
+    forced_key: ForcedKey::Ignored,
+    constant_quality: &[("end-usage", "q")],
+    ..RUN
 };
 
 pub(super) const ROWS: &[Profile] = &[
@@ -82,13 +93,11 @@ pub(super) const ROWS: &[Profile] = &[
     },
     Profile {
         factories: "av1enc",
-        threads: Threads::One("threads", "1"),
-        look_ahead: LookAhead::Property("lag-in-frames"),
-        // Until 1.24.5; honoured from then on.
-        forced_key: ForcedKey::Ignored,
-        constant_quality: &[("end-usage", "q")],
-        ..RUN
+        since: (1, 24, 5),
+        forced_key: ForcedKey::Closed,
+        ..AV1ENC
     },
+    AV1ENC,
     Profile {
         factories: "openh264enc",
         threads: Threads::One("multi-thread", "1"),
@@ -155,10 +164,12 @@ pub(super) const ROWS: &[Profile] = &[
         ..RUN
     },
     Profile {
-        // A forced key frame is honoured only without a target bitrate.
+        // A forced key frame is honoured only without a target bitrate. On 2 cores its own threads take 0.79 to 0.83 of the time that
+        // chunks do; with them and a target bitrate each run makes other bits.
         factories: "svtav1enc",
-        threads: Threads::One("logical-processors", "1"),
-        ..UNKNOWN
+        threads: Threads::One("level-of-parallelism logical-processors", "1"),
+        concurrency: Concurrency::Engines(1),
+        ..RUN
     },
     Profile {
         factories: "svthevcenc",
@@ -174,7 +185,7 @@ pub(super) const ROWS: &[Profile] = &[
         threads: Threads::One("threads", "1"),
         forced_key: ForcedKey::Closed,
         constant_quality: &[("bitrate", "0")],
-        ..UNKNOWN
+        ..RUN
     },
     Profile {
         factories: "svtjpegxsenc",
