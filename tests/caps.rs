@@ -103,6 +103,52 @@ fn caps_that_the_encoder_does_not_take_are_refused() {
     }
 }
 
+/// The plain encoder sends all but what it still looks ahead at.
+#[test]
+fn what_came_before_caps_that_are_refused_leaves() {
+    for encoder in [
+        "x265enc speed-preset=ultrafast",
+        "vtparallelenc encoder=\"x265enc speed-preset=ultrafast\" sessions=2 chunk-frames=25",
+    ] {
+        let rig = Rig::with_caps(
+            encoder,
+            "video/x-raw,format=I420,width=64,height=64,framerate=25/1",
+        );
+        let push = |number: u64, size: usize| {
+            let mut buffer = gst::Buffer::from_slice(vec![0; size * size * 3 / 2]);
+            let of = buffer.get_mut().unwrap();
+            of.set_pts(gst::ClockTime::from_mseconds(40 * number));
+            of.set_duration(gst::ClockTime::from_mseconds(40));
+            rig.src.push(buffer)
+        };
+        for number in 0..70 {
+            push(number, 64).unwrap();
+        }
+        let small = "video/x-raw,format=I420,width=8,height=8,framerate=25/1";
+        rig.src
+            .push_event(gst::event::Caps::new(&small.parse().unwrap()));
+        let refused = (70..999).find(|&number| push(number, 8).is_err());
+        assert!(refused.is_some(), "{encoder}");
+        let packets = rig.entries().iter().filter_map(Entry::buffer).count();
+        assert!(
+            packets > 50,
+            "{encoder}: {packets} {:?}",
+            rig.messages(&[gst::MessageType::Error])
+        );
+        if encoder.starts_with("vt") {
+            assert_eq!(packets, 70);
+            let errors = rig.messages(&[gst::MessageType::Error]);
+            let [error] = &errors[..] else {
+                panic!("{errors:?}")
+            };
+            let gst::MessageView::Error(error) = error.view() else {
+                unreachable!()
+            };
+            assert!(error.error().message().contains("x265enc"), "{error:?}");
+        }
+    }
+}
+
 /// Encodes pictures of two sizes, and decodes them.
 fn decode_two_sizes(encoder: &str, parser_and_decoder: &str) -> Vec<(i32, i32)> {
     let pipeline = common::Pipeline::parse(&format!(

@@ -127,6 +127,20 @@ fn a_chunk_that_always_fails_ends_with_the_encoders_message() {
 }
 
 #[test]
+fn what_comes_before_a_chunk_that_fails_leaves() {
+    for (sessions, early) in [(1, ""), (3, ""), (3, " bframes=2")] {
+        let (end, output, _) = encode_times(
+            &format!(
+                "vtparallelenc name=enc sessions={sessions} chunk-frames=10 min-chunk-frames=4 encoder=\"scriptedenc fail-at=45{early}\""
+            ),
+            &constant(200),
+        );
+        assert!(end.error().contains("scripted failure at frame 45"));
+        assert_eq!(output.frames().len(), 40, "{sessions}");
+    }
+}
+
+#[test]
 fn a_chunk_that_fails_twice_is_nobodys_business() {
     let (end, output, stats) = encode_times(
         "vtparallelenc name=enc sessions=2 chunk-frames=10 \

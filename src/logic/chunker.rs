@@ -151,7 +151,7 @@ pub struct Chunker {
     section_chunks: u64,
     /// Opened and not done, oldest first. Only the last one can be open.
     live: VecDeque<Live>,
-    next_id: ChunkId,
+    pub next_id: ChunkId,
 }
 
 impl Chunker {

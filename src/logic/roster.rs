@@ -38,6 +38,8 @@ pub struct Roster {
     pub waiting: BTreeMap<ChunkId, u32>,
     /// First chunk whose packets weren't all sent.
     pub next_to_send: ChunkId,
+    /// The chunk that can't be encoded: with it the stream fails, and only older ones are taken.
+    pub doomed: Option<ChunkId>,
 }
 
 impl Roster {
@@ -47,6 +49,7 @@ impl Roster {
             sessions,
             waiting: BTreeMap::new(),
             next_to_send: ChunkId(0),
+            doomed: None,
         }
     }
 
@@ -79,8 +82,19 @@ impl Roster {
 
     /// Chunks that sessions could take now.
     fn offered(&self) -> impl Iterator<Item = ChunkId> {
-        let end = self.next_to_send.0.saturating_add(self.window());
-        self.waiting.range(..ChunkId(end)).map(|(chunk, _)| *chunk)
+        let end = ChunkId(self.next_to_send.0.saturating_add(self.window()));
+        let end = self.doomed.map_or(end, |doomed| doomed.min(end));
+        self.waiting.range(..end).map(|(chunk, _)| *chunk)
+    }
+
+    /// The chunk is that with which the stream fails, or a later one.
+    pub fn is_doomed(&self, chunk: ChunkId) -> bool {
+        self.doomed.is_some_and(|doomed| doomed <= chunk)
+    }
+
+    /// The stream fails, and all that is good of it was sent, or nobody is left to encode it.
+    pub fn is_over(&self) -> bool {
+        self.is_doomed(self.next_to_send) || self.doomed.is_some() && self.open() == 0
     }
 
     /// Of these sessions, which wait for a chunk, as many as there are chunks for: wake them.

@@ -5,7 +5,7 @@
 use super::shared::Shared;
 use crate::encoder::description::EncoderError;
 use crate::logic::engine::{Again, FailedAttempt, GiveUpReason, Report, Stalled};
-use crate::logic::ids::SessionId;
+use crate::logic::ids::{ChunkId, SessionId};
 use crate::logic::plan::{BudgetTooSmall, Plan};
 use crate::session::Session;
 use crate::session::failure::{self, Failure};
@@ -33,10 +33,13 @@ pub(crate) struct Said {
     closed: Vec<(SessionId, String)>,
 }
 
+/// Posts an error.
+pub(super) type Post = Box<dyn FnOnce(&gst::Bin) + Send>;
+
 impl Shared {
     /// Ends the stream with an error. Said first: upstream, which gets an error flow, says that it got one.
     pub(super) fn fail(&self, error: gst::ErrorMessage) {
-        self.fail_with(None, |bin| {
+        self.fail_with(None, FlowError::Error, |bin| {
             gst::error!(CAT, obj = bin, "{error}");
             bin.post_error_message(error);
         });
@@ -44,11 +47,46 @@ impl Shared {
 
     /// Ends the stream with the error that an encoder posted.
     pub(super) fn fail_as_posted(&self, session: &Session, message: gst::Message) {
-        self.fail_with(Some(session.id), |_| session.slot.post_kept(message));
+        self.fail_with(Some(session.id), FlowError::Error, |_| {
+            session.slot.post_kept(message)
+        });
+    }
+
+    /// Ends the stream with caps that can't be encoded: all that came before leaves first.
+    pub(super) fn fail_after_all(&self, error: gst::ErrorMessage) {
+        let post = move |bin: &gst::Bin| {
+            gst::error!(CAT, obj = bin, "{error}");
+            bin.post_error_message(error);
+        };
+        self.fail_later(None, FlowError::NotNegotiated, None, Box::new(post));
+    }
+
+    /// Ends the stream with this chunk, or with what comes next, and with the error that `post` posts, when all that is good has left.
+    fn fail_later(
+        &self,
+        chunk: Option<ChunkId>,
+        flow: FlowError,
+        of: Option<SessionId>,
+        post: Post,
+    ) {
+        let mut engine = self.lock();
+        if engine.doom(chunk) {
+            *self.last_error.lock() = Some((of, flow, post));
+        }
+    }
+
+    /// All that is good has left.
+    pub(super) fn fail_at_last(&self) {
+        let last = self.last_error.lock().take();
+        match last {
+            Some((of, flow, post)) => self.fail_with(of, flow, post),
+            // Somebody else tells of another one.
+            None => self.lock().fail(FlowError::Error),
+        }
     }
 
     /// Ends the stream with the error that `post` posts, which is a session's or ours.
-    fn fail_with(&self, of: Option<SessionId>, post: impl FnOnce(&gst::Bin)) {
+    fn fail_with(&self, of: Option<SessionId>, flow: FlowError, post: impl FnOnce(&gst::Bin)) {
         // Whoever fails first gives up for all, as the end of the stream follows from that, and the error comes before the end.
         if !self.lock().begin_to_tell() {
             return;
@@ -56,7 +94,7 @@ impl Shared {
         if let Some(bin) = self.host.bin() {
             post(&bin);
         }
-        let flow = self.combined(FlowError::Error, of);
+        let flow = self.combined(flow, of);
         self.lock().fail(flow);
     }
 
@@ -284,8 +322,14 @@ impl Shared {
         reason: GiveUpReason,
         failure: &Failure,
     ) {
+        let (chunk, of) = (Some(report.chunk), Some(report.session));
         if let (GiveUpReason::Hopeless, Failure::Encoder(error)) = (reason, failure) {
-            return self.fail(error.message());
+            let error = error.message();
+            let post = |bin: &gst::Bin| {
+                gst::error!(CAT, obj = bin, "{error}");
+                bin.post_error_message(error);
+            };
+            return self.fail_later(chunk, FlowError::Error, of, Box::new(post));
         }
         let because = match reason {
             GiveUpReason::Attempts => match report.attempts.len() {
@@ -306,15 +350,17 @@ impl Shared {
         let text = text.replacen("chunk", "Chunk", 1);
         let attempts: Vec<_> = report.attempts.iter().map(in_words).collect();
         let debug = attempts.join("\n");
-        self.fail_with(Some(report.session), |bin| {
+        let (error, details) = (failure.error(&text), self.details(report, failure));
+        let post = move |bin: &gst::Bin| {
             gst::error!(CAT, obj = bin, "{text}\n{debug}");
-            let error = gst::message::Error::builder_from_error(failure.error(&text))
+            let error = gst::message::Error::builder_from_error(error)
                 .src(bin)
                 .debug(&debug)
-                .details(self.details(report, failure))
+                .details(details)
                 .build();
             let _ = bin.post_message(error);
-        });
+        };
+        self.fail_later(chunk, FlowError::Error, of, Box::new(post));
     }
 
     /// The fields that docs/messages.md describes.

@@ -4,6 +4,7 @@
 
 use super::decision::{Decision, Sequential};
 use super::input::InputState;
+use super::notices::Post;
 use super::output::intake::Intake;
 use super::output::writer::Writer;
 use super::video::Video;
@@ -129,6 +130,8 @@ pub(crate) struct Shared {
     pub(super) writer: Mutex<Writer>,
     /// Joins the flows of the output's sink pads into the one that upstream gets.
     pub(super) flows: Mutex<gst_base::UniqueFlowCombiner>,
+    /// What the stream ends with, and whose error it is, when all that is good has left.
+    pub(super) last_error: Mutex<Option<(Option<SessionId>, gst::FlowError, Post)>>,
     pub(super) notices: Mutex<super::notices::Said>,
     pub(super) watch: Mutex<Option<super::watchdog::Watch>>,
     /// Session 0 goes straight through; set before its first packet.
@@ -247,6 +250,7 @@ impl Shared {
             input: Mutex::default(),
             writer: Mutex::default(),
             flows: Mutex::new(gst_base::UniqueFlowCombiner::new()),
+            last_error: Mutex::default(),
             notices: Mutex::default(),
             watch: Mutex::default(),
             passes: false.into(),

@@ -73,6 +73,9 @@ impl<M: Media> Engine<M> {
         };
         work.phase = AttemptPhase::Done;
         if is_aborting || *ending == Ending::Aborted {
+            // Older chunks than the one that is doomed may wait for it.
+            self.stream.roster.end(attempt.session, Slot::Idle);
+            self.wake_takers();
             return Consequence::Nothing;
         }
         let (chunk, number) = (work.chunk, work.number);
@@ -88,6 +91,9 @@ impl<M: Media> Engine<M> {
             Fate::Dropped => return Consequence::Nothing,
             Fate::GiveUp(reason) => {
                 let report = self.report(attempt.session, chunk, number, failure);
+                let closes = reason == GiveUpReason::NoSession;
+                let slot = if closes { Slot::Closed } else { Slot::Idle };
+                self.stream.roster.end(attempt.session, slot);
                 return Consequence::GiveUp(report, reason);
             }
             Fate::Anew { .. } | Fate::Resume(_) => (number, Slot::Idle),
@@ -181,6 +187,19 @@ impl<M: Media> Engine<M> {
             }),
             attempts,
         }
+    }
+
+    /// The stream fails with this chunk, or with what would come next: nothing more comes in, older chunks are encoded, and what is good
+    /// leaves before the [end](crate::logic::engine::Output::Fail). `false`: it fails with an older one, or has ended.
+    pub fn doom(&mut self, chunk: Option<ChunkId>) -> bool {
+        self.cut();
+        let chunk = chunk.unwrap_or(self.stream.chunker.next_id);
+        if self.is_aborting() || self.stream.roster.is_doomed(chunk) {
+            return false;
+        }
+        self.stream.roster.doomed = Some(chunk);
+        self.wake_everybody();
+        true
     }
 
     /// It was said why the chunk is encoded again: it may be taken.

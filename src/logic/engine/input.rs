@@ -66,6 +66,10 @@ impl<M: Media> Engine<M> {
         if stream.ended {
             return Admission::Ended(frame);
         }
+        if stream.roster.doomed.is_some() {
+            stream.pace.arrives(now);
+            return Admission::Full(frame);
+        }
         // Making a frame wait that the oldest chunk can't be finished without would be waiting for ourselves.
         let urgent = stream.chunker.is_starving();
         if !stream.budget.admit(incoming.bytes, urgent) {

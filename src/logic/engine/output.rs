@@ -17,6 +17,8 @@ pub enum Output<M: Media> {
     Send(Sending<M>),
     /// No packet follows these: the end of a stream or a segment, with what stood before it.
     Events(Vec<M::Event>),
+    /// All that is good has left: say why the stream fails, and [fail](Engine::fail).
+    Fail,
     /// Wait until it is woken, or until then: input may have [stopped](Engine::stalled).
     Wait(Option<u64>),
     /// Rest until the next start or the end of the flush.
@@ -88,6 +90,9 @@ impl<M: Media> Engine<M> {
                     self.stream.roster.next_to_send = chunk.next();
                     self.stream.forget_frames();
                     self.wake_takers();
+                }
+                Pop::Nothing if self.flow.is_none() && self.stream.roster.is_over() => {
+                    return Output::Fail;
                 }
                 Pop::Nothing if self.flow.is_some() && self.stream.is_planned => {
                     return self.pop_end_alone();

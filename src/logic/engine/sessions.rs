@@ -283,7 +283,7 @@ impl<M: Media> Engine<M> {
             Err(Why::Fault(fault.clone()))
         } else if is_aborted {
             Err(Why::Aborted)
-        } else if is_halted {
+        } else if is_halted || self.stream.roster.is_doomed(work.chunk) {
             Err(Why::Halted)
         } else if work.replanned {
             Err(Why::Replanned)

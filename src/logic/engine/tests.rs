@@ -175,6 +175,10 @@ struct World {
     timeline: Timeline<Option<u64>>,
     keys: BTreeSet<u64>,
     has_failed: bool,
+    /// Frames before the chunk with which the stream fails.
+    good: u64,
+    /// No session is left.
+    is_lost: bool,
     eos_sent: bool,
     seeds: u64,
     alive: Vec<std::rc::Weak<()>>,
@@ -270,6 +274,8 @@ impl World {
             timeline: Timeline::default(),
             keys: BTreeSet::new(),
             has_failed: false,
+            good: 0,
+            is_lost: false,
             eos_sent: false,
             seeds: 0,
             alive: Vec::new(),
@@ -367,12 +373,12 @@ impl World {
     fn fails(&mut self, attempt: AttemptId, ending: &Ending) {
         match self.engine.ended(attempt, ending, "failed", 1) {
             Consequence::Nothing | Consequence::Again(_) => (),
-            Consequence::GiveUp(report, _) => {
+            Consequence::GiveUp(report, reason) => {
                 assert!(!report.attempts.is_empty());
-                if self.engine.begin_to_tell() {
-                    self.has_failed = true;
+                if self.engine.doom(Some(report.chunk)) {
+                    self.good = report.frames.start.0;
                 }
-                self.engine.fail("error");
+                self.is_lost |= reason == GiveUpReason::NoSession;
             }
         }
         self.wake();
@@ -530,6 +536,12 @@ impl World {
                 self.wake();
                 self.output_sleeps = true;
             }
+            Output::Fail => {
+                if self.engine.begin_to_tell() {
+                    self.has_failed = true;
+                }
+                self.engine.fail("error");
+            }
             Output::Rest => panic!("nobody stops"),
         }
         self.wake();
@@ -649,6 +661,10 @@ impl World {
         self.check();
         assert!(self.has_ended && self.eos_sent, "somebody waits for ever");
         if self.has_failed {
+            // What is good has left first.
+            let sent: BTreeSet<u64> = self.sent.iter().map(|coded| coded.number).collect();
+            let is_whole = (0..self.good).all(|number| sent.contains(&number));
+            assert!(is_whole || self.is_lost, "{sent:?} of {}", self.good);
             return;
         }
         assert_eq!(self.sent.len() as u64, self.frames, "frames are missing");

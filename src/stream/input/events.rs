@@ -3,6 +3,7 @@
 //! Events from upstream, and key frames that are asked for.
 
 use super::{CAT, InputState};
+use crate::encoder::description::EncoderError;
 use crate::logic::keys;
 use crate::media::raw::{UNKNOWN_DURATION, are_fields, is_same_video};
 use crate::media::tags::of_stream;
@@ -121,19 +122,26 @@ impl Shared {
             return true;
         }
         if are_fields(&caps) {
-            self.fail(gst::error_msg!(
+            // (Its own error would come before ours if upstream heard of it now.)
+            self.fail_after_all(gst::error_msg!(
                 gst::StreamError::Format,
                 ("The video changes to alternating fields, of which chunks can't be made; set allow-parallel=false")
             ));
-            return false;
+            return true;
+        }
+        if !caps.is_subset(&self.takes(Some(&caps))) {
+            let encoder = self.encoding.lock().encoder_name();
+            let error = EncoderError::CapsRefused { encoder, caps };
+            self.fail_after_all(error.message());
+            return true;
         }
         // A plain encoder asks it with new caps as well.
         let downstream = self.ask_downstream();
         let plan = match self.plan(&caps, None) {
             Ok(plan) => plan,
             Err(error) => {
-                self.fail(error.into());
-                return false;
+                self.fail_after_all(error.into());
+                return true;
             }
         };
         {

@@ -24,6 +24,11 @@ impl Shared {
                 answer_as_encoder(query, self.takes(query.filter()));
                 true
             }
+            // In mid-stream the event is told of in its turn, as GStreamer would end the stream at once, with all that is held.
+            gst::QueryViewMut::AcceptCaps(query) if mode == Mode::Parallel => {
+                query.set_result(query.caps().can_intersect(&caps::raw()));
+                true
+            }
             gst::QueryViewMut::AcceptCaps(_) => return None,
             gst::QueryViewMut::Allocation(query) => {
                 mode == Mode::Parallel && self.allocation(query)
@@ -41,7 +46,7 @@ impl Shared {
 
     /// What can be encoded: as the encoder said before it began, or says now, or as far as it is known which
     /// encoder it will be.
-    fn takes(&self, filter: Option<&gst::CapsRef>) -> gst::Caps {
+    pub(super) fn takes(&self, filter: Option<&gst::CapsRef>) -> gst::Caps {
         let (asked, recipe) = {
             let encoding = self.encoding.lock();
             (encoding.sink_caps.clone(), encoding.recipe.clone())

@@ -35,6 +35,7 @@ impl Shared {
                     self.refused(flow);
                 }
             }
+            Output::Fail => self.fail_at_last(),
             Output::Wait(_) => (),
             Output::Rest => {
                 let _ = self.src.pause_task();
