@@ -203,10 +203,18 @@ fn short(text: &str) -> String {
     text[..end(text)].trim().chars().take(90).collect()
 }
 
+/// The encoders that no Debian package has. (One that is registered twice at the same time may have no factory for a moment.)
+fn register() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        init();
+        gstrav1e::plugin_register_static().unwrap();
+        gstgif::plugin_register_static().unwrap();
+    });
+}
+
 fn encoders() -> Vec<String> {
-    init();
-    gstrav1e::plugin_register_static().unwrap();
-    gstgif::plugin_register_static().unwrap();
+    register();
     let kind = gst::ElementFactoryType::VIDEO_ENCODER;
     let factories = gst::ElementFactory::factories_with_type(kind, gst::Rank::NONE);
     // For trying a few by hand.
@@ -335,8 +343,7 @@ fn every_installed_encoder() {
 #[test]
 fn an_encoder_that_cannot_be_cut_gives_what_it_gives_alone() {
     let pictures = synthetic(FRAMES);
-    init();
-    gstgif::plugin_register_static().unwrap();
+    register();
     for encoder in [Y4M, GIF] {
         let alone = common::pictures::encode(&pictures, &format!("videoconvert ! {encoder}"));
         let ours =

@@ -11,7 +11,11 @@ pub(crate) fn ask_target(
     parent: Option<&gst::Object>,
     query: &mut gst::QueryRef,
 ) -> bool {
-    match pad.target() {
+    let of_caps = matches!(
+        query.type_(),
+        gst::QueryType::Caps | gst::QueryType::AcceptCaps
+    );
+    match pad.target().filter(|_| of_caps) {
         Some(target) => target.query(query),
         None => gst::Pad::query_default(pad, parent, query),
     }

@@ -125,7 +125,6 @@ pub(super) const ROWS: &[Profile] = &[
     },
     Profile {
         factories: "gifenc",
-        was_run: false,
         concurrency: Concurrency::Alone("its stream has one header and one trailer"),
         ..INTRA
     },
