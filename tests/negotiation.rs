@@ -181,6 +181,40 @@ fn whatever_the_format_the_caps_are_those_of_the_plain_encoder() {
     assert_agreed(&pairs);
 }
 
+/// What links by caps takes no other pad of a muxer than the plain encoder gets, whichever it offers first.
+#[test]
+fn muxers_take_it_for_video() {
+    for encoder in [
+        "vtparallelenc encoder=jpegenc",
+        "vtparallelenc encoder=\"videoconvert ! jpegenc\"",
+        "vtparallelmpeg4enc",
+        "vtparallelmpeg2enc",
+    ] {
+        for mux in ["avimux", "matroskamux", "qtmux"] {
+            // (mpeg2enc says no MPEG version that qtmux knows, alone as well.)
+            if mux == "qtmux" && encoder.contains("mpeg2") {
+                continue;
+            }
+            let pipeline = Pipeline::parse(&format!(
+                "videotestsrc num-buffers=60 ! video/x-raw,width=320,height=240,framerate=25/1 ! {encoder} name=enc ! \
+                 {mux} name=mux ! fakesink"
+            ));
+            let peer = pipeline
+                .element("enc")
+                .static_pad("src")
+                .unwrap()
+                .peer()
+                .unwrap();
+            assert!(
+                peer.name().starts_with("video"),
+                "{encoder} ! {mux}: {}",
+                peer.name()
+            );
+            pipeline.run().expect_eos();
+        }
+    }
+}
+
 /// Before an encoder is placed, what it can do for what comes after it is known as well.
 #[test]
 fn an_encoder_that_is_chosen_agrees_on_the_same() {

@@ -3,6 +3,7 @@
 //! Which encoder, where none was named: by what downstream accepts.
 
 use super::description::EncoderError;
+use super::profile::version;
 use crate::media::caps;
 use gst::prelude::*;
 use std::cmp::Reverse;
@@ -34,7 +35,10 @@ pub(crate) fn choose(
     let chosen = making
         .iter()
         .filter(|factory| factory.can_sink_any_caps(raw))
-        .max_by_key(|it| (it.rank(), Reverse(preference(it)), Reverse(it.name())));
+        .max_by_key(|it| {
+            let first = Reverse((preference(it), it.name()));
+            (works(it), it.rank(), first)
+        });
     if let Some(factory) = chosen {
         return Ok((*factory).clone());
     }
@@ -49,6 +53,12 @@ pub(crate) fn choose(
         let raw = raw.clone();
         EncoderError::NoneTakes { downstream, raw }
     })
+}
+
+/// Before GStreamer 1.26 these give their library a frame rate that MPEG doesn't have, and fail.
+fn works(factory: &gst::ElementFactory) -> bool {
+    let fails = ["avenc_mpeg1video", "avenc_mpeg2video"].contains(&factory.name().as_str());
+    !fails || version(factory) >= (1, 26, 0)
 }
 
 /// One of this plugin's own elements.

@@ -15,10 +15,17 @@ pub(crate) fn ask_target(
         query.type_(),
         gst::QueryType::Caps | gst::QueryType::AcceptCaps
     );
-    match pad.target().filter(|_| of_caps) {
-        Some(target) => target.query(query),
-        None => gst::Pad::query_default(pad, parent, query),
+    let Some(target) = pad.target().filter(|_| of_caps) else {
+        return gst::Pad::query_default(pad, parent, query);
+    };
+    let answered = target.query(query);
+    if let (gst::QueryViewMut::Caps(query), Some(template)) = (query.view_mut(), pad.pad_template())
+        && let Some(caps) = query.result_owned()
+    {
+        let first = gst::CapsIntersectMode::First;
+        query.set_result(&caps.intersect_with_mode(template.caps(), first));
     }
+    answered
 }
 
 /// Answers a CAPS query of an encoder with what comes after it, in the order that the encoder prefers.

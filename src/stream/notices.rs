@@ -48,7 +48,7 @@ impl Shared {
     /// Ends the stream with the error that an encoder posted.
     pub(super) fn fail_as_posted(&self, session: &Session, message: gst::Message) {
         self.fail_with(Some(session.id), FlowError::Error, |_| {
-            session.slot.post_kept(message)
+            session.slot.post_kept(message);
         });
     }
 

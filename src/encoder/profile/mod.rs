@@ -110,7 +110,7 @@ impl Profile {
     pub(crate) fn of(encoder: &gst::Element) -> &'static Self {
         let name = encoder.factory().map(|factory| factory.name().to_string());
         let name = name.unwrap_or_default();
-        let version = version(encoder);
+        let version = encoder.factory().map_or((0, 0, 0), |it| version(&it));
         let mut rows = ROWS.iter().filter(|row| row.since <= version);
         let class = || encoder.metadata(gst::ELEMENT_METADATA_KLASS);
         match rows.find(|row| any_matches(row.factories, &name)) {
@@ -191,9 +191,9 @@ fn serialized(encoder: &gst::Element, properties: &str) -> String {
     value.unwrap_or_default()
 }
 
-/// Of the plugin that the encoder is of.
-fn version(encoder: &gst::Element) -> (u32, u32, u32) {
-    let plugin = encoder.factory().and_then(|factory| factory.plugin());
+/// Of the plugin that the encoders are of.
+pub(super) fn version(factory: &gst::ElementFactory) -> (u32, u32, u32) {
+    let plugin = factory.plugin();
     let version = plugin.map(|plugin| plugin.version().to_string());
     let version = version.unwrap_or_default();
     let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));

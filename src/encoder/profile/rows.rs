@@ -151,6 +151,16 @@ pub(super) const ROWS: &[Profile] = &[
             avenc_asv2 avenc_cljr avenc_r10k",
         ..INTRA
     },
+    Profile {
+        factories: "avenc_mpeg4",
+        since: (1, 26, 0),
+        ..RUN
+    },
+    Profile {
+        factories: "avenc_mpeg4",
+        concurrency: Concurrency::Alone("before GStreamer 1.26 its packets have no times"),
+        ..RUN
+    },
     // Encoders of libavcodec: their `threads` takes only 1 (the default) and "auto". Without B-frames, which are off by default, no frame
     // refers across a forced key frame.
     Profile {
