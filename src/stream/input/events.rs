@@ -18,9 +18,13 @@ impl Shared {
         gst::log!(CAT, obj = self.sink, "{event:?}");
         match (self.mode(), event.view()) {
             (Mode::Undecided, gst::EventView::Caps(caps)) => self.begin(&caps.caps_owned(), event),
-            (Mode::Sequential(_), _) => self
-                .straight()
-                .is_some_and(|straight| straight.push_event(event)),
+            (Mode::Sequential(_), _) => {
+                // One that stays comes again with the next frame, whose flow says why it didn't go on: upstream would end with an error
+                // where the encoder only flushes.
+                let stays = event.is_sticky() && event.type_() != gst::EventType::Caps;
+                let straight = self.straight();
+                straight.is_some_and(|straight| straight.push_event(event) || stays)
+            }
             (_, gst::EventView::FlushStart(_)) => {
                 self.lock().begin_flush();
                 self.src.push_event(event);
