@@ -265,7 +265,7 @@ fn seeks_from_another_thread_while_states_change() {
         assert!(seek(&pipeline, gst::SeekFlags::FLUSH, 1_000, Some(2_000)));
         pipeline.set_state(gst::State::Playing).unwrap();
         let end = pipeline.end();
-        assert!(matches!(end, common::End::Eos), "{encoder}: {end:?}");
+        assert!(matches!(end, End::Eos), "{encoder}: {end:?}");
         let sections = sections.lock().unwrap();
         assert_eq!(sections.last().unwrap().times.len(), 25, "{encoder}");
     }
