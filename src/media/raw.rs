@@ -22,8 +22,13 @@ pub(crate) fn frame_bytes(caps: &gst::CapsRef) -> Option<u64> {
         return Some(info.size() as u64);
     }
     let structure = caps.structure(0)?;
-    let width = u64::try_from(structure.get::<i32>("width").ok()?).ok()?;
-    let height = u64::try_from(structure.get::<i32>("height").ok()?).ok()?;
+    // (GStreamer takes negative ones, too.)
+    let side = |name| {
+        structure
+            .get::<i32>(name)
+            .map(|it| u64::try_from(it).unwrap_or(0))
+    };
+    let (width, height) = (side("width").ok()?, side("height").ok()?);
     let drm_format = structure.get::<&str>("drm-format").unwrap_or_default();
     let halves = half_bytes_of_a_pixel(drm_format.split(':').next().unwrap_or_default());
     Some((width * height).saturating_mul(halves).div_ceil(2).max(1))
