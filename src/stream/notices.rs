@@ -36,13 +36,18 @@ pub(crate) struct Said {
 /// Posts an error.
 pub(super) type Post = Box<dyn FnOnce(&gst::Bin) + Send>;
 
+/// Posts this error of ours.
+fn posting(error: gst::ErrorMessage) -> impl FnOnce(&gst::Bin) + Send {
+    move |bin| {
+        gst::error!(CAT, obj = bin, "{error}");
+        bin.post_error_message(error);
+    }
+}
+
 impl Shared {
     /// Ends the stream with an error. Said first: upstream, which gets an error flow, says that it got one.
     pub(super) fn fail(&self, error: gst::ErrorMessage) {
-        self.fail_with(None, FlowError::Error, |bin| {
-            gst::error!(CAT, obj = bin, "{error}");
-            bin.post_error_message(error);
-        });
+        self.fail_with(None, FlowError::Error, posting(error));
     }
 
     /// Ends the stream with the error that an encoder posted.
@@ -54,11 +59,8 @@ impl Shared {
 
     /// Ends the stream with caps that can't be encoded: all that came before leaves first.
     pub(super) fn fail_after_all(&self, error: gst::ErrorMessage) {
-        let post = move |bin: &gst::Bin| {
-            gst::error!(CAT, obj = bin, "{error}");
-            bin.post_error_message(error);
-        };
-        self.fail_later(None, FlowError::NotNegotiated, None, Box::new(post));
+        let post = Box::new(posting(error));
+        self.fail_later(None, FlowError::NotNegotiated, None, post);
     }
 
     /// Ends the stream with this chunk, or with what comes next, and with the error that `post` posts, when all that is good has left.
@@ -324,12 +326,8 @@ impl Shared {
     ) {
         let (chunk, of) = (Some(report.chunk), Some(report.session));
         if let (GiveUpReason::Hopeless, Failure::Encoder(error)) = (reason, failure) {
-            let error = error.message();
-            let post = |bin: &gst::Bin| {
-                gst::error!(CAT, obj = bin, "{error}");
-                bin.post_error_message(error);
-            };
-            return self.fail_later(chunk, FlowError::Error, of, Box::new(post));
+            let post = Box::new(posting(error.message()));
+            return self.fail_later(chunk, FlowError::Error, of, post);
         }
         let because = match reason {
             GiveUpReason::Attempts => match report.attempts.len() {

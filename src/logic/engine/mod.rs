@@ -363,6 +363,10 @@ impl<M: Media> Engine<M> {
 
     /// Wakes sessions that wait for a chunk, no more of them than can have one.
     fn wake_takers(&mut self) {
+        // Mostly so: each frame asks.
+        if self.stream.roster.waiting.is_empty() {
+            return;
+        }
         let sessions = self.sessions.iter().enumerate();
         let waiting = sessions.filter(|(_, session)| session.waits_for_chunk);
         let waiting = waiting.map(|(id, _)| SessionId(id));
