@@ -71,6 +71,8 @@ pub struct Live {
     id: ChunkId,
     /// First fed frame.
     pub lead_start: FrameNo,
+    /// First frame that it keeps from being let go: not later than the next chunk's first one, while that hasn't begun.
+    keeps_from: FrameNo,
     /// First own frame.
     pub start: FrameNo,
     /// `start` and the planned length: where the chunk ends unless a short tail joins it.
@@ -114,7 +116,16 @@ impl Live {
 
     /// Every frame that this chunk needs or may come to need.
     fn needs(&self) -> FrameRange {
-        FrameRange::new(self.lead_start.0, self.end().0)
+        FrameRange::new(self.keeps_from.0, self.end().0)
+    }
+
+    /// It is fed nothing before this frame.
+    fn begin_with(&mut self, start: FrameNo) {
+        self.lead_start = start;
+        // The chunk after an open one may reach back as far as that would have.
+        if !self.is_open() {
+            self.keeps_from = start;
+        }
     }
 
     /// It is fed frames around its own ones on this side.
@@ -197,6 +208,7 @@ impl Chunker {
         let live = Live {
             id: self.next_id,
             lead_start,
+            keeps_from: lead_start,
             start,
             target,
             own_end: None,
@@ -323,7 +335,7 @@ impl Chunker {
         for live in self.live.iter_mut().filter(|live| live.overlaps()) {
             if live.id == chunk || is_trial && live.id > chunk {
                 needed.end = needed.end.max(live.end());
-                live.lead_start = live.start;
+                live.begin_with(live.start);
                 live.after = 0;
                 live.neighbours.fed = live.planned;
                 losing.push(live.id);
@@ -338,9 +350,9 @@ impl Chunker {
         let Some(live) = self.live.iter_mut().find(|live| live.id == chunk) else {
             return Vec::new();
         };
-        let gone = FrameRange::new(live.lead_start.0, start.0);
+        let gone = FrameRange::new(live.keeps_from.0, start.0);
         live.start = start;
-        live.lead_start = start;
+        live.begin_with(start);
         self.unneeded(gone)
     }
 
@@ -409,7 +421,7 @@ impl Chunker {
 
     /// The first frame of a live chunk: nothing that a session delivers from now on lies before it.
     pub fn oldest_needed(&self) -> FrameNo {
-        let needed = self.live.iter().map(|live| live.lead_start);
+        let needed = self.live.iter().map(|live| live.keeps_from);
         needed.min().unwrap_or(self.arrived)
     }
 }
