@@ -3,7 +3,7 @@
 //! Makes an encoder from the property `encoder`, and says what is known of it.
 
 use super::choice::is_ours;
-use super::hints::Recommended;
+use super::hints::{self, Recommended};
 use super::profile::{Concurrency, Profile};
 use super::properties::{KEY_INTERVAL, Overrides, key_interval};
 use crate::media::outside::Outside;
@@ -118,8 +118,18 @@ pub(crate) struct Recipe {
     /// A factory name or bin description.
     pub(crate) description: String,
     pub(crate) overrides: Arc<Overrides>,
-    /// For chunks, beside others: how many threads each of them may take. `None` leaves the encoder as it is.
-    pub(crate) threads: Option<u32>,
+    /// `None` leaves the encoder as it is.
+    pub(crate) chunked: Option<Chunked>,
+}
+
+/// What an encoder of chunks is made with, beside others.
+#[derive(Debug, Clone)]
+pub(crate) struct Chunked {
+    pub(crate) profile: &'static Profile,
+    /// Each encoder may take so many.
+    pub(crate) threads: u32,
+    /// It wants to know of its chunk.
+    pub(crate) takes_hints: bool,
 }
 
 impl Recipe {
@@ -128,15 +138,20 @@ impl Recipe {
         let made = parse(&self.description)?;
         let encoder = encoder_within(&made);
         self.overrides.apply(&encoder);
-        if let Some(threads) = self.threads {
+        if let Some(chunked) = &self.chunked {
             // Where a key frame comes is decided before chunks are made: an encoder is asked for those only.
             if key_interval(&encoder) > 0 {
                 encoder.set_property(KEY_INTERVAL, 0u64);
             }
-            let profile = Profile::of(&encoder);
-            profile.apply(&encoder, threads, |property| self.sets(property));
+            let sets = |property: &str| self.sets(property);
+            chunked.profile.apply(&encoder, chunked.threads, sets);
         }
         Ok(made)
+    }
+
+    /// The encoder wants to know of its chunk.
+    pub(crate) fn takes_hints(&self) -> bool {
+        self.chunked.as_ref().is_some_and(|it| it.takes_hints)
     }
 
     /// The user has set this property of the encoder.
@@ -256,6 +271,7 @@ pub(crate) struct Traits {
     /// Automatic lead and trail, in frames.
     pub(crate) overlap: (u64, u64),
     pub(crate) recommended: Recommended,
+    pub(crate) takes_hints: bool,
     pub(crate) concurrency: Concurrency,
 }
 
@@ -275,6 +291,7 @@ impl Traits {
             profile,
             overlap: profile.overlap(&encoder),
             recommended,
+            takes_hints: hints::are_wanted(&encoder),
             concurrency: match outside_of(made) {
                 Some(outside) => Concurrency::Alone(outside.why_alone()),
                 None if is_blind => {

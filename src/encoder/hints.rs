@@ -53,7 +53,7 @@ pub(crate) struct Hints {
 }
 
 /// The encoder wants to know.
-pub(crate) fn are_wanted(encoder: &gst::Element) -> bool {
+pub(super) fn are_wanted(encoder: &gst::Element) -> bool {
     [BEFORE, AFTER, FRAMES, RATE]
         .iter()
         .any(|property| encoder.has_property(property))
@@ -62,6 +62,9 @@ pub(crate) fn are_wanted(encoder: &gst::Element) -> bool {
 impl Hints {
     /// Sets all that the user hasn't.
     pub(crate) fn apply(&self, encoder: &gst::Element, recipe: &Recipe) {
+        if !recipe.takes_hints() {
+            return;
+        }
         let of = &self.neighbours;
         let set = |property, value: String| {
             if encoder.has_property(property) && !recipe.sets(property) {

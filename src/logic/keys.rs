@@ -36,6 +36,8 @@ pub struct KeyRequests {
     waiting: BTreeMap<(Option<u64>, Reverse<u64>), Request>,
     /// How many have come.
     asked: u64,
+    /// The least time between two key frames of which one is asked for, as it was when that was last asked.
+    pub interval: u64,
     /// Running time of the last frame of which a key frame was asked.
     last_forced: Option<u64>,
     /// Times for which requests are going to come, if the next ones are as far apart as the last ones. Who cuts a stream into segments
@@ -103,8 +105,8 @@ impl KeyRequests {
     }
 
     /// The next frame has this running time. Returns the requests that it answers. If the last key frame that was asked for is
-    /// less than `interval` ago, they wait.
-    pub fn due(&mut self, time: Option<u64>, interval: u64) -> Due {
+    /// less than the interval ago, they wait.
+    pub fn due(&mut self, time: Option<u64>) -> Due {
         let number = self.period.zip(time).map(|(period, time)| time / period);
         let mut due = Due {
             requests: Vec::new(),
@@ -113,9 +115,12 @@ impl KeyRequests {
                 last.is_none_or(|last| last < number)
             }),
         };
-        let next = self.last_forced.map(|last| last.saturating_add(interval));
+        let next = self
+            .last_forced
+            .map(|last| last.saturating_add(self.interval));
         let is_too_soon = next.zip(time).is_some_and(|(next, time)| next > time);
-        if interval == 0 || !is_too_soon {
+        let any = !self.waiting.is_empty() || !self.expected.is_empty();
+        if any && (self.interval == 0 || !is_too_soon) {
             // A frame without a time answers all of them, as with GstVideoEncoder.
             let later = match time.and_then(|now| now.checked_add(1)) {
                 Some(later) => self.waiting.split_off(&(Some(later), Reverse(u64::MAX))),
@@ -157,26 +162,28 @@ mod tests {
         let mut keys = KeyRequests::default();
         keys.ask(at(Some(100)));
         keys.ask(at(Some(60)));
-        assert_eq!(keys.due(Some(40), 0).requests, []);
+        assert_eq!(keys.due(Some(40)).requests, []);
         keys.ask(at(None));
-        assert_eq!(keys.due(Some(80), 0).requests, [at(None), at(Some(60))]);
-        assert_eq!(keys.due(Some(90), 0).requests, []);
-        assert_eq!(keys.due(None, 0).requests, [at(Some(100))]);
+        assert_eq!(keys.due(Some(80)).requests, [at(None), at(Some(60))]);
+        assert_eq!(keys.due(Some(90)).requests, []);
+        assert_eq!(keys.due(None).requests, [at(Some(100))]);
         assert!(keys.waiting.is_empty());
     }
 
     #[test]
     fn requests_keep_their_interval() {
         let mut keys = KeyRequests::default();
+        keys.interval = 100;
         keys.ask(at(None));
-        assert!(keys.due(Some(0), 100).forces);
+        assert!(keys.due(Some(0)).forces);
         keys.ask(at(Some(40)));
-        assert_eq!(keys.due(Some(40), 100), Due::default());
-        assert_eq!(keys.due(Some(80), 100), Due::default());
-        assert!(keys.due(Some(120), 100).forces);
+        assert_eq!(keys.due(Some(40)), Due::default());
+        assert_eq!(keys.due(Some(80)), Due::default());
+        assert!(keys.due(Some(120)).forces);
         // Asked for again, it is answered without another key frame.
         keys.ask(at(Some(110)));
-        let due = keys.due(Some(400), 0);
+        keys.interval = 0;
+        let due = keys.due(Some(400));
         assert_eq!((due.requests.len(), due.forces), (1, false));
     }
 
@@ -184,18 +191,19 @@ mod tests {
     fn regular_key_frames_come_with_the_first_frame_of_each_period() {
         let mut keys = KeyRequests::new(Some(100));
         let times = [0, 40, 80, 120, 160, 200, 410, 430];
-        let forced = times.map(|time| keys.due(Some(time), 0).forces);
+        let forced = times.map(|time| keys.due(Some(time)).forces);
         assert_eq!(forced, [true, false, false, true, false, true, true, false]);
-        assert!(!keys.due(None, 0).forces);
+        assert!(!keys.due(None).forces);
         // What is asked for there is answered there.
+        keys.interval = 1_000;
         keys.ask(at(Some(500)));
-        let due = keys.due(Some(500), 1_000);
+        let due = keys.due(Some(500));
         assert_eq!(
             (due.requests.len(), due.forces),
             (0, true),
             "too soon for it"
         );
-        assert_eq!(keys.due(Some(1_500), 1_000).requests.len(), 1);
+        assert_eq!(keys.due(Some(1_500)).requests.len(), 1);
     }
 
     #[test]
@@ -210,16 +218,16 @@ mod tests {
             (151, false),
             (260, true),
         ] {
-            let due = keys.due(Some(time), 0);
+            let due = keys.due(Some(time));
             assert_eq!((due.forces, due.requests.len()), (is_key, 0), "{time}");
         }
         // Nobody has asked since: 300 and 350 are the last.
-        assert!(keys.due(Some(300), 0).forces);
-        assert!(keys.due(Some(350), 0).forces);
-        assert!(!keys.due(Some(400), 0).forces);
+        assert!(keys.due(Some(300)).forces);
+        assert!(keys.due(Some(350)).forces);
+        assert!(!keys.due(Some(400)).forces);
         // So far apart, each request comes in time.
         assert!(keys.expect(500, None, 10, 200, 700).is_empty());
-        assert!(!keys.due(Some(900), 0).forces);
+        assert!(!keys.due(Some(900)).forces);
     }
 
     #[test]
@@ -231,8 +239,9 @@ mod tests {
         let late = u64::MAX - 3;
         let passed = keys.expect(late, Some(late - 2), 1, u64::MAX, u64::MAX);
         assert!(passed.len() <= 1);
-        assert!(keys.due(Some(u64::MAX), 0).forces);
-        assert!(keys.due(Some(u64::MAX - 1), u64::MAX).requests.is_empty());
+        assert!(keys.due(Some(u64::MAX)).forces);
+        keys.interval = u64::MAX;
+        assert!(keys.due(Some(u64::MAX - 1)).requests.is_empty());
     }
 
     #[test]

@@ -72,8 +72,7 @@ impl Pace {
         let Next::Upstream(gap) = std::mem::replace(&mut self.next, Next::Waits) else {
             return;
         };
-        let patience = self.patience();
-        let was_freed = |stalled: u64| now.saturating_sub(stalled) <= patience / 2;
+        let was_freed = |stalled: u64| now.saturating_sub(stalled) <= self.patience() / 2;
         if !gap.stalled.is_some_and(was_freed) {
             self.gaps.push_back(now.saturating_sub(gap.since));
             if self.gaps.len() > GAPS {
@@ -85,7 +84,7 @@ impl Pace {
     /// The frame was taken in. `true`: the input wasn't watched, and is to be watched again.
     #[must_use]
     pub fn taken(&mut self, now: u64) -> bool {
-        let is_watched = self.deadline().is_some();
+        let is_watched = self.watched().is_some();
         self.arrives(now);
         self.next = Next::Upstream(Gap {
             since: now,
@@ -121,15 +120,19 @@ impl Pace {
         self.next == Next::Waits
     }
 
-    /// When the input will have stood still for too long. `None`: there is nothing to wait for, or nothing to be done.
-    pub fn deadline(&self) -> Option<u64> {
+    /// The gap that goes on, unless there is nothing to be done about it.
+    fn watched(&self) -> Option<Gap> {
         match self.next {
-            Next::Upstream(gap) if !gap.is_exhausted => {
-                let since = gap.stalled.unwrap_or(gap.since);
-                Some(since.saturating_add(self.patience()))
-            }
+            Next::Upstream(gap) => Some(gap).filter(|gap| !gap.is_exhausted),
             _ => None,
         }
+    }
+
+    /// When the input will have stood still for too long. `None`: there is nothing to wait for, or nothing to be done.
+    pub fn deadline(&self) -> Option<u64> {
+        let gap = self.watched()?;
+        let since = gap.stalled.unwrap_or(gap.since);
+        Some(since.saturating_add(self.patience()))
     }
 
     /// The input has stood still for too long. `leaves_early`: packets leave early already.

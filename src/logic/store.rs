@@ -147,8 +147,8 @@ struct Store<P> {
     phase: Phase,
     /// In decoding order.
     packets: VecDeque<Held<P>>,
-    /// Own frames that are there.
-    delivered: BTreeSet<FrameNo>,
+    /// Own frames that are there, in order: most come near its end.
+    delivered: Vec<FrameNo>,
     /// By so many frames the encoder said that it reorders.
     announced: usize,
     skipped: BTreeSet<FrameNo>,
@@ -170,7 +170,7 @@ impl<P: Payload> Store<P> {
             own,
             phase: Phase::Lead,
             packets: VecDeque::new(),
-            delivered: BTreeSet::new(),
+            delivered: Vec::new(),
             announced: 0,
             skipped: BTreeSet::new(),
             finished: false,
@@ -179,6 +179,19 @@ impl<P: Payload> Store<P> {
             to_match: 0,
             resume_at: None,
         }
+    }
+
+    /// The frame is there. `false`: it was before.
+    fn deliver(&mut self, frame: FrameNo) -> bool {
+        let place = self.delivered.binary_search(&frame);
+        if let Err(place) = place {
+            self.delivered.insert(place, frame);
+        }
+        place.is_err()
+    }
+
+    fn is_delivered(&self, frame: FrameNo) -> bool {
+        self.delivered.binary_search(&frame).is_ok()
     }
 
     fn phase_of(&self, frame: FrameNo) -> Phase {
@@ -221,7 +234,7 @@ impl<P: Payload> Store<P> {
             return false;
         };
         let skipped = self.skipped.range(self.own.start..=last);
-        let skipped = skipped.filter(|frame| !self.delivered.contains(*frame));
+        let skipped = skipped.filter(|frame| !self.is_delivered(**frame));
         let accounted = self.delivered.len() + skipped.count();
         accounted as u64 == last.0 + 1 - self.own.start.0
     }
@@ -372,7 +385,7 @@ impl<P: Payload> Stores<P> {
             (Kind::Invisible, Some(frame)) => store.phase_of(frame),
             (Kind::Key | Kind::Delta, Some(frame)) => {
                 let phase = store.advance(frame, kind)?;
-                if phase == Phase::Own && !store.delivered.insert(frame) {
+                if phase == Phase::Own && !store.deliver(frame) {
                     return Err(Fault::Twice(frame));
                 }
                 phase
@@ -415,8 +428,12 @@ impl<P: Payload> Stores<P> {
     pub fn verify(&self, chunk: Chunk) -> Result<u64, Fault> {
         let store = self.chunks.get(&chunk.id);
         let store = store.ok_or(Fault::UnknownChunk(chunk.id))?;
+        let skipped = chunk.own.len() - store.delivered.len() as u64;
+        if skipped == 0 {
+            return Ok(0);
+        }
         let is_missing =
-            |frame: &FrameNo| !store.delivered.contains(frame) && !store.skipped.contains(frame);
+            |frame: &FrameNo| !store.is_delivered(*frame) && !store.skipped.contains(frame);
         let mut missing = chunk.own.iter().filter(is_missing);
         if let Some(first) = missing.next() {
             return Err(Fault::Missing {
@@ -424,7 +441,7 @@ impl<P: Payload> Stores<P> {
                 count: 1 + missing.count() as u64,
             });
         }
-        Ok(chunk.own.len() - store.delivered.len() as u64)
+        Ok(skipped)
     }
 
     /// The chunk was verified: its packets may leave.

@@ -9,7 +9,6 @@ use super::failure::Failure;
 use super::instance::Instance;
 use super::{Assignment, CAT, Session, Work};
 use crate::encoder::description::EncoderError;
-use crate::encoder::hints;
 use crate::logic::ids::FrameNo;
 use crate::media::raw::stampable;
 use gst::prelude::*;
@@ -73,7 +72,7 @@ impl Session {
             made.is_none()
                 && instance.caps.as_ref() == Some(&context.caps)
                 && instance.downstream == context.downstream
-                && !hints::are_wanted(&instance.encoder)
+                && !work.recipe.takes_hints()
         };
         let instance = match self.take_placed().filter(fits) {
             Some(instance) => instance,

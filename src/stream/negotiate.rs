@@ -6,7 +6,7 @@ use super::decision::{Decision, Sequential};
 use super::shared::{Mode, Shared};
 use super::workers;
 use crate::encoder::choice;
-use crate::encoder::description::{EncoderError, Recipe};
+use crate::encoder::description::{Chunked, EncoderError, Recipe};
 use crate::encoder::profile::ForcedKey;
 use crate::logic::ids::SessionId;
 use crate::logic::plan::{BudgetTooSmall, Overlap, Plan, Request};
@@ -167,7 +167,7 @@ impl Shared {
         let mut recipe = Recipe {
             description: description.to_string(),
             overrides: self.models.overrides(),
-            threads: None,
+            chunked: None,
         };
         // The generic element makes whatever its encoder makes.
         let makes = self.makes();
@@ -178,7 +178,11 @@ impl Shared {
             let decision = Decision::new(&encoding.job, &traits);
             gst::info!(CAT, obj = self.sink, "{description}: {decision:?}");
             if decision.sequential.is_none() {
-                recipe.threads = Some(decision.threads);
+                recipe.chunked = Some(Chunked {
+                    profile: decision.profile,
+                    threads: decision.threads,
+                    takes_hints: traits.takes_hints,
+                });
             }
             let sessions = decision.sessions;
             encoding.decision = Some(decision);
@@ -213,7 +217,7 @@ impl Shared {
             let mut encoding = self.encoding.lock();
             let recipe = encoding.recipe.as_mut();
             recipe.and_then(|recipe| {
-                recipe.threads.take()?;
+                recipe.chunked.take()?;
                 Some(recipe.clone())
             })
         };

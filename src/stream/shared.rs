@@ -172,7 +172,9 @@ impl Drop for Locked<'_> {
 
 impl Locked<'_> {
     fn wake(&mut self) {
-        let wakes = self.engine.take_wakes();
+        let Some(wakes) = self.engine.take_wakes() else {
+            return;
+        };
         let shared = self.shared;
         for (is_woken, condvar) in [
             (wakes.room, &shared.room),
@@ -183,20 +185,21 @@ impl Locked<'_> {
                 condvar.notify_all();
             }
         }
-        for id in wakes.sessions {
-            if let Some(branch) = shared.branches.read().get(id.0) {
-                branch.session.wake.notify_all();
-            }
+        if wakes.sessions.is_empty() {
+            return;
+        }
+        let branches = shared.branches.read();
+        for branch in wakes.sessions.iter().filter_map(|id| branches.get(id.0)) {
+            branch.session.wake.notify_all();
         }
     }
 
     /// `true`: the lock was let go meanwhile, so that all may be otherwise.
     fn carry_out(&mut self) -> bool {
         self.wake();
-        let freed = self.engine.take_freed();
-        if freed.is_empty() {
+        let Some(freed) = self.engine.take_freed() else {
             return false;
-        }
+        };
         MutexGuard::unlocked(&mut self.engine, || drop(freed));
         self.engine.dropped();
         self.wake();

@@ -40,7 +40,7 @@ impl<M: Media> Engine<M> {
             return None;
         }
         session.state = SessionState::Abandoned;
-        self.wakes.sessions.insert(id);
+        self.wakes.session(id);
         let attempt = self.name_attempt(id);
         let work = self.sessions[id.0].work.as_mut()?;
         work.attempt = attempt;
@@ -62,7 +62,7 @@ impl<M: Media> Engine<M> {
         {
             session.state = SessionState::Abandoned;
             session.waits_for_chunk = false;
-            self.wakes.sessions.insert(id);
+            self.wakes.session(id);
         }
     }
 

@@ -25,8 +25,6 @@ pub struct Incoming {
     pub assumed_duration: u64,
     /// What it holds of the budget.
     pub bytes: u64,
-    /// The least time between two key frames that are asked for.
-    pub key_interval: u64,
 }
 
 /// What becomes of a frame at the door.
@@ -100,7 +98,7 @@ impl<M: Media> Engine<M> {
         let private = stream.clock.stamp(times.running_time, duration);
         M::stamp(&mut frame, private);
         let number = stream.chunker.arrived;
-        let due = stream.keys.due(times.running_time, incoming.key_interval);
+        let due = stream.keys.due(times.running_time);
         if due.forces {
             let closed = stream.chunker.split();
             stream.bound(closed);
@@ -130,10 +128,10 @@ impl<M: Media> Engine<M> {
             }
             stream.roster.offer(id, 1);
             self.tally.chunks_planned += 1;
+            self.wake_takers();
         }
         // The output begins to watch the input.
         self.wakes.output |= begins || opened.is_some();
-        self.wake_takers();
         self.wake_waiting_for_frames();
     }
 
@@ -141,7 +139,7 @@ impl<M: Media> Engine<M> {
     pub(super) fn wake_waiting_for_frames(&mut self) {
         for (id, session) in self.sessions.iter().enumerate() {
             if session.waits_for_frame() {
-                self.wakes.sessions.insert(SessionId(id));
+                self.wakes.session(SessionId(id));
             }
         }
     }
@@ -180,8 +178,9 @@ impl<M: Media> Engine<M> {
         }
     }
 
-    /// Upstream asks for a key frame.
-    pub fn ask_for_key(&mut self, request: keys::Request) {
+    /// Upstream asks for a key frame. `key_interval`: the least time between two that are asked for.
+    pub fn ask_for_key(&mut self, request: keys::Request, key_interval: u64) {
+        self.stream.keys.interval = key_interval;
         self.stream.keys.ask(request);
     }
 
@@ -189,6 +188,7 @@ impl<M: Media> Engine<M> {
     /// forced there, if need be in another attempt at the chunk; otherwise the next key frame answers. Those that are going to be
     /// asked for next are made with it. `frame_duration`: of one frame, as far as it is known.
     pub fn request_key(&mut self, request: keys::Request, key_interval: u64, frame_duration: u64) {
+        self.stream.keys.interval = key_interval;
         if let Some(time) = request.time {
             self.force_key_at(time);
         }
@@ -198,7 +198,7 @@ impl<M: Media> Engine<M> {
             None => stream.keys.ask(request),
         }
         if let Some(time) = request.time {
-            for expected in stream.expect_after(time, key_interval, frame_duration) {
+            for expected in stream.expect_after(time, frame_duration) {
                 self.force_key_at(expected);
             }
         }
@@ -249,7 +249,7 @@ impl<M: Media> Engine<M> {
         for (id, session) in self.sessions.iter_mut().enumerate() {
             if let Some(work) = session.work.as_mut().filter(|work| work.chunk == chunk) {
                 work.replanned = true;
-                self.wakes.sessions.insert(SessionId(id));
+                self.wakes.session(SessionId(id));
             }
         }
     }
@@ -303,7 +303,7 @@ impl<M: Media> super::Stream<M> {
     }
 
     /// A request for `time` came: moments in what was taken in for which the next requests are to be expected.
-    fn expect_after(&mut self, time: u64, key_interval: u64, frame_duration: u64) -> Vec<u64> {
+    fn expect_after(&mut self, time: u64, frame_duration: u64) -> Vec<u64> {
         // What is held, and what was encoded and waits to leave.
         let plan = &self.chunker.plan;
         let waiting = plan.length.longest().saturating_mul(self.roster.window());
@@ -311,7 +311,7 @@ impl<M: Media> super::Stream<M> {
         let least = frame_duration.saturating_mul(plan.min_frames);
         let first = self.first_key.filter(|_| self.early != EarlyStart::Off);
         let until = self.clock.after_last();
-        self.keys
-            .expect(time, first, least.max(key_interval), depth, until)
+        let least = least.max(self.keys.interval);
+        self.keys.expect(time, first, least, depth, until)
     }
 }

@@ -46,7 +46,8 @@ pub use input::{Admission, FrameTimes, Incoming};
 pub use output::{Output, Sending, Stalled};
 pub use sessions::{Assigned, Content, Next, Take, Why};
 use sessions::{Session, SessionState};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use smallvec::SmallVec;
+use std::collections::{BTreeMap, VecDeque};
 pub use verdict::{Ending, Fate, GiveUpReason};
 
 /// What the engine handles without looking into it.
@@ -75,13 +76,22 @@ pub trait Media {
 /// Who has something to do after a call; the caller wakes them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Wakes {
-    pub sessions: BTreeSet<SessionId>,
+    /// Each once.
+    pub sessions: SmallVec<[SessionId; 4]>,
     /// Who waits for room in the budget, or for no frame to be held.
     pub room: bool,
     /// Who waits for no session to be at work.
     pub idle: bool,
     /// The output.
     pub output: bool,
+}
+
+impl Wakes {
+    fn session(&mut self, id: SessionId) {
+        if !self.sessions.contains(&id) {
+            self.sessions.push(id);
+        }
+    }
 }
 
 /// What is known of a frame.
@@ -202,17 +212,23 @@ impl<M: Media> Engine<M> {
         }
     }
 
-    /// Whom to wake, since it was asked last.
-    pub fn take_wakes(&mut self) -> Wakes {
-        std::mem::take(&mut self.wakes)
+    /// Whom to wake, since it was asked last. `None`: nobody.
+    pub fn take_wakes(&mut self) -> Option<Wakes> {
+        let wakes = &mut self.wakes;
+        let any = wakes.room || wakes.idle || wakes.output || !wakes.sessions.is_empty();
+        any.then(|| std::mem::take(wakes))
     }
 
     /// Frames that were let go since it was asked last: to be dropped when the lock isn't held, and then [counted](Self::dropped).
+    /// `None`: none were.
     #[must_use]
-    pub fn take_freed(&mut self) -> Vec<M::Frame> {
-        let freed = std::mem::take(&mut self.stream.freed);
-        self.releasing += usize::from(!freed.is_empty());
-        freed
+    pub fn take_freed(&mut self) -> Option<Vec<M::Frame>> {
+        let freed = &mut self.stream.freed;
+        if freed.is_empty() {
+            return None;
+        }
+        self.releasing += 1;
+        Some(std::mem::take(freed))
     }
 
     /// The frames were dropped that were taken.
@@ -363,15 +379,12 @@ impl<M: Media> Engine<M> {
 
     /// Wakes sessions that wait for a chunk, no more of them than can have one.
     fn wake_takers(&mut self) {
-        // Mostly so: each frame asks.
-        if self.stream.roster.waiting.is_empty() {
-            return;
-        }
         let sessions = self.sessions.iter().enumerate();
         let waiting = sessions.filter(|(_, session)| session.waits_for_chunk);
         let waiting = waiting.map(|(id, _)| SessionId(id));
-        let takers = self.stream.roster.takers(waiting);
-        self.wakes.sessions.extend(takers);
+        for taker in self.stream.roster.takers(waiting) {
+            self.wakes.session(taker);
+        }
     }
 
     /// No frame is held, and none is about to be dropped.
@@ -467,6 +480,7 @@ impl<M: Media> Stream<M> {
     }
 
     fn let_go(&mut self, unneeded: &[FrameNo]) {
+        self.freed.reserve(unneeded.len());
         for frame in unneeded {
             if let Some(entry) = self.frames.get_mut(*frame)
                 && let Some(held) = entry.held.take()

@@ -147,9 +147,13 @@ impl<M: Media> Engine<M> {
         let mut answers = Vec::new();
         if let Some(key) = sent.filter(|_| kind == Kind::Key) {
             stream.first_key = stream.first_key.or(key.times.running_time);
-            let later = stream.asked.split_off(&FrameNo(key.number.0 + 1));
-            let answered = std::mem::replace(&mut stream.asked, later);
-            answers = answered.into_values().flatten().collect();
+            while let Some(asked) = stream
+                .asked
+                .first_entry()
+                .filter(|it| *it.key() <= key.number)
+            {
+                answers.append(&mut asked.remove());
+            }
         }
         if kind != Kind::Invisible && frame.is_some() {
             self.tally.frames_out += 1;

@@ -398,7 +398,7 @@ impl<M: Media> Engine<M> {
     pub fn encoder_ended(&mut self, attempt: AttemptId) {
         if let Some(work) = self.work(attempt) {
             work.has_eos = true;
-            self.wakes.sessions.insert(attempt.session);
+            self.wakes.session(attempt.session);
         }
     }
 
@@ -417,7 +417,7 @@ impl<M: Media> Engine<M> {
         let session = self.sessions.get_mut(id.0);
         if let Some(work) = session.and_then(|session| session.work.as_mut()) {
             work.encoder_failed = true;
-            self.wakes.sessions.insert(id);
+            self.wakes.session(id);
         }
     }
 

@@ -288,12 +288,11 @@ impl World {
 
     /// The lock is let go: frames are dropped, and whoever has something to do is woken.
     fn wake(&mut self) {
-        let freed = self.engine.take_freed();
-        if !freed.is_empty() {
+        if let Some(freed) = self.engine.take_freed() {
             drop(freed);
             self.engine.dropped();
         }
-        let wakes = self.engine.take_wakes();
+        let wakes = self.engine.take_wakes().unwrap_or_default();
         self.asleep
             .retain(|id| !wakes.sessions.contains(&SessionId(*id)));
         self.input_sleeps &= !wakes.room;
@@ -330,7 +329,6 @@ impl World {
                     },
                     assumed_duration: GAP,
                     bytes: BYTES,
-                    key_interval: 0,
                 };
                 (raw, incoming)
             }
@@ -807,11 +805,14 @@ fn happen(world: &mut World, setup: &Setup, what: Happens) {
             };
             world.engine.request_key(request, 0, GAP);
         }
-        Happens::KeyAsked => world.engine.ask_for_key(keys::Request {
-            time: None,
-            all_headers: false,
-            count: 0,
-        }),
+        Happens::KeyAsked => {
+            let request = keys::Request {
+                time: None,
+                all_headers: false,
+                count: 0,
+            };
+            world.engine.ask_for_key(request, 0);
+        }
         Happens::Cut => world.engine.cut(),
         Happens::EarlyStartEnds => world.engine.end_early_start(),
         Happens::Replan(own) => {
@@ -904,12 +905,12 @@ proptest! {
         } else {
             world.engine.begin_flush();
         }
-        let wakes = world.engine.take_wakes();
+        let wakes = world.engine.take_wakes().unwrap();
         prop_assert_eq!(wakes.sessions.len(), world.workers.len());
         prop_assert!(wakes.room && wakes.output && wakes.idle);
         let raw = Raw { number: 0, private: 0, _alive: Rc::new(()) };
         let incoming = Incoming {
-            times: FrameTimes::default(), assumed_duration: GAP, bytes: BYTES, key_interval: 0,
+            times: FrameTimes::default(), assumed_duration: GAP, bytes: BYTES,
         };
         let refused = world.engine.frame(raw, &incoming, 0);
         prop_assert!(matches!(refused, Admission::Flushing(_)));

@@ -88,7 +88,10 @@ impl Shared {
                 self.lock().event(event);
             }
             _ => match key_request(&event) {
-                Some((request, _)) => self.lock().ask_for_key(request),
+                Some((request, _)) => {
+                    let interval = self.models.key_interval();
+                    self.lock().ask_for_key(request, interval);
+                }
                 None => self.lock().event(event),
             },
         }

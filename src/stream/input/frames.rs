@@ -107,7 +107,6 @@ impl Shared {
             },
             assumed_duration: assumed.nseconds(),
             bytes,
-            key_interval: self.models.key_interval(),
         };
         Ok(Some((frame, incoming)))
     }

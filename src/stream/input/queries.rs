@@ -72,7 +72,7 @@ impl Shared {
                 let recipe = Recipe {
                     description: factory.name().to_string(),
                     overrides: self.models.overrides(),
-                    threads: None,
+                    chunked: None,
                 };
                 let takes = recipe.takes(downstream, filter);
                 takes.unwrap_or_else(|| caps::taken_by(&factory))

@@ -3,7 +3,7 @@
 //! The output's task: waits until something can leave, and sends it.
 
 use super::CAT;
-use super::writer::Item;
+use super::writer::Outgoing;
 use crate::clock;
 use crate::logic::engine::{Output, Sending, Stalled};
 use crate::panics::may_panic;
@@ -30,8 +30,8 @@ impl Shared {
         match self.next_output() {
             Output::Send(sending) => self.send_packet(sending),
             Output::Events(events) => {
-                let items = self.writer.lock().events(events);
-                if let Err(flow) = self.send(items) {
+                let out = self.writer.lock().events(events);
+                if let Err(flow) = self.send(out) {
                     self.refused(flow);
                 }
             }
@@ -68,9 +68,9 @@ impl Shared {
     fn send_packet(&self, sending: Sending<Video>) {
         let ends_early_start = sending.ends_early_start;
         let chunk = sending.chunk;
-        let items = self.writer.lock().packet(sending);
-        let sent = match items {
-            Ok(items) => self.send(items),
+        let out = self.writer.lock().packet(sending);
+        let sent = match out {
+            Ok(out) => self.send(out),
             Err(differences) => {
                 self.fail(gst::error_msg!(
                     gst::StreamError::Encode,
@@ -90,24 +90,20 @@ impl Shared {
         }
     }
 
-    fn send(&self, items: Vec<Item>) -> Result<(), FlowError> {
+    fn send(&self, out: Outgoing) -> Result<(), FlowError> {
         let mut unsent = Vec::new();
-        let mut result = Ok(());
-        for item in items {
-            match item {
-                Item::Event(event) => {
-                    gst::log!(CAT, obj = self.src, "Sending {event:?}");
-                    // Caps come again from the encoder.
-                    let lasts = event.is_sticky() && event.type_() != gst::EventType::Caps;
-                    if !self.src.push_event(event.clone()) && lasts && self.is_flushing() {
-                        unsent.push(event);
-                    }
-                }
-                Item::Buffer(buffer) => {
-                    gst::trace!(CAT, obj = self.src, "Sending {buffer:?}");
-                    result = self.src.push(buffer).map(drop);
-                }
+        for event in out.events {
+            gst::log!(CAT, obj = self.src, "Sending {event:?}");
+            // Caps come again from the encoder.
+            let lasts = event.is_sticky() && event.type_() != gst::EventType::Caps;
+            if !self.src.push_event(event.clone()) && lasts && self.is_flushing() {
+                unsent.push(event);
             }
+        }
+        let mut result = Ok(());
+        for buffer in out.headers.into_iter().chain(out.packet) {
+            gst::trace!(CAT, obj = self.src, "Sending {buffer:?}");
+            result = self.src.push(buffer).map(drop);
         }
         if !unsent.is_empty() {
             self.lock().put_back(unsent);

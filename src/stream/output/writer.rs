@@ -12,11 +12,13 @@ use crate::stream::video::{Context, Video, same_bytes};
 use std::sync::Arc;
 
 /// What the task sends, one after the other.
-#[derive(Debug)]
-pub(super) enum Item {
-    Event(gst::Event),
-    /// Stream headers, or a packet.
-    Buffer(gst::Buffer),
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    pub(super) events: Vec<gst::Event>,
+    /// Stream headers, again.
+    pub(super) headers: Vec<gst::Buffer>,
+    /// A packet, or stream headers.
+    pub(super) packet: Option<gst::Buffer>,
 }
 
 /// A frame's PTS as it is sent, and the segment that it is of.
@@ -77,15 +79,15 @@ impl Writer {
     }
 
     /// Events that no packet follows.
-    pub(super) fn events(&mut self, events: Vec<gst::Event>) -> Vec<Item> {
-        let mut items = Vec::new();
-        self.push_events(events, None, &mut items);
-        items
+    pub(super) fn events(&mut self, events: Vec<gst::Event>) -> Outgoing {
+        let mut out = Outgoing::default();
+        self.push_events(events, None, &mut out.events);
+        out
     }
 
     /// A packet, and before it what stands before it. An error says how its encoder describes another stream than the one that was begun,
     /// where the format can't say so in band.
-    pub(super) fn packet(&mut self, sending: Sending<Video>) -> Result<Vec<Item>, String> {
+    pub(super) fn packet(&mut self, sending: Sending<Video>) -> Result<Outgoing, String> {
         let Sending {
             chunk,
             frame,
@@ -96,7 +98,7 @@ impl Writer {
             answers,
             ..
         } = sending;
-        let mut items = Vec::new();
+        let mut out = Outgoing::default();
         if let Some(opens) = &opens {
             self.depth = self.depth.max(opens.depth);
             let shift = if self.depth > 0 { THOUSAND_HOURS } else { 0 };
@@ -109,9 +111,9 @@ impl Writer {
         }
         let (caps, sets) = self.described(packet.caps.take())?;
         let mut buffer = self.with_sets(packet.buffer, &sets);
-        self.push_events(events, caps, &mut items);
+        self.push_events(events, caps, &mut out.events);
         self.caps_may_change = false;
-        self.push_new_tags(packet.tags, &mut items);
+        self.push_new_tags(packet.tags, &mut out.events);
         if let Some(opens) = &opens {
             let duration = opens.duration.unwrap_or(1);
             self.timeline
@@ -126,16 +128,16 @@ impl Writer {
                 let is_shown = kind != Kind::Invisible;
                 self.stamped(buffer, frame.private, frame.times, is_shown)
             }
-            None if self.is_known_header(&buffer) => return Ok(items),
+            None if self.is_known_header(&buffer) => return Ok(out),
             None => buffer,
         };
         let buffer = self.counted(buffer, kind);
-        self.push_answers(&answers, buffer.pts(), &mut items);
+        self.push_answers(&answers, buffer.pts(), &mut out.events);
         if wants_headers {
-            items.extend(self.headers.iter().cloned().map(Item::Buffer));
+            out.headers.clone_from(&self.headers);
         }
-        items.push(Item::Buffer(buffer));
-        Ok(items)
+        out.packet = Some(buffer);
+        Ok(out)
     }
 
     /// The packet with these parameter sets in it, if there are any.
@@ -167,7 +169,11 @@ impl Writer {
         let Some(is) = caps else {
             return Ok((None, Vec::new()));
         };
-        // The same or not: GStreamer compares caps by their address first, and the next packet most likely has these.
+        let last = self.encoder_caps.as_ref();
+        if last.is_some_and(|last| last.as_ptr() == is.as_ptr()) {
+            return Ok((None, Vec::new()));
+        }
+        // The same or not: the next packet most likely has these.
         let last = self.encoder_caps.replace(is.clone());
         if last.as_ref() == Some(&is) {
             return Ok((None, Vec::new()));
@@ -205,14 +211,18 @@ impl Writer {
         &mut self,
         mut events: Vec<gst::Event>,
         caps: Option<gst::Caps>,
-        items: &mut Vec<Item>,
+        out: &mut Vec<gst::Event>,
     ) {
+        // Mostly so.
+        if events.is_empty() && caps.is_none() {
+            return;
+        }
         let over = events
             .iter()
             .rposition(|it| it.type_() == gst::EventType::Eos);
         let next = events.split_off(over.map_or(0, |last| last + 1));
-        self.push_of_one_stream(events, None, items);
-        self.push_of_one_stream(next, caps, items);
+        self.push_of_one_stream(events, None, out);
+        self.push_of_one_stream(next, caps, out);
     }
 
     /// STREAM_START, then `caps`, then the others.
@@ -220,7 +230,7 @@ impl Writer {
         &mut self,
         events: Vec<gst::Event>,
         caps: Option<gst::Caps>,
-        items: &mut Vec<Item>,
+        out: &mut Vec<gst::Event>,
     ) {
         let is_start = |event: &gst::Event| event.type_() == gst::EventType::StreamStart;
         let (starts, others): (Vec<_>, Vec<_>) = events.into_iter().partition(is_start);
@@ -229,7 +239,7 @@ impl Writer {
             self.tags.clear();
         }
         let caps = caps.map(|caps| gst::event::Caps::new(&caps));
-        items.extend(starts.into_iter().chain(caps).map(Item::Event));
+        out.extend(starts.into_iter().chain(caps));
         for event in others {
             let event = match event.view() {
                 gst::EventView::Segment(segment) => {
@@ -245,7 +255,7 @@ impl Writer {
                 gst::EventView::Tag(tag) => self.merged(tag, &event),
                 _ => event,
             };
-            items.push(Item::Event(event));
+            out.push(event);
         }
     }
 
@@ -267,7 +277,7 @@ impl Writer {
         &self,
         answers: &[keys::Request],
         pts: Option<gst::ClockTime>,
-        items: &mut Vec<Item>,
+        out: &mut Vec<gst::Event>,
     ) {
         for request in answers {
             let event = gst_video::DownstreamForceKeyUnitEvent::builder()
@@ -277,11 +287,11 @@ impl Writer {
                 .all_headers(request.all_headers)
                 .count(request.count)
                 .build();
-            items.push(Item::Event(event));
+            out.push(event);
         }
     }
 
-    fn push_new_tags(&mut self, events: Vec<gst::Event>, items: &mut Vec<Item>) {
+    fn push_new_tags(&mut self, events: Vec<gst::Event>, out: &mut Vec<gst::Event>) {
         for event in events {
             let gst::EventView::Tag(tag) = event.view() else {
                 continue;
@@ -294,7 +304,7 @@ impl Writer {
                 Some(at) => self.tags[at] = tags,
                 None => self.tags.push(tags),
             }
-            items.push(Item::Event(event));
+            out.push(event);
         }
     }
 
