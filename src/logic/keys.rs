@@ -172,8 +172,10 @@ mod tests {
 
     #[test]
     fn requests_keep_their_interval() {
-        let mut keys = KeyRequests::default();
-        keys.interval = 100;
+        let mut keys = KeyRequests {
+            interval: 100,
+            ..KeyRequests::default()
+        };
         keys.ask(at(None));
         assert!(keys.due(Some(0)).forces);
         keys.ask(at(Some(40)));
