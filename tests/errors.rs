@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::rig::Rig;
 use common::{End, constant, encode_times, scripted_pipeline};
 use gst::prelude::*;
 
@@ -78,6 +79,43 @@ fn an_encoder_that_refuses_the_caps() {
             &format!("encoder=\"queue ! scriptedenc refuse-caps=true\" {sessions}"),
             &["refused the video"],
         );
+    }
+}
+
+/// Where the plain encoder can't be linked.
+#[test]
+fn what_comes_after_takes_something_else() {
+    for sessions in ["sessions=2", "sessions=1 chunk-frames=10"] {
+        let pipeline = common::Pipeline::parse(&format!(
+            "videotestsrc num-buffers=60 ! vtparallelenc name=enc {sessions} encoder=\"x265enc speed-preset=ultrafast\" ! \
+             matroskamux ! fakesink"
+        ));
+        let warnings = pipeline.warnings();
+        let _ = pipeline.run().error();
+        let text = warnings.lock().unwrap().join("\n");
+        for part in ["x265enc", "video/x-h265", "byte-stream", "a parser"] {
+            assert!(text.contains(part), "{sessions}: {text}");
+        }
+    }
+}
+
+/// It said that it takes anything.
+#[test]
+fn what_comes_after_refuses_the_caps() {
+    let rig = Rig::new("vtparallelenc sessions=2 chunk-frames=5 encoder=scriptedenc");
+    rig.downstream.lock().unwrap().refuses_caps = true;
+    rig.push_until_refused();
+    assert_eq!(rig.push(2000), Err(gst::FlowError::NotNegotiated));
+    let errors = rig.messages(&[gst::MessageType::Error]);
+    let [error] = &errors[..] else {
+        panic!("{errors:?}");
+    };
+    let gst::MessageView::Error(error) = error.view() else {
+        panic!("{error:?}");
+    };
+    let text = error.error().to_string();
+    for part in ["scriptedenc", "video/x-scripted", "a parser"] {
+        assert!(text.contains(part), "{text}");
     }
 }
 

@@ -396,7 +396,10 @@ fn what_becomes_of_every_lie() {
         // A millisecond late of forty: it is still clear which frame is meant, and that has its own time.
         ("shift@open", Restored),
         ("garbage@open", Error("a timestamp that no input frame had")),
-        ("mute@open", Error("10 frames were not delivered")),
+        (
+            "mute@open",
+            Error("none of the chunk's 10 frames was delivered"),
+        ),
         ("end@frame fault-frame=15", Error("")),
         // What comes after the end GStreamer itself refuses.
         ("late@close", Repaired),

@@ -60,6 +60,8 @@ pub enum Fault {
          than that"
     )]
     Missing { first: FrameNo, count: u64 },
+    #[error("none of the chunk's {count} frames was delivered, and the encoder posted no error")]
+    Nothing { count: u64 },
     #[error(
         "the chunk begins with frame {0}, which is not marked as a key frame; the encoder can't be used in chunks, set \
          allow-parallel=false"
@@ -436,6 +438,10 @@ impl<P: Payload> Stores<P> {
             |frame: &FrameNo| !store.is_delivered(*frame) && !store.skipped.contains(frame);
         let mut missing = chunk.own.iter().filter(is_missing);
         if let Some(first) = missing.next() {
+            if store.delivered.is_empty() && store.skipped.is_empty() {
+                let count = chunk.own.len();
+                return Err(Fault::Nothing { count });
+            }
             return Err(Fault::Missing {
                 first,
                 count: 1 + missing.count() as u64,

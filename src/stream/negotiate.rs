@@ -92,6 +92,18 @@ impl Shared {
         }
     }
 
+    /// Where downstream takes nothing that the encoder makes, no caps will come: upstream finds that there is no format for it, and can't
+    /// say why.
+    pub(super) fn warn_of_downstream(&self) {
+        let Some(first) = self.session(SessionId(0)) else {
+            return;
+        };
+        let (made, accepted) = (first.makes(), self.ask_downstream());
+        if first.placed_encoder().is_some() && !made.can_intersect(&accepted) {
+            self.warn(gst::CoreError::Negotiation, &self.refusal(&made), None);
+        }
+    }
+
     /// Why a live source is encoded by one encoder, if it is.
     fn sequential_live(&self, caps: &gst::Caps) -> Option<Sequential> {
         {

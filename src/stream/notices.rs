@@ -63,6 +63,21 @@ impl Shared {
         self.fail_later(None, FlowError::NotNegotiated, None, post);
     }
 
+    /// Ends the stream as downstream doesn't take what the encoder makes.
+    pub(super) fn fail_refused(&self, made: &gst::Caps) {
+        let error = gst::error_msg!(gst::CoreError::Negotiation, ("{}", self.refusal(made)));
+        self.fail_with(None, FlowError::NotNegotiated, posting(error));
+    }
+
+    /// Says that downstream doesn't take what the encoder makes.
+    pub(super) fn refusal(&self, made: &gst::Caps) -> String {
+        let encoder = self.encoding.lock().encoder_name();
+        format!(
+            "What comes after vtparallelenc doesn't take what the encoder '{encoder}' makes: {made}; put an element between them that \
+             converts it (such as a parser, for another stream-format or alignment), or set another encoder"
+        )
+    }
+
     /// Ends the stream with this chunk, or with what comes next, and with the error that `post` posts, when all that is good has left.
     fn fail_later(
         &self,
@@ -140,7 +155,7 @@ impl Shared {
     }
 
     /// Posts a warning; `debug` is for whoever looks closer.
-    fn warn(&self, kind: impl MessageErrorDomain, text: &str, debug: Option<&str>) {
+    pub(super) fn warn(&self, kind: impl MessageErrorDomain, text: &str, debug: Option<&str>) {
         let Some(bin) = self.host.bin() else { return };
         match debug {
             Some(debug) => gst::element_warning!(bin, kind, ("{text}"), ["{debug}"]),

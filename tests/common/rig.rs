@@ -35,6 +35,8 @@ pub struct Downstream {
     pub flow: Result<gst::FlowSuccess, gst::FlowError>,
     /// Caps that it says it accepts.
     pub caps: gst::Caps,
+    /// It takes none of those that it is sent.
+    pub refuses_caps: bool,
 }
 
 /// Called with downstream's pad and each packet, before it is taken.
@@ -65,6 +67,7 @@ impl Rig {
             queries: Vec::new(),
             flow: Ok(gst::FlowSuccess::Ok),
             caps: gst::Caps::new_any(),
+            refuses_caps: false,
         }));
         let (sender, ended) = mpsc::channel();
         let (events, queries) = (upstream.clone(), upstream.clone());
@@ -114,12 +117,13 @@ impl Rig {
                 downstream.flow
             })
             .event_function(move |_, _, event| {
-                let is_end = event.type_() == gst::EventType::Eos;
-                evented.lock().unwrap().entries.push(Entry::Event(event));
-                if is_end {
+                let kind = event.type_();
+                let mut downstream = evented.lock().unwrap();
+                downstream.entries.push(Entry::Event(event));
+                if kind == gst::EventType::Eos {
                     let _ = sender.send(());
                 }
-                true
+                kind != gst::EventType::Caps || !downstream.refuses_caps
             })
             .query_function(move |_, _, query| {
                 let mut downstream = queried.lock().unwrap();

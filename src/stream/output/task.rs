@@ -105,10 +105,26 @@ impl Shared {
             gst::trace!(CAT, obj = self.src, "Sending {buffer:?}");
             result = self.src.push(buffer).map(drop);
         }
+        if result == Err(FlowError::NotNegotiated) {
+            self.tell_of_refused_caps();
+        }
         if !unsent.is_empty() {
             self.lock().put_back(unsent);
         }
         result
+    }
+
+    /// A pad knows the caps that it was sent only if it has taken them.
+    fn tell_of_refused_caps(&self) {
+        let src = self.host.bin().and_then(|bin| bin.static_pad("src"));
+        let taken = src.and_then(|src| src.peer()?.current_caps());
+        if let Some(sent) = self
+            .src
+            .current_caps()
+            .filter(|sent| taken.as_ref() != Some(sent))
+        {
+            self.fail_refused(&sent);
+        }
     }
 
     fn is_flushing(&self) -> bool {
