@@ -367,3 +367,44 @@ fn parameter_sets_come_with_a_key_frame_within_a_chunk() {
         }
     }
 }
+
+/// The frames that are key frames in what an encoder makes of a moving picture.
+fn key_frames(size: (u32, u32), encoder: &str) -> Vec<usize> {
+    let pipeline = common::Pipeline::parse(&format!(
+        "videotestsrc num-buffers=300 pattern=ball ! video/x-raw,format=I420,width={},height={},framerate=25/1 ! {encoder} ! \
+         fakesink name=sink",
+        size.0, size.1
+    ));
+    let sink = pipeline.element("sink").static_pad("sink").unwrap();
+    let output = common::record(&sink);
+    pipeline.run().expect_eos();
+    let mut packets = output.lock().unwrap().packets.clone();
+    assert_eq!(packets.len(), 300);
+    packets.sort_by_key(|packet| packet.pts);
+    let packets = packets.iter().enumerate();
+    packets.filter(|it| it.1.is_key()).map(|it| it.0).collect()
+}
+
+/// A ladder's streams can be cut at the same places, each alone or all of it.
+#[test]
+fn a_distance_of_key_frames_that_was_set_is_kept() {
+    for encoder in [
+        "x264enc speed-preset=ultrafast key-int-max=48 option-string=scenecut=0:min-keyint=48",
+        "x265enc speed-preset=ultrafast option-string=keyint=48:min-keyint=48:scenecut=0:log-level=0",
+        "x265enc speed-preset=ultrafast key-int-max=48 option-string=scenecut=0:min-keyint=48:log-level=0",
+        "vp8enc deadline=1 cpu-used=8 keyframe-max-dist=47",
+        "openh264enc gop-size=48 scene-change-detection=false bitrate=300000",
+        "avenc_flv gop-size=48",
+    ] {
+        let plain = key_frames((160, 96), encoder);
+        for (sessions, more) in [(2, ""), (3, ""), (3, "source-frame-count=300")] {
+            // Memory is short for the larger size.
+            let ours = format!(
+                "vtparallelenc sessions={sessions} max-raw-bytes=16000000 {more} encoder=\"{encoder}\""
+            );
+            for size in [(160, 96), (320, 192)] {
+                assert_eq!(key_frames(size, &ours), plain, "{size:?} {ours}");
+            }
+        }
+    }
+}

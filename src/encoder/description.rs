@@ -192,7 +192,11 @@ impl Recipe {
                 makes: makes.clone(),
             });
         }
-        Ok(Traits::of(&made))
+        let mut traits = Traits::of(&made);
+        let encoder = encoder_within(&made);
+        let sets = |property: &str| self.sets(property);
+        traits.key_distance = traits.profile.key_distance(&encoder, sets);
+        Ok(traits)
     }
 }
 
@@ -270,6 +274,8 @@ pub(crate) struct Traits {
     pub(crate) profile: &'static Profile,
     /// Automatic lead and trail, in frames.
     pub(crate) overlap: (u64, u64),
+    /// The greatest distance of its key frames that the user has set, in frames.
+    pub(crate) key_distance: Option<u64>,
     pub(crate) recommended: Recommended,
     pub(crate) takes_hints: bool,
     pub(crate) concurrency: Concurrency,
@@ -290,6 +296,7 @@ impl Traits {
             name: name_of(&encoder),
             profile,
             overlap: profile.overlap(&encoder),
+            key_distance: None,
             recommended,
             takes_hints: hints::are_wanted(&encoder),
             concurrency: match outside_of(made) {

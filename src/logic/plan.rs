@@ -31,6 +31,9 @@ const FIRST_CHUNK: u64 = 100;
 /// at 20 frames' bits for each chunk, what more sessions gain in time is then lost in bits.
 const SHORTEST_SHARED_CHUNK: u64 = 24;
 
+/// A greater distance of key frames is none that chunks could be multiples of, in frames: ten seconds at 60 frames a second.
+const LONGEST_KEY_DISTANCE: u64 = 600;
+
 /// Frames fed around a chunk's own ones, on one side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overlap {
@@ -66,6 +69,9 @@ pub struct Request {
     pub is_intra: bool,
     /// Frames that a chunk owns; `None` leaves it to the plan.
     pub chunk_frames: Option<u64>,
+    /// The encoder was told to make a key frame each so many frames. A chunk that the plan is free to choose is a multiple of that: its
+    /// key frames are where one encoder would have them, unless that makes others between them.
+    pub key_distance: Option<u64>,
     /// A chunk shorter than this joins the one before it.
     pub min_chunk_frames: u64,
     /// Frames fed before the own ones.
@@ -88,10 +94,19 @@ impl Request {
 
     /// The longest chunk that gains anything.
     fn longest(&self, min_frames: u64) -> u64 {
-        min_frames.max(match self.is_intra {
+        let longest = min_frames.max(match self.is_intra {
             true => LONGEST_AUTOMATIC_INTRA_CHUNK,
             false => LONGEST_AUTOMATIC_CHUNK,
-        })
+        });
+        whole(longest, self.unit())
+    }
+
+    /// Each chunk is a multiple of so many frames.
+    fn unit(&self) -> u64 {
+        let is_free = self.chunk_frames.is_none() && !self.is_intra;
+        let distance = self.key_distance.filter(|_| is_free);
+        let distance = distance.filter(|it| (1..=LONGEST_KEY_DISTANCE).contains(it));
+        distance.unwrap_or(1)
     }
 
     /// Quarters of a chunk that are held while no session waits for memory: the chunks that are encoded, and the beginning of the next one.
@@ -139,6 +154,11 @@ impl Request {
     }
 }
 
+/// As many of these frames as are whole units.
+fn whole(frames: u64, unit: u64) -> u64 {
+    frames - frames % unit
+}
+
 /// How long each chunk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
@@ -147,7 +167,11 @@ pub enum Length {
     /// Of a source of known length.
     Tapering(Taper),
     /// Of a source of unknown length: see [`FIRST_CHUNK`].
-    Growing { sessions: u64, longest: u64 },
+    Growing {
+        sessions: u64,
+        longest: u64,
+        unit: u64,
+    },
 }
 
 /// Rounds of one chunk for each session. Each takes two thirds of what is left, but no chunk is longer than `longest`; what is left is
@@ -156,16 +180,22 @@ pub enum Length {
 /// the sum of the time over the ideal and of 20 frames' bits for each chunk. Equal chunks, three rounds at least, were 1 to 7 % worse.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taper {
+    /// Frames; the others count these.
+    pub unit: u64,
     pub total: u64,
     pub sessions: u64,
     pub longest: u64,
     pub shortest: u64,
     /// Chunks may not be shorter than this.
-    pub min_frames: u64,
+    pub least: u64,
 }
 
 impl Taper {
     fn of(&self, index: u64) -> u64 {
+        self.units(index).saturating_mul(self.unit)
+    }
+
+    fn units(&self, index: u64) -> u64 {
         // Wide enough for any figures.
         let wide = |frames: u64| u128::from(frames);
         let (sessions, longest) = (wide(self.sessions.max(1)), wide(self.longest.max(1)));
@@ -187,7 +217,7 @@ impl Taper {
             let length = (share * 2 / 3).min(longest);
             // What doesn't fit into one round takes another one in any case.
             let least = match share > longest {
-                true => wide(self.min_frames),
+                true => wide(self.least),
                 false => shortest,
             };
             if length < least || share - length < least {
@@ -200,15 +230,15 @@ impl Taper {
             left -= length * sessions;
         }
         let rounds = left.div_ceil(sessions * longest);
-        let most = left / wide(self.min_frames.max(1));
+        let most = left / wide(self.least.max(1));
         let chunks = (rounds * sessions).min(most).max(1);
         let index = round * sessions + wide(index) % sessions;
         if index >= chunks {
             // More came than was announced, which the memory wasn't planned for.
-            return self.of(0);
+            return self.units(0);
         }
         let even = (left / chunks) as u64 + u64::from(index < left % chunks);
-        // (Where even chunks would have to be longer, as none may be shorter than `min_frames`, the rest is a tail.)
+        // (Where even chunks would have to be longer, as none may be shorter than `least`, the rest is a tail.)
         even.clamp(1, self.longest.max(1))
     }
 }
@@ -225,7 +255,11 @@ impl Length {
         match self {
             Length::Fixed(frames) => frames,
             Length::Tapering(taper) => taper.of(index),
-            Length::Growing { sessions, longest } => {
+            Length::Growing {
+                sessions,
+                longest,
+                unit,
+            } => {
                 let mut length = FIRST_CHUNK;
                 for _ in 0..index / sessions.max(1) {
                     if length >= longest {
@@ -233,7 +267,7 @@ impl Length {
                     }
                     length += length / 4;
                 }
-                length.min(longest)
+                whole(length, unit).max(unit).min(longest)
             }
         }
     }
@@ -337,14 +371,18 @@ impl Plan {
     /// was set is what it was set to.
     pub fn make(request: &Request) -> Result<Self, BudgetTooSmall> {
         let own = request.chunk_frames.unwrap_or(u64::MAX);
+        let unit = request.unit();
         let min_frames = request.min_chunk_frames.min(own).max(1);
+        let min_frames = min_frames.checked_next_multiple_of(unit);
+        let min_frames = min_frames.unwrap_or(u64::MAX);
         let length = match request.chunk_frames {
             Some(own) => Length::Fixed(own.max(1)),
             None => {
                 let most = request.longest(min_frames);
                 let sessions = Self::sessions(request, min_frames);
                 let share = request.share(sessions, min_frames);
-                Self::automatic(request, sessions, share.clamp(min_frames, most), min_frames)
+                let longest = whole(share.min(most).max(min_frames), unit);
+                Self::automatic(request, sessions, longest, min_frames)
             }
         };
         let Err(needs) = request.fit(length, min_frames) else {
@@ -354,7 +392,8 @@ impl Plan {
         let shrunk = |min_frames: u64| {
             // As long as leaves room for all sessions.
             let share = request.share(sessions, min_frames);
-            let length = Length::Fixed(share.max(min_frames));
+            let length = share.max(min_frames);
+            let length = Length::Fixed(whole(length, unit.min(length)));
             request.fit(length, min_frames)?;
             let shrunk = Shrunk {
                 chunk_frames: request.chunk_frames,
@@ -424,19 +463,26 @@ impl Plan {
             true => SHORTEST_LAST_INTRA_CHUNK,
             false => SHORTEST_LAST_CHUNK,
         };
+        let unit = request.unit();
         // A lead costs as much time as that many frames' bits.
         let shortest = shortest.saturating_add(request.before.most().saturating_mul(3));
         match request.source_frames.filter(|&total| total > 0) {
             _ if sessions == 1 => Length::Fixed(longest),
             None if longest <= FIRST_CHUNK => Length::Fixed(longest),
+            // (What is less than a unit joins the last chunk.)
             Some(total) => Length::Tapering(Taper {
-                total,
+                unit,
+                total: total / unit,
+                sessions,
+                longest: longest / unit,
+                shortest: shortest.max(min_frames).div_ceil(unit),
+                least: min_frames / unit,
+            }),
+            None => Length::Growing {
                 sessions,
                 longest,
-                shortest: shortest.max(min_frames),
-                min_frames,
-            }),
-            None => Length::Growing { sessions, longest },
+                unit,
+            },
         }
     }
 }
@@ -454,6 +500,7 @@ pub(super) mod tests {
             sessions_are_automatic: false,
             is_intra: false,
             chunk_frames: None,
+            key_distance: None,
             min_chunk_frames: 12,
             before: Overlap::Exactly(0),
             after: Overlap::Exactly(0),
@@ -515,6 +562,35 @@ pub(super) mod tests {
         assert_eq!(plan(112_000, true, false), (3, 30));
         // Two in any case.
         assert_eq!(plan(52_000, true, false), (2, 17));
+    }
+
+    #[test]
+    fn chunks_are_multiples_of_the_distance_of_key_frames_that_was_set() {
+        let plan = |source_frames, max_raw_bytes| {
+            Plan::make(&Request {
+                key_distance: Some(48),
+                source_frames,
+                max_raw_bytes,
+                ..request()
+            })
+            .unwrap()
+        };
+        let known = plan(Some(720), 1 << 40);
+        assert_eq!(own_lengths(known, 720), [192, 192, 192, 144]);
+        // What is left of a distance is the last chunk's, as it is one encoder's last frames.
+        assert_eq!(
+            own_lengths(plan(Some(700), 1 << 40), 700),
+            [192, 192, 144, 172]
+        );
+        let unknown = plan(None, 1 << 40);
+        assert_eq!(own_lengths(unknown, 700), [96, 96, 96, 96, 144, 172]);
+        // Where the memory is short, too, as long as it has room for that.
+        assert_eq!(plan(None, 250_000).length, Length::Fixed(48));
+        assert_eq!(plan(None, 100_000).sessions, 1);
+        assert_eq!(
+            plan(None, 90_000).shrunk.map(|it| it.needs.needed_frames),
+            Some(96)
+        );
     }
 
     #[test]
@@ -648,11 +724,13 @@ pub(super) mod tests {
             frame_bytes in any_number(),
             max_raw_bytes in any_number(),
             (sessions_are_automatic, is_intra) in any::<(bool, bool)>(),
+            key_distance in prop::option::of(any_number()),
         ) {
             let request = Request {
-                sessions, sessions_are_automatic, is_intra, chunk_frames, min_chunk_frames, before, after,
+                sessions, sessions_are_automatic, is_intra, chunk_frames, key_distance, min_chunk_frames, before, after,
                 source_frames, frame_bytes, max_raw_bytes,
             };
+            let unit = request.unit();
             let room = max_raw_bytes / frame_bytes.max(1);
             match Plan::make(&request) {
                 Err(error) => prop_assert!(error.needed_frames > room || error.needed_frames == u64::MAX),
@@ -665,10 +743,14 @@ pub(super) mod tests {
                     // (A source may be shorter than any chunk.)
                     prop_assert!(plan.min_frames <= own || source_frames.is_some());
                     let longest = chunk_frames.map_or(u64::MAX, |asked| asked.max(1));
-                    prop_assert!(own <= longest && plan.min_frames <= min_chunk_frames.max(1));
+                    prop_assert!(own <= longest && plan.min_frames <= min_chunk_frames.max(1).saturating_add(unit - 1));
                     match plan.shrunk {
                         Some(shrunk) => prop_assert!(shrunk.needs.needed_frames > room || room == u64::MAX),
                         None => prop_assert!(chunk_frames.is_none_or(|asked| own == asked.max(1))),
+                    }
+                    if plan.shrunk.is_none() && min_chunk_frames < 1 << 60 {
+                        prop_assert!((0..9).all(|index| plan.length.of(index) % unit == 0));
+                        prop_assert!(plan.min_frames.is_multiple_of(unit));
                     }
                     for (asked, planned) in [(before, plan.before), (after, plan.after)] {
                         match asked {

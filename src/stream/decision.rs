@@ -51,6 +51,8 @@ pub(crate) struct Decision {
     pub(crate) threads: u32,
     pub(crate) before: Overlap,
     pub(crate) after: Overlap,
+    /// The greatest distance of key frames that the user has set, in frames.
+    pub(crate) key_distance: Option<u64>,
     pub(crate) min_chunk_frames: u64,
     /// Shortest chunk in nanoseconds that the encoder recommends.
     pub(crate) min_chunk_duration: u64,
@@ -90,6 +92,7 @@ impl Decision {
             threads: (cores / sessions).max(1),
             before: overlap(job.overlap_before, traits.overlap.0),
             after: overlap(job.overlap_after, traits.overlap.1),
+            key_distance: traits.key_distance,
             min_chunk_frames: job.min_chunk_frames.max(traits.recommended.minimum_frames),
             min_chunk_duration: traits.recommended.minimum_duration,
         }

@@ -330,6 +330,7 @@ impl Shared {
                 sessions_are_automatic: job.sessions.is_none(),
                 is_intra: decision.is_some_and(|it| it.profile.is_intra()),
                 chunk_frames: job.chunk_frames,
+                key_distance: decision.and_then(|it| it.key_distance),
                 min_chunk_frames,
                 before: overlap(|it| it.before),
                 after: overlap(|it| it.after),

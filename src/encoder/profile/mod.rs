@@ -70,6 +70,10 @@ pub(crate) struct Profile {
     pub(crate) threads: Threads,
     pub(crate) look_ahead: LookAhead,
     pub(crate) forced_key: ForcedKey,
+    /// The property that holds the greatest distance of its key frames, in frames.
+    pub(crate) key_distance: Option<&'static str>,
+    /// A property that is a list of options, and the one of them that holds the same.
+    pub(crate) key_distance_option: Option<(&'static str, &'static str)>,
     /// What has to be set for chunks: property and value.
     pub(crate) settings: &'static [(&'static str, &'static str)],
     /// The property that is a list in which later entries win: ours go before what the user has set.
@@ -141,6 +145,22 @@ impl Profile {
             LookAhead::Property(property) => serialized(encoder, property).parse().unwrap_or(0),
         };
         (AUTOMATIC_OVERLAP, look_ahead.min(AUTOMATIC_OVERLAP))
+    }
+
+    /// The greatest distance of key frames that the user has set, in frames.
+    pub(crate) fn key_distance(
+        &self,
+        encoder: &gst::Element,
+        is_set: impl Fn(&str) -> bool,
+    ) -> Option<u64> {
+        let of_list = self.key_distance_option.and_then(|(list, option)| {
+            let options = serialized(encoder, list);
+            let mut set = options.split(':').rev().filter_map(|it| it.split_once('='));
+            set.find_map(|(name, value)| value.parse().ok().filter(|_| name == option))
+        });
+        let property = self.key_distance.filter(|it| is_set(it));
+        let of_property = || serialized(encoder, property?).parse().ok();
+        of_list.or_else(of_property).filter(|&frames| frames > 0)
     }
 
     fn is_constant_quality(&self, encoder: &gst::Element) -> bool {
@@ -244,7 +264,9 @@ mod tests {
                 .chain(look_ahead)
                 .chain(quality)
                 .chain(settings)
-                .chain(row.list);
+                .chain(row.list)
+                .chain(row.key_distance)
+                .chain(row.key_distance_option.map(|(list, _)| list));
             for property in named {
                 assert!(one_of(&encoder, property).is_some(), "{name}: {property}");
                 seen += 1;

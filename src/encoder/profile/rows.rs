@@ -11,6 +11,8 @@ pub(super) const UNKNOWN: Profile = Profile {
     threads: Threads::Fixed,
     look_ahead: LookAhead::Frames(0),
     forced_key: ForcedKey::Perhaps,
+    key_distance: None,
+    key_distance_option: None,
     settings: &[],
     list: None,
     constant_quality: &[],
@@ -46,6 +48,7 @@ const AV1ENC: Profile = Profile {
     threads: Threads::One("threads", "1"),
     look_ahead: LookAhead::Property("lag-in-frames"),
     forced_key: ForcedKey::Ignored,
+    key_distance: Some("keyframe-max-dist"),
     constant_quality: &[("end-usage", "q")],
     ..RUN
 };
@@ -63,6 +66,8 @@ pub(super) const ROWS: &[Profile] = &[
         threads: Threads::One("threads", "1"),
         look_ahead: LookAhead::Property("rc-lookahead"),
         forced_key: ForcedKey::Closed,
+        // (Its option-string can't set it: x264enc does that itself.)
+        key_distance: Some("key-int-max"),
         constant_quality: &[("pass", "quant qual")],
         ..RUN
     },
@@ -72,6 +77,8 @@ pub(super) const ROWS: &[Profile] = &[
         threads: Threads::One("option-string", "pools=1:frame-threads=1"),
         look_ahead: LookAhead::Frames(20),
         forced_key: ForcedKey::Closed,
+        key_distance: Some("key-int-max"),
+        key_distance_option: Some(("option-string", "keyint")),
         // (Told to repeat its headers, x265enc 1.22 puts uninitialised memory into its first packet.)
         settings: &[("option-string", "open-gop=0")],
         list: Some("option-string"),
@@ -87,6 +94,7 @@ pub(super) const ROWS: &[Profile] = &[
         threads: Threads::One("threads", "1"),
         look_ahead: LookAhead::Property("lag-in-frames"),
         forced_key: ForcedKey::Closed,
+        key_distance: Some("keyframe-max-dist"),
         // Measured where target-bitrate allows that quality: without an overlap the same size and PSNR.
         constant_quality: &[("end-usage", "cq")],
         ..RUN
@@ -102,12 +110,14 @@ pub(super) const ROWS: &[Profile] = &[
         factories: "openh264enc",
         threads: Threads::One("multi-thread", "1"),
         forced_key: ForcedKey::Closed,
+        key_distance: Some("gop-size"),
         constant_quality: &[("rate-control", "off")],
         ..RUN
     },
     Profile {
         factories: "theoraenc",
         forced_key: ForcedKey::Closed,
+        key_distance: Some("keyframe-force"),
         constant_quality: &[("bitrate", "0")],
         ..RUN
     },
@@ -165,6 +175,7 @@ pub(super) const ROWS: &[Profile] = &[
     // refers across a forced key frame.
     Profile {
         factories: "avenc_ffv1 avenc_wmv* avenc_h263* avenc_flv avenc_msmpeg4* avenc_mpeg*",
+        key_distance: Some("gop-size"),
         constant_quality: &[("pass", "quant")],
         ..RUN
     },
@@ -191,6 +202,7 @@ pub(super) const ROWS: &[Profile] = &[
     },
     Profile {
         factories: "rav1enc",
+        key_distance: Some("max-key-frame-interval"),
         threads: Threads::One("threads", "1"),
         forced_key: ForcedKey::Closed,
         constant_quality: &[("bitrate", "0")],
@@ -210,17 +222,20 @@ pub(super) const ROWS: &[Profile] = &[
     // Consumer cards open 3 to 8 sessions in a system; one engine each on most.
     Profile {
         factories: "nv*h264*enc nv*h265*enc nv*av1*enc",
+        key_distance: Some("gop-size"),
         look_ahead: LookAhead::Property("rc-lookahead"),
         constant_quality: &[("rc-mode", "constqp"), ("rate-control", "constqp cqp")],
         ..HARDWARE
     },
     Profile {
         factories: "va*h264*enc va*h265*enc va*vp8*enc va*vp9*enc va*av1*enc va*mpeg2*enc",
+        key_distance: Some("key-int-max"),
         constant_quality: &[("rate-control", "cqp icq")],
         ..HARDWARE
     },
     Profile {
         factories: "qsv*enc msdk*enc",
+        key_distance: Some("gop-size"),
         look_ahead: LookAhead::Property("rc-lookahead"),
         constant_quality: &[("rate-control", "cqp icq la-icq la_icq")],
         ..HARDWARE
@@ -234,6 +249,7 @@ pub(super) const ROWS: &[Profile] = &[
     },
     Profile {
         factories: "amf*enc",
+        key_distance: Some("gop-size"),
         look_ahead: LookAhead::Property("pa-lookahead-buffer-depth"),
         constant_quality: &[("rate-control", "cqp")],
         ..HARDWARE

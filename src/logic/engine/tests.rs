@@ -229,6 +229,7 @@ fn plan(setup: &Setup) -> Plan {
         sessions_are_automatic: false,
         is_intra: false,
         chunk_frames: Some(setup.own),
+        key_distance: None,
         min_chunk_frames: setup.min,
         before: Overlap::UpTo(setup.overlap),
         after: Overlap::UpTo(setup.overlap),
