@@ -319,9 +319,16 @@ fn one_that_is_let_go_while_another_works_at_its_chunk() {
             gate.let_pass(1);
             hanging(&name).stands(1)
         });
+        // (The second session may only be opening its first one.)
+        until("each has one", || {
+            encoders.lock().unwrap().len() >= sessions as usize
+        });
         let others = encoders.lock().unwrap().len();
         until("another one works", || {
             encoders.lock().unwrap().len() > others
+        });
+        until("it is given up", || {
+            pipeline.stats().get::<u64>("attempts-failed").unwrap() > 0
         });
         hanging(&name).open();
         // All others are at the gate: none gets so far as to end its chunk without coming to where the first one hangs.
