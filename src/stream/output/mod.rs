@@ -73,7 +73,11 @@ impl Shared {
                 answer_encoder(query, caps);
                 Some(true)
             }
-            gst::QueryViewMut::AcceptCaps(_) => None,
+            // Downstream is asked when they are sent. A parser takes more than it says: what it can find out may be missing.
+            gst::QueryViewMut::AcceptCaps(query) => {
+                query.set_result(true);
+                Some(true)
+            }
             // An encoder looks for a device or display to share.
             gst::QueryViewMut::Context(_) => Some(self.src.peer_query(query)),
             // ALLOCATION too: packets of several encoders in one downstream pool could starve it.
