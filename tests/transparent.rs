@@ -35,8 +35,8 @@ fn h265_whose_gops_are_open_unless_told_otherwise() {
     );
 }
 
-/// Where a key frame is forced, x265 makes a clean random access then, which resets the decoder only as the first of all; and the
-/// chunk's last frames refer to the forced one behind them. (Not with repeat-headers=1: x265enc 1.22 puts uninitialised memory into its first
+/// Where a key frame is forced, x265 makes a clean random access then, which resets the decoder only as the first of all, so chunks lose
+/// their overlap; and the chunk's last frames refer to the forced one behind them. (Not with repeat-headers=1: x265enc 1.22 puts uninitialised memory into its first
 /// packet then, alone as well.)
 #[test]
 fn with_open_gops_where_the_user_wants_them() {

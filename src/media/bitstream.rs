@@ -90,7 +90,7 @@ impl NalUnits {
                 _ => Unit::Other,
             },
             Codec::H265 => match header >> 1 & 63 {
-                // BLA, IDR, and CRA, of which the leading pictures show themselves in their order.
+                // BLA, IDR, and CRA.
                 16..=20 => Unit::RandomAccess,
                 21 => Unit::CleanRandomAccess,
                 0..=31 => Unit::Slice,
@@ -207,13 +207,15 @@ impl Format {
         }
     }
 
-    /// Whether decoding can begin with this packet; `None` where that can't be told from it.
-    pub(crate) fn is_random_access(self, packet: &[u8]) -> Option<bool> {
+    /// Whether decoding can begin with this packet; `None` where that can't be told from it. A clean random access of H.265 counts only
+    /// as the first packet `of_all` that its encoder made.
+    pub(crate) fn is_random_access(self, packet: &[u8], of_all: bool) -> Option<bool> {
         match self {
             Self::Nal(units) => {
                 let mut kinds = units.within(packet).into_iter().map(|it| units.kind(it));
                 kinds.find_map(|kind| match kind {
-                    Unit::RandomAccess | Unit::CleanRandomAccess => Some(true),
+                    Unit::RandomAccess => Some(true),
+                    Unit::CleanRandomAccess => Some(of_all),
                     Unit::Slice => Some(false),
                     _ => None,
                 })
@@ -495,13 +497,19 @@ mod tests {
         let format = Format::of(&h264("byte-stream"));
         let idr = [0, 0, 0, 1, 0x09, 0x10, 0, 0, 1, 0x06, 5, 0, 0, 1, 0x65, 9];
         let recovery_point = [0, 0, 0, 1, 0x06, 6, 1, 0, 0, 1, 0x41, 9];
-        assert_eq!(format.is_random_access(&idr), Some(true));
-        assert_eq!(format.is_random_access(&recovery_point), Some(false));
-        assert_eq!(format.is_random_access(b"no start code"), None);
+        assert_eq!(format.is_random_access(&idr, false), Some(true));
+        assert_eq!(format.is_random_access(&recovery_point, false), Some(false));
+        assert_eq!(format.is_random_access(b"no start code", false), None);
         let avc = Format::of(&with_config(&h264("avc"), &avcc(SPS, PPS)));
-        assert_eq!(avc.is_random_access(&[0, 0, 0, 2, 0x65, 9]), Some(true));
-        assert_eq!(avc.is_random_access(&[0, 0, 0, 2, 0x41, 9]), Some(false));
-        assert_eq!(avc.is_random_access(&[0, 0, 0, 200, 0x65]), None);
+        assert_eq!(
+            avc.is_random_access(&[0, 0, 0, 2, 0x65, 9], false),
+            Some(true)
+        );
+        assert_eq!(
+            avc.is_random_access(&[0, 0, 0, 2, 0x41, 9], false),
+            Some(false)
+        );
+        assert_eq!(avc.is_random_access(&[0, 0, 0, 200, 0x65], false), None);
     }
 
     #[test]
@@ -511,19 +519,23 @@ mod tests {
             .field("stream-format", "byte-stream")
             .build();
         let format = Format::of(&caps);
-        for (kind, expected) in [(19, true), (20, true), (21, true), (1, false), (8, false)] {
+        for (kind, expected) in [(19, true), (20, true), (21, false), (1, false), (8, false)] {
             let packet = [0, 0, 1, 35 << 1, 1, 0x50, 0, 0, 1, kind << 1, 1, 9];
-            assert_eq!(format.is_random_access(&packet), Some(expected), "{kind}");
+            assert_eq!(
+                format.is_random_access(&packet, false),
+                Some(expected),
+                "{kind}"
+            );
         }
     }
 
     #[test]
     fn a_vp8_or_vp9_picture_is_a_random_access_point_if_it_is_a_key_frame() {
-        let vp8 = |packet: &[u8]| Format::Vp8.is_random_access(packet);
+        let vp8 = |packet: &[u8]| Format::Vp8.is_random_access(packet, false);
         assert_eq!(vp8(&[0x50, 1, 0, 0x9d, 0x01, 0x2a, 0, 0]), Some(true));
         assert_eq!(vp8(&[0x51, 1, 0, 0x9d, 0x01, 0x2a, 0, 0]), Some(false));
         assert_eq!(vp8(&[]), None);
-        let vp9 = |packet: &[u8]| Format::Vp9.is_random_access(packet);
+        let vp9 = |packet: &[u8]| Format::Vp9.is_random_access(packet, false);
         assert_eq!(vp9(&[0b1000_0010, 0x49]), Some(true));
         assert_eq!(vp9(&[0b1000_0110, 0x49]), Some(false));
         assert_eq!(vp9(&[0b1000_1000, 0x49]), Some(false));
@@ -538,7 +550,7 @@ mod tests {
         let key = [0x32, 2, 0b0001_0000, 0];
         let inter = [0x32, 2, 0b0011_0000, 0];
         let format = Format::Av1;
-        let whole = |parts: &[&[u8]]| format.is_random_access(&parts.concat());
+        let whole = |parts: &[&[u8]]| format.is_random_access(&parts.concat(), false);
         assert_eq!(whole(&[&delimiter, &header, &key]), Some(true));
         assert_eq!(whole(&[&delimiter, &key]), Some(false));
         assert_eq!(whole(&[&delimiter, &header, &inter]), Some(false));
@@ -620,14 +632,15 @@ mod tests {
         let cra = [
             0, 0, 1, 0x46, 1, 0x50, 0, 0, 1, 0x2a, 1, 7, 0, 0, 1, 0x2a, 1, 8,
         ];
-        assert_eq!(format.is_random_access(&cra), Some(true));
+        assert_eq!(format.is_random_access(&cra, true), Some(true));
+        assert_eq!(format.is_random_access(&cra, false), Some(false));
         let broken = format.with_broken_link(&cra).unwrap();
         let bla = [
             0, 0, 1, 0x46, 1, 0x50, 0, 0, 1, 0x24, 1, 7, 0, 0, 1, 0x24, 1, 8,
         ];
         assert_eq!(broken, bla);
         assert_eq!(format.with_broken_link(&bla), None);
-        assert_eq!(format.is_random_access(&bla), Some(true));
+        assert_eq!(format.is_random_access(&bla, false), Some(true));
     }
 
     #[test]
@@ -687,7 +700,7 @@ mod tests {
             for name in ["h264", "h265", "vp8", "vp9", "av1"] {
                 let caps = gst::Caps::new_empty_simple(format!("video/x-{name}"));
                 let format = Format::of(&caps);
-                let _ = format.is_random_access(&garbage);
+                let _ = format.is_random_access(&garbage, false);
                 let _ = format.configured_sets(&garbage);
                 let _ = format.with_parameter_sets(&garbage, &[vec![1]]);
             }

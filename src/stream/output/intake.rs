@@ -113,7 +113,8 @@ impl Intake {
             return (buffer, claimed);
         }
         let told = buffer.map_readable().ok();
-        match told.and_then(|packet| format.is_random_access(&packet)) {
+        let is_first = self.own_from == 0;
+        match told.and_then(|packet| format.is_random_access(&packet, is_first)) {
             Some(false) => return (buffer, Kind::Delta),
             None if claimed != Kind::Key => return (buffer, claimed),
             _ => (),
