@@ -5,7 +5,7 @@
 mod common;
 
 use common::rig::{Rig, assert_same};
-use common::{GRAY, Output, app_src, constant, gray, record, scripted_pipeline};
+use common::{GRAY, Output, app_src, constant, feed, gray, record, scripted_pipeline};
 use gst::prelude::*;
 
 /// Runs frames 0..50 with `before` called ahead of each; what leaves in order, as text.
@@ -391,4 +391,27 @@ fn new_caps_begin_a_new_chunk() {
         })
         .collect();
     assert_eq!(rates, [25, 20, 22]);
+}
+
+/// As gst-validate wants it.
+#[test]
+fn an_encoder_is_told_its_caps_once() {
+    let pipeline =
+        scripted_pipeline("vtparallelenc name=enc encoder=scriptedenc sessions=1 chunk-frames=10");
+    let bin: gst::Bin = pipeline.element("enc").downcast().unwrap();
+    pipeline.set_state(gst::State::Paused).unwrap();
+    let distributor = bin.by_name("distributor").unwrap();
+    let output = record(&distributor.static_pad("src_0").unwrap());
+    feed(&pipeline, &constant(35));
+    pipeline.run().expect_eos();
+    let types = output.lock().unwrap().event_types();
+    let streams = types.split(|kind| *kind == gst::EventType::StreamStart);
+    let caps = |stream: &[gst::EventType]| {
+        stream
+            .iter()
+            .filter(|kind| **kind == gst::EventType::Caps)
+            .count()
+    };
+    let told: Vec<_> = streams.skip(1).map(caps).collect();
+    assert_eq!(told, [1; 3]);
 }

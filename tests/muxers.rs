@@ -107,7 +107,7 @@ fn each_encoder_in_each_muxer() {
                     }
                     (None, None) => refused += 1,
                     (Some(_), None) => {
-                        faults.push(format!("{what}: fails, the plain encoder doesn't"))
+                        faults.push(format!("{what}: fails, the plain encoder doesn't"));
                     }
                     (None, Some(_)) => faults.push(format!("{what}: the plain encoder fails")),
                 }

@@ -333,6 +333,8 @@ pub struct Shrunk {
     /// `None`: the length was the plan's own to choose.
     pub chunk_frames: Option<u64>,
     pub min_chunk_frames: u64,
+    /// Chunks would have been multiples of this.
+    pub key_distance: u64,
     /// What one chunk of that would need.
     pub needs: BudgetTooSmall,
 }
@@ -398,6 +400,7 @@ impl Plan {
             let shrunk = Shrunk {
                 chunk_frames: request.chunk_frames,
                 min_chunk_frames: request.min_chunk_frames,
+                key_distance: unit,
                 needs,
             };
             Ok(Self {

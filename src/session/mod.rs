@@ -425,16 +425,16 @@ impl Session {
         let id = format!("vtparallelenc/{}/{number}", self.id);
         let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
         segment.set_start(gst::ClockTime::ZERO);
-        // The very event that was sent would not be sent again.
-        let event = || gst::event::Caps::new(caps);
+        let segment = || gst::event::Segment::new(&segment);
         self.src.push_event(gst::event::StreamStart::new(&id));
-        self.src.push_event(event());
-        self.src.push_event(gst::event::Segment::new(&segment));
+        self.src.push_event(gst::event::Caps::new(caps));
+        self.src.push_event(segment());
 
         self.connect(instance)?;
         let started = instance.element.set_state(gst::State::Paused);
         started.map_err(|_| instance.cannot_start())?;
-        self.src.push_event(event());
+        // With it go those before it that this encoder hasn't seen.
+        self.src.push_event(segment());
         // What a sticky event's receiver thinks of it is only visible in what it keeps.
         let sink = instance.element.static_pad("sink");
         let kept = sink.and_then(|sink| sink.current_caps());

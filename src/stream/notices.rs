@@ -440,7 +440,14 @@ fn describe_reduction(plan: &Plan) -> Option<String> {
         let asked = asked.filter(|asked| *asked > is)?;
         Some(format!("{property} is {is} instead of {asked}"))
     });
-    let less: Vec<_> = less.collect();
+    let longest = plan.length.longest();
+    let distance = Some(shrunk.key_distance).filter(|unit| !longest.is_multiple_of(*unit));
+    let others = distance.map(|distance| {
+        format!(
+            "chunks of {longest} frames are no multiples of the key frame distance of {distance}"
+        )
+    });
+    let less: Vec<_> = less.chain(others).collect();
     Some(format!(
         "The memory for raw video is too small: {}, so {}; raise max-raw-bytes to at least {} to have what was set",
         shrunk.needs,
