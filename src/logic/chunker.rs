@@ -255,6 +255,12 @@ impl Chunker {
         open.map(|live| live.id)
     }
 
+    /// The first own frame of that chunk.
+    pub fn open_start(&self) -> Option<FrameNo> {
+        let open = self.live.back().filter(|live| live.is_open());
+        open.map(|live| live.start)
+    }
+
     /// The chunk that isn't done and owns this frame.
     pub fn owner(&self, frame: FrameNo) -> Option<ChunkId> {
         let mut bounds = self.live.iter().map(Live::bounds);

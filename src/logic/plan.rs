@@ -34,6 +34,10 @@ const SHORTEST_SHARED_CHUNK: u64 = 24;
 /// A greater distance of key frames is none that chunks could be multiples of, in frames: ten seconds at 60 frames a second.
 const LONGEST_KEY_DISTANCE: u64 = 600;
 
+/// Distances that segments and ladders have, in frames: four seconds at 30 frames a second. They are kept where fewer sessions have room
+/// for that; greater ones only where all have, as an encoder that is told of one makes other key frames between them.
+const LONGEST_SEGMENT: u64 = 120;
+
 /// Frames fed around a chunk's own ones, on one side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overlap {
@@ -98,15 +102,21 @@ impl Request {
             true => LONGEST_AUTOMATIC_INTRA_CHUNK,
             false => LONGEST_AUTOMATIC_CHUNK,
         });
-        whole(longest, self.unit())
+        let unit = self.unit(min_frames);
+        whole(longest, unit).max(unit)
     }
 
     /// Each chunk is a multiple of so many frames.
-    fn unit(&self) -> u64 {
+    fn unit(&self, min_frames: u64) -> u64 {
         let is_free = self.chunk_frames.is_none() && !self.is_intra;
         let distance = self.key_distance.filter(|_| is_free);
-        let distance = distance.filter(|it| (1..=LONGEST_KEY_DISTANCE).contains(it));
-        distance.unwrap_or(1)
+        let has_room = |distance: u64| self.share(self.sessions.max(1), min_frames) >= distance;
+        let is_kept = |distance: &u64| match *distance {
+            0 => false,
+            1..=LONGEST_SEGMENT => true,
+            _ => *distance <= LONGEST_KEY_DISTANCE && has_room(*distance),
+        };
+        distance.filter(is_kept).unwrap_or(1)
     }
 
     /// Quarters of a chunk that are held while no session waits for memory: the chunks that are encoded, and the beginning of the next one.
@@ -334,7 +344,7 @@ pub struct Shrunk {
     pub chunk_frames: Option<u64>,
     pub min_chunk_frames: u64,
     /// Chunks would have been multiples of this.
-    pub key_distance: u64,
+    pub key_distance: Option<u64>,
     /// What one chunk of that would need.
     pub needs: BudgetTooSmall,
 }
@@ -373,36 +383,47 @@ impl Plan {
     /// was set is what it was set to.
     pub fn make(request: &Request) -> Result<Self, BudgetTooSmall> {
         let own = request.chunk_frames.unwrap_or(u64::MAX);
-        let unit = request.unit();
         let min_frames = request.min_chunk_frames.min(own).max(1);
-        let min_frames = min_frames.checked_next_multiple_of(unit);
-        let min_frames = min_frames.unwrap_or(u64::MAX);
+        let unit = request.unit(min_frames);
         let length = match request.chunk_frames {
             Some(own) => Length::Fixed(own.max(1)),
             None => {
                 let most = request.longest(min_frames);
                 let sessions = Self::sessions(request, min_frames);
                 let share = request.share(sessions, min_frames);
-                let longest = whole(share.min(most).max(min_frames), unit);
+                let longest = whole(share.min(most).max(min_frames), unit).max(unit);
                 Self::automatic(request, sessions, longest, min_frames)
             }
         };
         let Err(needs) = request.fit(length, min_frames) else {
             return Ok(Self::of(request, length, min_frames));
         };
+        let shrunk = Shrunk {
+            chunk_frames: request.chunk_frames,
+            min_chunk_frames: request.min_chunk_frames,
+            key_distance: None,
+            needs,
+        };
+        if unit > 1 {
+            let plan = Self::make(&Request {
+                key_distance: None,
+                ..request.clone()
+            })?;
+            return Ok(Self {
+                shrunk: Some(Shrunk {
+                    key_distance: Some(unit),
+                    ..shrunk
+                }),
+                limit: Limit::Memory,
+                ..plan
+            });
+        }
         let sessions = request.sessions.max(1);
-        let shrunk = |min_frames: u64| {
+        let shorter = |min_frames: u64| {
             // As long as leaves room for all sessions.
             let share = request.share(sessions, min_frames);
-            let length = share.max(min_frames);
-            let length = Length::Fixed(whole(length, unit.min(length)));
+            let length = Length::Fixed(share.max(min_frames));
             request.fit(length, min_frames)?;
-            let shrunk = Shrunk {
-                chunk_frames: request.chunk_frames,
-                min_chunk_frames: request.min_chunk_frames,
-                key_distance: unit,
-                needs,
-            };
             Ok(Self {
                 shrunk: Some(shrunk),
                 limit: Limit::Memory,
@@ -413,7 +434,7 @@ impl Plan {
         let around = request.before.most().saturating_add(request.after.most());
         let rest = request.room().saturating_sub(around);
         let least = (rest / (Request::quarters(sessions) / 4 + 2)).clamp(1, min_frames);
-        shrunk(min_frames).or_else(|_| shrunk(least))
+        shorter(min_frames).or_else(|_| shorter(least))
     }
 
     fn of(request: &Request, length: Length, min_frames: u64) -> Self {
@@ -426,10 +447,11 @@ impl Plan {
         let capacity_frames = wanted.saturating_add(around).min(request.room());
         let automatic = request.longest(min_frames);
         let share = request.share(sessions, min_frames);
+        let unit = request.unit(min_frames);
         let limit = match request.chunk_frames {
             _ if sessions < request.sessions => Limit::Memory,
             Some(_) => Limit::ChunkFrames,
-            None if share <= longest && share < automatic => Limit::Memory,
+            None if whole(share, unit) <= longest && share < automatic => Limit::Memory,
             None if longest < automatic => Limit::SourceLength,
             None => Limit::LongestChunk,
         };
@@ -466,20 +488,20 @@ impl Plan {
             true => SHORTEST_LAST_INTRA_CHUNK,
             false => SHORTEST_LAST_CHUNK,
         };
-        let unit = request.unit();
+        let unit = request.unit(min_frames);
         // A lead costs as much time as that many frames' bits.
         let shortest = shortest.saturating_add(request.before.most().saturating_mul(3));
         match request.source_frames.filter(|&total| total > 0) {
             _ if sessions == 1 => Length::Fixed(longest),
             None if longest <= FIRST_CHUNK => Length::Fixed(longest),
-            // (What is less than a unit joins the last chunk.)
+            // (What is less than a unit is a chunk of its own, or joins the last one.)
             Some(total) => Length::Tapering(Taper {
                 unit,
                 total: total / unit,
                 sessions,
                 longest: longest / unit,
                 shortest: shortest.max(min_frames).div_ceil(unit),
-                least: min_frames / unit,
+                least: min_frames.div_ceil(unit),
             }),
             None => Length::Growing {
                 sessions,
@@ -580,19 +602,44 @@ pub(super) mod tests {
         };
         let known = plan(Some(720), 1 << 40);
         assert_eq!(own_lengths(known, 720), [192, 192, 192, 144]);
-        // What is left of a distance is the last chunk's, as it is one encoder's last frames.
+        // What is left of a distance begins where a key frame comes in any case.
         assert_eq!(
             own_lengths(plan(Some(700), 1 << 40), 700),
-            [192, 192, 144, 172]
+            [192, 192, 144, 144, 28]
+        );
+        assert_eq!(
+            own_lengths(plan(Some(680), 1 << 40), 680),
+            [192, 192, 144, 152]
         );
         let unknown = plan(None, 1 << 40);
-        assert_eq!(own_lengths(unknown, 700), [96, 96, 96, 96, 144, 172]);
-        // Where the memory is short, too, as long as it has room for that.
-        assert_eq!(plan(None, 250_000).length, Length::Fixed(48));
-        assert_eq!(plan(None, 100_000).sessions, 1);
+        assert_eq!(own_lengths(unknown, 700), [96, 96, 96, 96, 144, 144, 28]);
+        // Where the memory is short, too, as long as it holds one.
+        assert_eq!(plan(None, 125_000).length, Length::Fixed(48));
+        let one = plan(None, 100_000);
         assert_eq!(
-            plan(None, 90_000).shrunk.map(|it| it.needs.needed_frames),
-            Some(96)
+            (one.length, one.sessions, one.limit),
+            (Length::Fixed(48), 1, Limit::Memory)
+        );
+        let none = plan(None, 59_000);
+        assert_eq!((none.length, none.sessions), (Length::Fixed(20), 2));
+        assert_eq!(none.shrunk.map(|it| it.key_distance), Some(Some(48)));
+        // A long one isn't worth a session.
+        let long = |max_raw_bytes| {
+            Plan::make(&Request {
+                key_distance: Some(250),
+                sessions: 8,
+                max_raw_bytes,
+                ..request()
+            })
+            .unwrap()
+        };
+        assert_eq!(
+            (long(1 << 40).length.longest(), long(1 << 40).sessions),
+            (250, 8)
+        );
+        assert_eq!(
+            (long(1_000_000).length.longest(), long(1_000_000).sessions),
+            (119, 8)
         );
     }
 
@@ -733,7 +780,7 @@ pub(super) mod tests {
                 sessions, sessions_are_automatic, is_intra, chunk_frames, key_distance, min_chunk_frames, before, after,
                 source_frames, frame_bytes, max_raw_bytes,
             };
-            let unit = request.unit();
+            let unit = request.unit(min_chunk_frames.min(chunk_frames.unwrap_or(u64::MAX)).max(1));
             let room = max_raw_bytes / frame_bytes.max(1);
             match Plan::make(&request) {
                 Err(error) => prop_assert!(error.needed_frames > room || error.needed_frames == u64::MAX),
@@ -746,14 +793,13 @@ pub(super) mod tests {
                     // (A source may be shorter than any chunk.)
                     prop_assert!(plan.min_frames <= own || source_frames.is_some());
                     let longest = chunk_frames.map_or(u64::MAX, |asked| asked.max(1));
-                    prop_assert!(own <= longest && plan.min_frames <= min_chunk_frames.max(1).saturating_add(unit - 1));
+                    prop_assert!(own <= longest && plan.min_frames <= min_chunk_frames.max(1));
                     match plan.shrunk {
                         Some(shrunk) => prop_assert!(shrunk.needs.needed_frames > room || room == u64::MAX),
                         None => prop_assert!(chunk_frames.is_none_or(|asked| own == asked.max(1))),
                     }
-                    if plan.shrunk.is_none() && min_chunk_frames < 1 << 60 {
+                    if plan.shrunk.is_none() {
                         prop_assert!((0..9).all(|index| plan.length.of(index) % unit == 0));
-                        prop_assert!(plan.min_frames.is_multiple_of(unit));
                     }
                     for (asked, planned) in [(before, plan.before), (after, plan.after)] {
                         match asked {

@@ -51,7 +51,7 @@ pub struct ParallelEnc {
         nick = "Chunk length in frames",
         blurb = "The number of frames that one encoder encodes in a row. 0 means as many as the memory allows for all \
                  sessions, at most 250, or 100 where each frame is a key frame, and a multiple of the encoder's \
-                 greatest key frame distance where that is set, up to 600. Where the length of the source is known, the last \
+                 greatest key frame distance where that is set, up to 120, or up to 600 where the memory holds that for all sessions. Where the length of the source is known, the last \
                  chunks are shorter, down to 60 frames, so that all sessions end together; where it is not, the first ones have \
                  100 frames and the next ones more. If max-raw-bytes \
                  doesn't hold one chunk, chunks are shorter than set, with a warning.")]

@@ -50,10 +50,10 @@ static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
     )
 });
 
-/// What a thread does that opens an encoder, for whoever reads of a panic.
 /// Encoders that were opened in this process.
 static OPENED: AtomicU64 = AtomicU64::new(0);
 
+/// What a thread does that opens an encoder, for whoever reads of a panic.
 const OPENING: &str = "opening an encoder";
 
 /// What the encoder of a chunk that begins with a frame is told.

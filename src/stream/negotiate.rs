@@ -98,7 +98,7 @@ impl Shared {
         let Some(first) = self.session(SessionId(0)) else {
             return;
         };
-        let (made, accepted) = (first.makes(), self.ask_downstream());
+        let (made, accepted) = (first.makes(), self.src.peer_query_caps(None));
         if first.placed_encoder().is_some() && !made.can_intersect(&accepted) {
             self.warn(gst::CoreError::Negotiation, &self.refusal(&made), None);
         }

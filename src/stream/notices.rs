@@ -440,12 +440,9 @@ fn describe_reduction(plan: &Plan) -> Option<String> {
         let asked = asked.filter(|asked| *asked > is)?;
         Some(format!("{property} is {is} instead of {asked}"))
     });
-    let longest = plan.length.longest();
-    let distance = Some(shrunk.key_distance).filter(|unit| !longest.is_multiple_of(*unit));
-    let others = distance.map(|distance| {
-        format!(
-            "chunks of {longest} frames are no multiples of the key frame distance of {distance}"
-        )
+    let others = shrunk.key_distance.map(|distance| {
+        let is = plan.length.longest();
+        format!("chunks are {is} frames long and no multiples of the key frame distance, which is {distance}")
     });
     let less: Vec<_> = less.chain(others).collect();
     Some(format!(

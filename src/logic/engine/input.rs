@@ -128,6 +128,9 @@ impl<M: Media> Engine<M> {
             }
             stream.roster.offer(id, 1);
             self.tally.chunks_planned += 1;
+        }
+        // One may have been resumed where no frame had come.
+        if opened.is_some() || stream.chunker.open_start() == Some(number) {
             self.wake_takers();
         }
         // The output begins to watch the input.

@@ -201,6 +201,7 @@ impl<M: Media> Engine<M> {
                 let closed = stream.chunker.give_out();
                 let cut = closed.is_some();
                 stream.bound(closed);
+                self.wake_takers();
                 self.wake_waiting_for_frames();
                 Stalled::GivenOut { cut }
             }

@@ -1006,6 +1006,36 @@ fn the_next_chunk_has_its_lead_whatever_the_open_one_has_lost() {
     run(&setup, &order).assert_ended();
 }
 
+/// What left of a chunk can't be made again, and was all that had come: whoever waits for the rest goes on with its first frame.
+#[test]
+fn a_resumed_chunk_is_taken_when_its_first_frame_comes() {
+    let setup = Setup {
+        early: true,
+        manner: Manner {
+            is_random: true,
+            ..SETUP.manner
+        },
+        ..SETUP
+    };
+    let mut world = World::new(&setup);
+    world.input();
+    let runs = |world: &mut World| {
+        while world.session(0) {
+            while world.output() {}
+        }
+    };
+    runs(&mut world);
+    assert_eq!(world.sent.len(), 1);
+    world.engine.encoder_failed(SessionId(0));
+    world.wake();
+    runs(&mut world);
+    assert!(matches!(world.workers[0], Worker::Idle));
+    world.input();
+    assert!(!world.asleep.contains(&0));
+    world.finish();
+    world.assert_ended();
+}
+
 #[test]
 fn a_stall_lets_packets_leave_and_then_what_is_withheld() {
     let setup = Setup {
