@@ -78,43 +78,41 @@ fn times(packets: &[Packet]) -> Vec<Option<gst::ClockTime>> {
 #[test]
 fn each_encoder_in_each_muxer() {
     common::init();
-    let (mut pairs, mut refused, mut faults) = (0, 0, Vec::new());
+    let (mut pairs, mut faults) = (0, Vec::new());
     for (encoder, parser) in ENCODERS {
         if gst::parse::launch(encoder).is_err() {
             eprintln!("{encoder} isn't installed");
             continue;
         }
         for muxer in MUXERS.iter().copied() {
-            let plain = muxed(&format!("{encoder} {parser}"), muxer);
+            // (What can't be linked can't be negotiated with us either, and mp4mux 1.22 trips over the end of that.)
+            let Some(plain) = muxed(&format!("{encoder} {parser}"), muxer) else {
+                continue;
+            };
             for overlap in [0, 5] {
                 let ours = format!(
                     "vtparallelenc sessions=2 chunk-frames=15 min-chunk-frames=1 overlap-before={overlap} overlap-after={overlap} \
                      encoder=\"{encoder}\" {parser}"
                 );
-                let ours = muxed(&ours, muxer);
                 let what = format!("{encoder} in {}, overlap {overlap}", muxer.0);
-                match (&plain, ours) {
-                    (Some(plain), Some(ours)) => {
-                        let (is, should) = (times(&ours), times(plain));
-                        let dts = ours.iter().filter_map(|packet| packet.dts);
-                        let all = is == should || muxer.0 == "avimux";
-                        if !all || is.len() != should.len() {
-                            faults.push(format!("{what}: {is:?}, plain {should:?}"));
-                        } else if !dts.is_sorted() {
-                            faults.push(format!("{what}: DTS"));
-                        }
-                        pairs += 1;
-                    }
-                    (None, None) => refused += 1,
-                    (Some(_), None) => {
-                        faults.push(format!("{what}: fails, the plain encoder doesn't"));
-                    }
-                    (None, Some(_)) => faults.push(format!("{what}: the plain encoder fails")),
+                let Some(ours) = muxed(&ours, muxer) else {
+                    faults.push(format!("{what}: fails, the plain encoder doesn't"));
+                    continue;
+                };
+                let (is, should) = (times(&ours), times(&plain));
+                let all = is == should || muxer.0 == "avimux";
+                if !all || is.len() != should.len() {
+                    faults.push(format!("{what}: {is:?}, plain {should:?}"));
                 }
+                let dts = ours.iter().filter_map(|packet| packet.dts);
+                if !dts.is_sorted() {
+                    faults.push(format!("{what}: DTS"));
+                }
+                pairs += 1;
             }
         }
     }
-    eprintln!("{pairs} pairs are muxed, {refused} are refused");
+    eprintln!("{pairs} pairs");
     assert!(faults.is_empty(), "{faults:#?}");
     assert!(pairs > 50);
 }
