@@ -192,11 +192,7 @@ impl Recipe {
                 makes: makes.clone(),
             });
         }
-        let mut traits = Traits::of(&made);
-        let encoder = encoder_within(&made);
-        let sets = |property: &str| self.sets(property);
-        traits.key_distance = traits.profile.key_distance(&encoder, sets);
-        Ok(traits)
+        Ok(Traits::of(&made, |property| self.sets(property)))
     }
 }
 
@@ -282,8 +278,8 @@ pub(crate) struct Traits {
 }
 
 impl Traits {
-    /// `made`: what a description made.
-    pub(crate) fn of(made: &gst::Element) -> Self {
+    /// `made`: what a description made. `is_set`: the user has set this property of the encoder.
+    pub(crate) fn of(made: &gst::Element, is_set: impl Fn(&str) -> bool) -> Self {
         let encoder = encoder_within(made);
         let profile = Profile::of(&encoder);
         let recommended = Recommended::of(&encoder);
@@ -296,7 +292,7 @@ impl Traits {
             name: name_of(&encoder),
             profile,
             overlap: profile.overlap(&encoder),
-            key_distance: None,
+            key_distance: profile.key_distance(&encoder, is_set),
             recommended,
             takes_hints: hints::are_wanted(&encoder),
             concurrency: match outside_of(made) {

@@ -181,7 +181,7 @@ impl Chunker {
     pub fn frame(&mut self) -> Arrival {
         let frame = self.arrived;
         self.arrived.0 += 1;
-        let closed = match self.live.back().filter(|live| live.is_open()) {
+        let closed = match self.last_open() {
             None => None,
             Some(open) if self.arrived.0 < open.target.0.saturating_add(self.plan.min_frames) => {
                 return Arrival::default();
@@ -249,16 +249,18 @@ impl Chunker {
         self.close(self.arrived)
     }
 
+    fn last_open(&self) -> Option<&Live> {
+        self.live.back().filter(|live| live.is_open())
+    }
+
     /// The chunk whose end isn't known, if frames of it have come.
     pub fn open_chunk(&self) -> Option<ChunkId> {
-        let open = self.live.back().filter(|live| live.is_open());
-        open.map(|live| live.id)
+        self.last_open().map(|live| live.id)
     }
 
     /// The first own frame of that chunk.
     pub fn open_start(&self) -> Option<FrameNo> {
-        let open = self.live.back().filter(|live| live.is_open());
-        open.map(|live| live.start)
+        self.last_open().map(|live| live.start)
     }
 
     /// The chunk that isn't done and owns this frame.
@@ -290,8 +292,10 @@ impl Chunker {
     /// Somebody waits for what waits for frames: chunks that lack their trail have no more of it, and frames that may be a tail go to
     /// the open chunk, which ends with them. It doesn't end otherwise.
     pub fn give_out(&mut self) -> Option<Bounds> {
-        let open = self.live.back().filter(|live| live.is_open());
-        if open.is_some_and(|open| self.arrived > open.target) {
+        if self
+            .last_open()
+            .is_some_and(|open| self.arrived > open.target)
+        {
             return self.cut();
         }
         self.end_trails();

@@ -105,7 +105,8 @@ mod tests {
 
     fn traits(factory: &str) -> Traits {
         gst::init().unwrap();
-        Traits::of(&gst::ElementFactory::make(factory).build().unwrap())
+        let encoder = gst::ElementFactory::make(factory).build();
+        Traits::of(&encoder.unwrap(), |_| false)
     }
 
     /// With everything left to us.

@@ -92,15 +92,18 @@ impl Shared {
         }
     }
 
-    /// Where downstream takes nothing that the encoder makes, no caps will come: upstream finds that there is no format for it, and can't
-    /// say why.
+    /// There is no format for upstream, whose stream has begun, and which can't say why: perhaps downstream takes nothing that the encoder
+    /// makes.
     pub(super) fn warn_of_downstream(&self) {
-        let Some(first) = self.session(SessionId(0)) else {
+        let is_start = |event: &gst::Event| event.type_() == gst::EventType::StreamStart;
+        let has_begun = self.input.lock().early.iter().any(is_start);
+        let first = self.session(SessionId(0));
+        let Some(first) = first.filter(|it| has_begun && it.placed_encoder().is_some()) else {
             return;
         };
-        let (made, accepted) = (first.makes(), self.src.peer_query_caps(None));
-        if first.placed_encoder().is_some() && !made.can_intersect(&accepted) {
-            self.warn(gst::CoreError::Negotiation, &self.refusal(&made), None);
+        let made = first.makes();
+        if !made.can_intersect(&self.src.peer_query_caps(None)) {
+            self.warn_of_refusal(&made);
         }
     }
 

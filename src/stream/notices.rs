@@ -27,6 +27,8 @@ pub(crate) struct Said {
     overlap: bool,
     /// That packets leave early.
     stall: bool,
+    /// That downstream takes nothing that the encoder makes.
+    refusal: bool,
     /// What was said last of chunks that are shorter than they were to be.
     reduction: Option<String>,
     /// Sessions that were closed, and why, as far as that wasn't said yet.
@@ -69,8 +71,15 @@ impl Shared {
         self.fail_with(None, FlowError::NotNegotiated, posting(error));
     }
 
+    /// Downstream takes nothing that the encoder makes, so no caps will come.
+    pub(super) fn warn_of_refusal(&self, made: &gst::Caps) {
+        if self.is_news(|said| &mut said.refusal) {
+            self.warn(gst::CoreError::Negotiation, &self.refusal(made), None);
+        }
+    }
+
     /// Says that downstream doesn't take what the encoder makes.
-    pub(super) fn refusal(&self, made: &gst::Caps) -> String {
+    fn refusal(&self, made: &gst::Caps) -> String {
         let encoder = self.encoding.lock().encoder_name();
         format!(
             "What comes after vtparallelenc doesn't take what the encoder '{encoder}' makes: {made}; put an element between them that \
@@ -155,7 +164,7 @@ impl Shared {
     }
 
     /// Posts a warning; `debug` is for whoever looks closer.
-    pub(super) fn warn(&self, kind: impl MessageErrorDomain, text: &str, debug: Option<&str>) {
+    fn warn(&self, kind: impl MessageErrorDomain, text: &str, debug: Option<&str>) {
         let Some(bin) = self.host.bin() else { return };
         match debug {
             Some(debug) => gst::element_warning!(bin, kind, ("{text}"), ["{debug}"]),

@@ -114,10 +114,10 @@ impl Profile {
     pub(crate) fn of(encoder: &gst::Element) -> &'static Self {
         let name = encoder.factory().map(|factory| factory.name().to_string());
         let name = name.unwrap_or_default();
-        let version = || encoder.factory().map_or((0, 0, 0), |it| version(&it));
-        let mut rows = ROWS.iter().filter(|row| any_matches(row.factories, &name));
+        let version = encoder.factory().map_or((0, 0, 0), |it| version(&it));
+        let mut rows = ROWS.iter().filter(|row| row.since <= version);
         let class = || encoder.metadata(gst::ELEMENT_METADATA_KLASS);
-        match rows.find(|row| row.since == (0, 0, 0) || row.since <= version()) {
+        match rows.find(|row| any_matches(row.factories, &name)) {
             Some(row) => row,
             None if class().is_some_and(|class| class.contains("Hardware")) => &UNKNOWN_HARDWARE,
             None => &UNKNOWN,

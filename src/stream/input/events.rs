@@ -38,9 +38,6 @@ impl Shared {
             (Mode::Parallel, _) => self.serialized(event),
             (Mode::Undecided, _) => {
                 let is_end = event.type_() == gst::EventType::Eos;
-                if event.type_() == gst::EventType::StreamStart {
-                    self.warn_of_downstream();
-                }
                 self.input.lock().early.push(event);
                 if is_end {
                     // No caps, so no frames either: what came goes on as it is.

@@ -21,7 +21,11 @@ impl Shared {
         }
         Some(match query.view_mut() {
             gst::QueryViewMut::Caps(query) => {
-                answer_as_encoder(query, self.takes(query.filter()));
+                let takes = self.takes(query.filter());
+                if takes.is_empty() && mode == Mode::Undecided {
+                    self.warn_of_downstream();
+                }
+                answer_as_encoder(query, takes);
                 true
             }
             // In mid-stream the event is told of in its turn, as GStreamer would end the stream at once, with all that is held.

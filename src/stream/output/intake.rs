@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub(crate) struct Intake {
     /// Whose packets they are. An encoder that is primed before its chunk is known sends its caps before.
     attempt: Option<AttemptId>,
-    /// Private time from which on a picture is one of the chunk's own, or of its trail.
+    /// Private time from which on a picture is one of the chunk's own, or of its trail; 0: there is none before.
     own_from: u64,
     /// The first of these has come.
     begun: bool,
