@@ -416,3 +416,29 @@ fn an_encoder_is_told_its_caps_once() {
     // (The first one may have been told before anybody looked.)
     assert!(told == [1; 3] || told == [1; 2], "{told:?}");
 }
+
+/// As gst-validate wants it: the end of what an encoder gets is of one operation with its segment.
+#[test]
+fn an_encoders_end_is_of_its_segment() {
+    let pipeline =
+        scripted_pipeline("vtparallelenc name=enc encoder=scriptedenc sessions=1 chunk-frames=10");
+    let bin: gst::Bin = pipeline.element("enc").downcast().unwrap();
+    pipeline.set_state(gst::State::Paused).unwrap();
+    let distributor = bin.by_name("distributor").unwrap();
+    let output = record(&distributor.static_pad("src_0").unwrap());
+    feed(&pipeline, &constant(35));
+    pipeline.run().expect_eos();
+    let (mut segment, mut ends) = (None, 0);
+    for event in &output.lock().unwrap().events {
+        match event.type_() {
+            gst::EventType::Segment => segment = Some(event.seqnum()),
+            // (The first segment may have been sent before anybody looked.)
+            gst::EventType::Eos => {
+                ends += 1;
+                assert!(segment.is_none() || segment == Some(event.seqnum()));
+            }
+            _ => (),
+        }
+    }
+    assert!(ends >= 3 && segment.is_some(), "{ends} ends");
+}

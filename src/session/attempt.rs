@@ -117,7 +117,10 @@ impl Session {
             self.src.push(buffer).map_err(refused)?;
             position = FrameNo(position.0 + 1);
         }
-        let drained = self.src.push_event(gst::event::Eos::new());
+        // One operation with the segment that the encoder got.
+        let segment = self.src.sticky_event::<gst::event::Segment>(0);
+        let eos = gst::event::Eos::builder().seqnum_if_some(segment.map(|it| it.seqnum()));
+        let drained = self.src.push_event(eos.build());
         if !drained && !assignment.has_ended() {
             return Err(refused(gst::FlowError::Error));
         }
