@@ -13,6 +13,19 @@ pub(crate) const MAX_SESSIONS: u32 = 64;
 /// press Ctrl-C again after that.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Where chunks end that have no set length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
+#[enum_type(name = "GstVtParallelEncCut")]
+pub enum Cut {
+    /// Where the encoder makes a key frame by itself: at a cut, or at its greatest distance from the last one.
+    #[default]
+    #[enum_value(name = "Where a key frame stands anyway", nick = "scene")]
+    Scene,
+    /// By counting frames.
+    #[enum_value(name = "By counting frames", nick = "fixed")]
+    Fixed,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Job {
     /// Factory name or bin description; `None` leaves it to downstream's caps.
@@ -20,6 +33,7 @@ pub(crate) struct Job {
     /// At least 1.
     pub(crate) sessions: Option<u32>,
     pub(crate) chunk_frames: Option<u64>,
+    pub(crate) cut: Cut,
     pub(crate) min_chunk_frames: u64,
     pub(crate) overlap_before: Option<u64>,
     pub(crate) overlap_after: Option<u64>,

@@ -3,6 +3,7 @@
 //! What of a frame counts: its visible pixels and its flags.
 
 use super::key::{KeyHasher, Unhashable};
+use crate::media::pixels::{self, Rows};
 use gst_video::VideoFrameExt;
 use gst_video::prelude::*;
 
@@ -48,25 +49,7 @@ fn hash_pixels(
     let flags = buffer.flags() - FLAGS_LEFT_OUT;
     hasher.number("flags", flags.bits().into());
     hasher.number("video flags", buffer.video_flags().bits().into());
-    // (Without a valid format there is no `format_info`.)
-    let is_in_rows =
-        |format: gst_video::VideoFormatInfo| !format.is_tiled() && !format.has_palette();
-    if !info.is_valid() || info.n_planes() == 0 || !is_in_rows(info.format_info()) {
-        return Err(Unhashable::Pixels("their format isn't laid out in rows"));
-    }
-    // GStreamer takes it for a mistake of ours to map a picture that is smaller than its caps.
-    let is_there = |meta: gst::MetaRef<'_, gst_video::VideoMeta>| {
-        meta.width() >= info.width() && meta.height() >= info.height()
-    };
-    if !buffer.meta::<gst_video::VideoMeta>().is_none_or(is_there) {
-        return Err(Unhashable::Pixels("they are fewer than the caps say"));
-    }
-    let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, info)
-        .map_err(|_| Unhashable::Pixels("they can't be mapped"))?;
-    let is = |info: &gst_video::VideoInfo| (info.format(), info.width(), info.height());
-    if is(frame.info()) != is(info) {
-        return Err(Unhashable::Pixels("they aren't what the caps say"));
-    }
+    let frame = pixels::map(buffer, info).map_err(Unhashable::Pixels)?;
     hasher.text("format", info.format().to_str());
     hasher.number("width", info.width().into());
     hasher.number("height", info.field_height().into());
@@ -95,84 +78,21 @@ fn refuse_metas(buffer: &gst::BufferRef) -> Result<(), Unhashable> {
     Ok(())
 }
 
-/// How many rows of a plane are seen, and how many bytes of each.
-fn visible(info: &gst_video::VideoInfo, plane: u32) -> Option<(usize, usize)> {
-    let format = info.format_info();
-    let (mut rows, mut row) = (0, 0);
-    let components = format.component(plane).into_iter();
-    for component in components.filter_map(|component| u8::try_from(component).ok()) {
-        // Alternating fields come in buffers of their own, and `comp_height` is that of both.
-        rows = rows.max(format.scale_height(component, info.field_height()) as usize);
-        let pixel = usize::try_from(info.comp_pstride(component)).unwrap_or(0);
-        row = match info.comp_width(component) as usize * pixel {
-            // In formats that pack pixels across bytes (v210).
-            0 => whole_row(info, plane)?,
-            length => row.max(length),
-        };
-    }
-    (rows > 0 && row > 0).then_some((rows, row))
-}
-
-/// How long rows are where nothing is added to them.
-fn whole_row(info: &gst_video::VideoInfo, plane: u32) -> Option<usize> {
-    let plain = gst_video::VideoInfo::builder(info.format(), info.width(), info.height());
-    let strides = plain.build().ok()?;
-    let stride = *strides.stride().get(plane as usize)?;
-    usize::try_from(stride).ok()
-}
-
-const BEYOND_MEMORY: Unhashable = Unhashable::Pixels("they end beyond their memory");
-
-/// Leaves out what is added to rows: nobody sees it, and it may never have been written.
 fn hash_plane(
     hasher: &mut KeyHasher,
-    frame: &gst_video::VideoFrameRef<&gst::BufferRef>,
+    frame: &pixels::Mapped<'_>,
     plane: u32,
 ) -> Result<(), Unhashable> {
-    let unknown = Unhashable::Pixels("the layout of their format isn't known");
-    let (rows, row) = visible(frame.info(), plane).ok_or(unknown)?;
-    let stride = frame.plane_stride()[plane as usize];
-    let stride = usize::try_from(stride).ok().filter(|&stride| stride >= row);
-    let stride = stride.ok_or(Unhashable::Pixels("their rows overlap or run backwards"))?;
-    let length = (rows - 1).checked_mul(stride);
-    let length = length.and_then(|length| length.checked_add(row));
-    let seen = seen(frame, plane, length.ok_or(BEYOND_MEMORY)?)?;
-    hasher.open(b'p', "plane", rows * row);
-    if row == stride {
-        hasher.write(seen);
+    let rows = Rows::of(frame, plane).map_err(Unhashable::Pixels)?;
+    hasher.open(b'p', "plane", rows.count * rows.visible);
+    if rows.visible == rows.stride {
+        hasher.write(rows.data);
     } else {
-        for row in seen.chunks(stride).map(|chunk| &chunk[..row]) {
+        for row in rows.iter() {
             hasher.write(row);
         }
     }
     Ok(())
-}
-
-/// The plane from its first visible byte to its last. `plane_data` takes the stride times the height: beyond the end of the
-/// buffer for alternating fields, and where a meta puts the first row further in (videocrop).
-fn seen<'a>(
-    frame: &'a gst_video::VideoFrameRef<&gst::BufferRef>,
-    plane: u32,
-    length: usize,
-) -> Result<&'a [u8], Unhashable> {
-    let buffer = frame.buffer();
-    let start = frame.plane_offset()[plane as usize];
-    let end = start.checked_add(length);
-    let end = end.filter(|&end| end <= buffer.size());
-    let mut is_there = end.is_some();
-    if let (Some(end), true) = (end, buffer.meta::<gst_video::VideoMeta>().is_some()) {
-        // Each plane is mapped with the memory that it begins in.
-        let memories = buffer.find_memory(start..end);
-        is_there = memories.is_some_and(|(memories, _)| memories.len() == 1);
-    }
-    // SAFETY: the frame is mapped as long as it is borrowed.
-    let data = unsafe { (*frame.as_ptr()).data[plane as usize].cast::<u8>() };
-    if !is_there || data.is_null() {
-        return Err(BEYOND_MEMORY);
-    }
-    // SAFETY: `data` is where the plane begins in the mapped frame, which is borrowed as long as the slice, and the memory mapped
-    // there has these bytes, as looked up above.
-    Ok(unsafe { std::slice::from_raw_parts(data, length) })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use super::choice::is_ours;
 use super::hints::{self, Recommended};
-use super::profile::{Concurrency, Profile};
+use super::profile::{Concurrency, OwnKeys, Profile};
 use super::properties::{KEY_INTERVAL, Overrides, key_interval};
 use crate::media::outside::Outside;
 use crate::media::queries::answer_encoder;
@@ -270,8 +270,7 @@ pub(crate) struct Traits {
     pub(crate) profile: &'static Profile,
     /// Automatic lead and trail, in frames.
     pub(crate) overlap: (u64, u64),
-    /// The greatest distance of its key frames that the user has set, in frames.
-    pub(crate) key_distance: Option<u64>,
+    pub(crate) own_keys: OwnKeys,
     pub(crate) recommended: Recommended,
     pub(crate) takes_hints: bool,
     pub(crate) concurrency: Concurrency,
@@ -292,7 +291,7 @@ impl Traits {
             name: name_of(&encoder),
             profile,
             overlap: profile.overlap(&encoder),
-            key_distance: profile.key_distance(&encoder, is_set),
+            own_keys: profile.own_keys(&encoder, is_set),
             recommended,
             takes_hints: hints::are_wanted(&encoder),
             concurrency: match outside_of(made) {

@@ -13,12 +13,16 @@
 //!                 own of c−1 │             lead of c+1 │ own of c+1
 //! ```
 //!
-//! A chunk is *open* until it is known where it ends. It ends after its planned length as soon as `min_frames` more frames have come,
-//! because only then the frames after it are sure to be a chunk of their own; otherwise they are a short tail and join it.
+//! A chunk is *open* until it is known where it ends: after its planned length, or at the best [seam](super::cuts) near that. It ends as
+//! soon as `min_frames` more frames have come, because only then the frames after it are sure to be a chunk of their own; otherwise they
+//! are a short tail and join it.
 
+use super::cuts::{Film, Search};
 use super::ids::{Chunk, ChunkId, FrameNo, FrameRange};
 use super::plan::Plan;
+use super::scenes::Change;
 use super::store::Side;
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 
 /// On this chunk and the one before it an encoder shows whether it can be cut with an overlap: the first one has a trail, the second a
@@ -43,10 +47,10 @@ pub struct Bounds {
     pub own: FrameRange,
 }
 
-/// What a frame's arrival means for the chunks.
+/// What has become of the chunks.
 #[must_use]
 #[derive(Debug, Default)]
-pub struct Arrival {
+pub struct Step {
     /// It is known where this chunk ends: tell who has it.
     pub closed: Option<Bounds>,
     /// This chunk begins: offer it to the sessions.
@@ -75,8 +79,10 @@ pub struct Live {
     keeps_from: FrameNo,
     /// First own frame.
     pub start: FrameNo,
-    /// `start` and the planned length: where the chunk ends unless a short tail joins it.
+    /// It has the frames up to here in any case, and ends here once that is decided, unless a short tail joins it.
     target: FrameNo,
+    /// What decides that.
+    search: Search,
     /// End of the own frames, once that is known.
     own_end: Option<FrameNo>,
     /// Frames that follow its own ones as its trail.
@@ -90,6 +96,12 @@ pub struct Live {
 impl Live {
     fn is_open(&self) -> bool {
         self.own_end.is_none()
+    }
+
+    /// Looks for its end among the frames before this one.
+    fn look(&mut self, film: &Film, until: FrameNo) {
+        self.search.look(film, until);
+        self.target = self.search.safe_end();
     }
 
     /// Where its trail ends.
@@ -163,6 +175,8 @@ pub struct Chunker {
     /// Opened and not done, oldest first. Only the last one can be open.
     live: VecDeque<Live>,
     pub next_id: ChunkId,
+    /// The frames from the open chunk's first one on.
+    film: Film,
 }
 
 impl Chunker {
@@ -174,56 +188,84 @@ impl Chunker {
             section_chunks: 0,
             live: VecDeque::new(),
             next_id: ChunkId(0),
+            film: Film::default(),
         }
     }
 
-    /// The next frame has come.
-    pub fn frame(&mut self) -> Arrival {
+    /// The next frame has come. `change`: what is new in it, where that was looked at; `is_asked`: a key frame was asked for.
+    pub fn frame(&mut self, change: Option<Change>, is_asked: bool) -> Step {
         let frame = self.arrived;
+        if self.plan.seams.is_some() {
+            self.film.push(frame, change, is_asked);
+        }
         self.arrived.0 += 1;
-        let closed = match self.last_open() {
-            None => None,
-            Some(open) if self.arrived.0 < open.target.0.saturating_add(self.plan.min_frames) => {
-                return Arrival::default();
-            }
-            // Now it is sure that the frames after it are a chunk of their own.
-            Some(open) => self.close(open.target),
+        let Some(open) = self.live.back_mut().filter(|live| live.is_open()) else {
+            let opened = Some(self.open(frame));
+            return Step {
+                closed: None,
+                opened,
+            };
         };
-        let start = closed.map_or(frame, |closed| closed.own.end);
-        let opened = Some(self.open(start));
-        Arrival { closed, opened }
+        // What comes after a frame tells whether that is a cut.
+        open.look(&self.film, frame);
+        match open.search.seam() {
+            // Now it is sure that the frames after it are a chunk of their own.
+            Some(seam) if self.is_enough_after(seam) => self.part_at(seam),
+            _ => Step::default(),
+        }
+    }
+
+    fn is_enough_after(&self, seam: FrameNo) -> bool {
+        self.arrived.0 >= seam.0.saturating_add(self.plan.min_frames)
+    }
+
+    /// The open chunk ends here, and the next one begins.
+    fn part_at(&mut self, seam: FrameNo) -> Step {
+        let closed = self.close(seam);
+        let opened = Some(self.open(seam));
+        Step { closed, opened }
     }
 
     fn open(&mut self, start: FrameNo) -> Bounds {
+        self.film.forget_before(start);
         let plan = &self.plan;
-        let length = plan.length.of(self.section_chunks);
+        let done = start.0 - self.section_start.0;
+        let window = plan.window(self.section_chunks, done);
+        let search = Search::new(start, window, plan.key_distance());
         let lead_start = FrameNo(start.0.saturating_sub(plan.before)).max(self.section_start);
-        let target = FrameNo(start.0.saturating_add(length));
+        // Not before that, and not after it, if that is known.
+        let target = search.safe_end();
+        let is_exact = search.seam().is_some();
         // What was said of the length holds until the first cut.
         let total = plan.source_frames.filter(|_| self.section_start.0 == 0);
         let total = total.filter(|&total| total > start.0);
         let is_last = |total: u64| target.0.saturating_add(plan.min_frames) > total;
         let own_end = |total: u64| if is_last(total) { total } else { target.0 };
         let fed_end = |total: u64| own_end(total).saturating_add(plan.after).min(total);
+        let planned = total.filter(|&total| is_exact || is_last(total));
         let live = Live {
             id: self.next_id,
             lead_start,
             keeps_from: lead_start,
             start,
             target,
+            search,
             own_end: None,
             after: plan.after,
             neighbours: Neighbours {
                 before: start > self.section_start,
                 after: !total.is_some_and(is_last),
-                fed: total.map(|total| fed_end(total) - lead_start.0),
+                fed: planned.map(|total| fed_end(total) - lead_start.0),
             },
-            planned: total.map(|total| own_end(total) - start.0),
+            planned: planned.map(|total| own_end(total) - start.0),
         };
         self.next_id = live.id.next();
         self.section_chunks += 1;
         let bounds = live.bounds();
         self.live.push_back(live);
+        if let (Some(open), Some(last)) = (self.live.back_mut(), self.arrived.0.checked_sub(1)) {
+            open.look(&self.film, FrameNo(last));
+        }
         bounds
     }
 
@@ -243,7 +285,7 @@ impl Chunker {
             return None;
         }
         // With what would have been its tail it has no room for as long a trail.
-        let tail = arrived.saturating_sub(open.target.0);
+        let tail = arrived.saturating_sub(open.search.limit().0);
         let room = open.after.max(min_frames).saturating_sub(tail);
         open.after = open.after.min(room);
         self.close(self.arrived)
@@ -271,13 +313,28 @@ impl Chunker {
     }
 
     /// The stream ends, or what follows may not share a chunk or an overlap with what came before (new
-    /// caps, a new segment). The open chunk, if there is one, ends here with its tail.
-    pub fn cut(&mut self) -> Option<Bounds> {
+    /// caps, a new segment). The open chunk, if there is one, ends here with its tail, and at the best seam that it has before that.
+    pub fn cut(&mut self) -> SmallVec<[Step; 1]> {
+        let mut steps = SmallVec::new();
+        while let Some(seam) = self.seam_at_end() {
+            steps.push(self.part_at(seam));
+        }
         self.section_start = self.arrived;
         self.section_chunks = 0;
-        let closed = self.close(self.arrived);
+        if let Some(closed) = self.close(self.arrived) {
+            steps.push(Step {
+                closed: Some(closed),
+                opened: None,
+            });
+        }
         self.end_trails();
-        closed
+        steps
+    }
+
+    fn seam_at_end(&mut self) -> Option<FrameNo> {
+        let open = self.live.back_mut().filter(|live| live.is_open())?;
+        let seam = open.search.seam_at_end(&self.film, self.arrived)?;
+        Some(seam).filter(|&seam| self.is_enough_after(seam))
     }
 
     /// Chunks have no more of their trail than what has come.
@@ -291,26 +348,32 @@ impl Chunker {
 
     /// Somebody waits for what waits for frames: chunks that lack their trail have no more of it, and frames that may be a tail go to
     /// the open chunk, which ends with them. It doesn't end otherwise.
-    pub fn give_out(&mut self) -> Option<Bounds> {
-        if self
-            .last_open()
-            .is_some_and(|open| self.arrived > open.target)
-        {
-            return self.cut();
+    pub fn give_out(&mut self) -> SmallVec<[Step; 1]> {
+        if let Some(open) = self.live.back_mut().filter(|live| live.is_open()) {
+            open.look(&self.film, self.arrived);
+            if self.arrived > open.target {
+                return self.cut();
+            }
         }
         self.end_trails();
-        None
+        SmallVec::new()
     }
 
     /// Goes on with another plan: after a [`cut`](Self::cut), or because the source's length became known while the first
     /// chunk is still open, which then gets the new length. `false` if it is too late for that: the old plan stays.
     pub fn replan(&mut self, plan: Plan) -> bool {
         if let Some(open) = self.live.back_mut().filter(|live| live.is_open()) {
-            let target = FrameNo(open.start.0.saturating_add(plan.length.of(0)));
-            if self.section_chunks > 1 || target < self.arrived {
+            let window = plan.window(0, 0);
+            let mut search = Search::new(open.start, window, plan.key_distance());
+            if let Some(last) = self.arrived.0.checked_sub(1) {
+                search.look(&self.film, FrameNo(last));
+            }
+            // (Frames up to the last target were fed.)
+            if self.section_chunks > 1 || search.safe_end() < self.arrived.min(open.target) {
                 return false;
             }
-            open.target = target;
+            open.target = search.safe_end();
+            open.search = search;
             open.after = plan.after;
         }
         self.plan = plan;
@@ -438,11 +501,12 @@ impl Chunker {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::cuts::tests::change;
     use super::super::plan::tests::{fixed, request};
-    use super::super::plan::{Overlap, Request};
+    use super::super::plan::{Overlap, Request, Seams};
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     impl Chunker {
         /// Something waits for frames that haven't come, beyond the open chunk's own: frames that may be a tail, or a chunk that lacks
@@ -459,7 +523,7 @@ pub(super) mod tests {
     fn chunks_of(plan: Plan, frames: u64) -> Vec<Chunk> {
         let mut chunker = Chunker::new(plan);
         for _ in 0..frames {
-            let _ = chunker.frame();
+            let _ = chunker.frame(None, false);
         }
         chunker.cut();
         drained(&chunker)
@@ -591,7 +655,7 @@ pub(super) mod tests {
     fn keys_are_forced_where_own_frames_begin_and_end() {
         let mut chunker = Chunker::new(fixed(4, 1, 2, 2));
         for _ in 0..12 {
-            let _ = chunker.frame();
+            let _ = chunker.frame(None, false);
         }
         chunker.cut();
         let forced = |chunk, from: u64, to: u64| -> Vec<u64> {
@@ -624,11 +688,11 @@ pub(super) mod tests {
     fn a_chunk_waits_until_it_is_known_where_it_ends() {
         let mut chunker = Chunker::new(fixed(4, 3, 0, 0));
         for _ in 0..6 {
-            let _ = chunker.frame();
+            let _ = chunker.frame(None, false);
         }
         assert_eq!(chunker.next(ChunkId(0), FrameNo(4)), Some(Next::Wait));
         assert!(chunker.is_starving());
-        assert!(chunker.frame().closed.is_some());
+        assert!(chunker.frame(None, false).closed.is_some());
         assert!(matches!(
             chunker.next(ChunkId(0), FrameNo(4)),
             Some(Next::Drain(_))
@@ -646,11 +710,11 @@ pub(super) mod tests {
         let after = |frames: u64| {
             let mut chunker = Chunker::new(Plan::make(&request()).unwrap());
             for _ in 0..frames {
-                let _ = chunker.frame();
+                let _ = chunker.frame(None, false);
             }
             let accepted = chunker.replan(known);
             for _ in frames..100 {
-                let _ = chunker.frame();
+                let _ = chunker.frame(None, false);
             }
             chunker.cut();
             let lengths: Vec<u64> = drained(&chunker)
@@ -668,10 +732,10 @@ pub(super) mod tests {
     fn a_cut_frees_what_is_withheld() {
         let mut chunker = Chunker::new(fixed(4, 3, 0, 2));
         for frames in 1..=6 {
-            let _ = chunker.frame();
+            let _ = chunker.frame(None, false);
             assert_eq!(chunker.withholds(), frames > 4, "{frames}");
         }
-        assert!(chunker.cut().is_some());
+        assert_eq!(chunker.cut().len(), 1);
         assert!(!chunker.withholds());
         assert_eq!(drained(&chunker)[0].own, FrameRange::new(0, 6));
     }
@@ -682,18 +746,22 @@ pub(super) mod tests {
             let mut chunker = Chunker::new(fixed(10, 4, before, after));
             let mut closed = Vec::new();
             for number in 0..200 {
-                closed.extend(chunker.frame().closed);
+                closed.extend(chunker.frame(None, false).closed);
                 if number % 7 == 6 {
                     let withheld = chunker.withholds();
                     let open = chunker.open_chunk();
                     let ends = chunker.give_out();
                     assert!(!chunker.withholds());
-                    assert!(withheld || ends.is_none());
-                    assert_eq!(ends.map(|ends| ends.id), open.filter(|_| ends.is_some()));
+                    assert!(withheld || ends.is_empty());
+                    let ends: Vec<_> = ends.iter().filter_map(|step| step.closed).collect();
+                    assert_eq!(
+                        ends.first().map(|it| it.id),
+                        open.filter(|_| !ends.is_empty())
+                    );
                     closed.extend(ends);
                 }
             }
-            closed.extend(chunker.cut());
+            closed.extend(chunker.cut().iter().filter_map(|step| step.closed));
             let (last, others) = closed.split_last().unwrap();
             assert_eq!(last.own.end, FrameNo(200));
             assert!(others.iter().all(|ends| ends.own.len() >= 10), "{others:?}");
@@ -715,13 +783,16 @@ pub(super) mod tests {
     fn no_overlap_reaches_across_a_cut() {
         let mut chunker = Chunker::new(fixed(10, 1, 5, 5));
         for _ in 0..12 {
-            let _ = chunker.frame();
+            let _ = chunker.frame(None, false);
         }
-        let closed = chunker.cut().unwrap();
+        let closed = chunker.cut()[0].closed.unwrap();
         assert_eq!(closed.own, FrameRange::new(10, 12));
-        assert!(chunker.cut().is_none(), "a second cut in one place is none");
+        assert!(
+            chunker.cut().is_empty(),
+            "a second cut in one place is none"
+        );
         for _ in 0..12 {
-            let _ = chunker.frame();
+            let _ = chunker.frame(None, false);
         }
         chunker.cut();
         let fed: Vec<_> = drained(&chunker).iter().map(|chunk| chunk.fed).collect();
@@ -740,7 +811,7 @@ pub(super) mod tests {
     fn four_chunks(before: u64, after: u64) -> Chunker {
         let mut chunker = Chunker::new(fixed(10, 2, before, after));
         for _ in 0..38 {
-            let _ = chunker.frame();
+            let _ = chunker.frame(None, false);
         }
         chunker
     }
@@ -792,7 +863,7 @@ pub(super) mod tests {
         assert_eq!(drain(&chunker, 1, 20), FrameRange::new(10, 20));
         // Nor has one that opens now.
         for _ in 38..42 {
-            let _ = chunker.frame();
+            let _ = chunker.frame(None, false);
         }
         assert_eq!(chunker.live(ChunkId(4)).unwrap().lead_start, FrameNo(40));
         assert!(!chunker.plan.overlaps());
@@ -826,17 +897,31 @@ pub(super) mod tests {
             before in 0u64..40,
             after in 0u64..40,
             sections in prop::collection::vec(0u64..60, 1..4),
+            seams in prop::option::of((prop::option::of(0u64..40), 0u64..40)),
+            new in prop::collection::vec(prop::option::of(0u32..110), 180),
+            asked in any::<prop::sample::Index>(),
             order in prop::collection::vec(any::<prop::sample::Index>(), 180),
         ) {
-            let plan = fixed(own, min, before, after);
+            let mut plan = fixed(own, min, before, after);
+            plan.seams = seams.map(|(key_distance, more)| Seams { key_distance, most: own + more });
             let min = plan.min_frames;
+            let most = plan.longest();
             let mut chunker = Chunker::new(plan);
             let mut cuts = vec![0u64];
+            let mut fed = BTreeMap::new();
             for frames in &sections {
                 for _ in 0..*frames {
-                    let _ = chunker.frame();
+                    let at = chunker.arrived.0 as usize;
+                    let _ = chunker.frame(new[at].map(change), at == asked.index(180));
+                    // What may be fed stays its own.
+                    for live in &chunker.live {
+                        let (safe, _) = live.feed_end(chunker.arrived);
+                        prop_assert!(live.own_end.is_none_or(|end| fed.get(&live.id) <= Some(&end)));
+                        fed.insert(live.id, safe.min(live.own_end.unwrap_or(safe)));
+                    }
                 }
-                chunker.cut();
+                let steps = chunker.cut();
+                prop_assert!(seams.is_some() || steps.len() <= 1);
                 cuts.push(chunker.arrived.0);
             }
             let chunks = drained(&chunker);
@@ -850,7 +935,7 @@ pub(super) mod tests {
                 prop_assert!(chunk.own.end.0 <= high);
                 prop_assert_eq!(chunk.fed.start.0, chunk.own.start.0.saturating_sub(before).max(low));
                 prop_assert_eq!(chunk.fed.end.0, (chunk.own.end.0 + after).min(high));
-                prop_assert!(chunk.own.len() < own + min);
+                prop_assert!(chunk.own.len() < most + min);
                 prop_assert!(chunk.own.len() >= min || chunk.own == FrameRange::new(low, high));
             }
             prop_assert_eq!(at, chunker.arrived.0);
@@ -882,17 +967,20 @@ pub(super) mod tests {
             room in 1u64..5_000,
             total in prop::option::of(1u64..3_000),
             frames in 0u64..3_000,
+            follows_cuts in any::<bool>(),
+            key_distance in prop::option::of(1u64..300),
+            new in prop::collection::vec(prop::option::of(0u32..110), 1..50),
         ) {
             let Ok(plan) = Plan::make(&Request {
                 sessions, chunk_frames: own, min_chunk_frames: min,
                 before: Overlap::Exactly(before), after: Overlap::Exactly(after),
-                source_frames: total, frame_bytes: 7, max_raw_bytes: room * 7, ..request()
+                source_frames: total, frame_bytes: 7, max_raw_bytes: room * 7, follows_cuts, key_distance, ..request()
             }) else { return Ok(()) };
             let capacity = plan.capacity_frames;
             prop_assert!(capacity <= room);
             let mut chunker = Chunker::new(plan);
             let mut held = 0u64;
-            for _ in 0..frames {
+            for frame in 0..frames {
                 // Full, and the oldest chunk is still short of frames: that would be a deadlock.
                 prop_assert!(held < capacity || !chunker.is_starving());
                 if held == capacity {
@@ -900,7 +988,8 @@ pub(super) mod tests {
                     held -= chunker.done(oldest).len() as u64;
                 }
                 if held < capacity {
-                    let _ = chunker.frame();
+                    let new = new[frame as usize % new.len()];
+                    let _ = chunker.frame(new.map(change), false);
                     held += 1;
                 }
             }

@@ -6,20 +6,24 @@
 //! caller brings, frames and packets are payloads of types that the caller chooses, and each verdict tells the caller what to do next.
 //!
 //! In the order in which a frame meets them: [`ids`] names things, [`budget`] lets a frame in, [`keys`] says whether it is to be a key
-//! frame, [`plan`] has settled how long chunks are and [`chunker`] gives the frame to one, [`roster`] gives chunks to sessions,
+//! frame, [`scenes`] how much of it is new, [`plan`] has settled how long chunks are ([`lengths`]) and [`chunker`] gives the frame to one, by
+//! the best seam that [`cuts`] finds, [`roster`] gives chunks to sessions,
 //! [`liveness`] sees whether these live, [`store`] holds packets until they are in order, [`timeline`] restores their times,
 //! [`early_start`] and [`pace`] say when some leave before that, [`tally`] counts all of it. [`engine`] is all of them as one machine.
 
 pub mod budget;
 pub mod chunker;
+pub mod cuts;
 pub mod early_start;
 pub mod engine;
 pub mod ids;
 pub mod keys;
+pub mod lengths;
 pub mod liveness;
 pub mod pace;
 pub mod plan;
 pub mod roster;
+pub mod scenes;
 pub mod store;
 pub mod tally;
 pub mod timeline;

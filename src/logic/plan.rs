@@ -5,6 +5,8 @@
 //! [`Plan::make`] settles them before the first frame. It depends on counts alone, never on timing; the
 //! [chunker](super::chunker) then follows the frames one by one.
 
+use super::cuts::Window;
+use super::lengths::{FIRST_CHUNK, Length, Taper, whole};
 use thiserror::Error;
 
 /// Longest automatic chunk, in frames: the key frame distance that encoders choose themselves (x264 and
@@ -22,10 +24,6 @@ const SHORTEST_LAST_CHUNK: u64 = 60;
 
 /// As above, where each frame is a key frame and chunks cost no bits, but still an encoder to open.
 const SHORTEST_LAST_INTRA_CHUNK: u64 = 24;
-
-/// Where the length of the source isn't known, the first round has chunks of this length, in frames, and each further round is longer
-/// by a quarter: whenever the source ends, what the sessions end apart is a part of what they have done.
-const FIRST_CHUNK: u64 = 100;
 
 /// Where memory is short, fewer sessions work before chunks of several frames for each key frame become shorter than this:
 /// at 20 frames' bits for each chunk, what more sessions gain in time is then lost in bits.
@@ -73,9 +71,10 @@ pub struct Request {
     pub is_intra: bool,
     /// Frames that a chunk owns; `None` leaves it to the plan.
     pub chunk_frames: Option<u64>,
-    /// The encoder was told to make a key frame each so many frames. A chunk that the plan is free to choose is a multiple of that: its
-    /// key frames are where one encoder would have them, unless that makes others between them.
+    /// The greatest distance of the encoder's key frames, in frames: where chunks that the plan is free to choose begin.
     pub key_distance: Option<u64>,
+    /// The encoder makes key frames at cuts, too, and counts from the last one. Otherwise each such chunk is a multiple of the distance.
+    pub follows_cuts: bool,
     /// A chunk shorter than this joins the one before it.
     pub min_chunk_frames: u64,
     /// Frames fed before the own ones.
@@ -106,10 +105,15 @@ impl Request {
         whole(longest, unit).max(unit)
     }
 
+    /// Where chunks begin is the plan's to choose.
+    fn is_free(&self) -> bool {
+        self.chunk_frames.is_none() && !self.is_intra
+    }
+
     /// Each chunk is a multiple of so many frames.
     fn unit(&self, min_frames: u64) -> u64 {
-        let is_free = self.chunk_frames.is_none() && !self.is_intra;
-        let distance = self.key_distance.filter(|_| is_free);
+        let is_fixed = self.is_free() && !self.follows_cuts;
+        let distance = self.key_distance.filter(|_| is_fixed);
         let has_room = |distance: u64| self.share(self.sessions.max(1), min_frames) >= distance;
         let is_kept = |distance: &u64| match *distance {
             0 => false,
@@ -117,6 +121,26 @@ impl Request {
             _ => *distance <= LONGEST_KEY_DISTANCE && has_room(*distance),
         };
         distance.filter(is_kept).unwrap_or(1)
+    }
+
+    /// Where chunks of about this length may end, if the encoder follows cuts.
+    fn seams(&self, length: Length, min_frames: u64) -> Option<Seams> {
+        if !(self.is_free() && self.follows_cuts) {
+            return None;
+        }
+        let goal = length.longest();
+        let key_distance = self.key_distance.filter(|&distance| distance > 0);
+        // No session gets much more than its share.
+        let share = self.share(self.sessions.max(1), min_frames).max(goal);
+        // (What comes after a frame tells whether it begins a scene.)
+        let room = self.room_for_chunks(min_frames.max(2));
+        let most = share.saturating_add(share / 2).min(room);
+        if most < goal {
+            return None;
+        }
+        let seams = Seams { key_distance, most };
+        let most = seams.window(goal, min_frames).most;
+        Some(Seams { most, ..seams })
     }
 
     /// Quarters of a chunk that are held while no session waits for memory: the chunks that are encoded, and the beginning of the next one.
@@ -164,133 +188,6 @@ impl Request {
     }
 }
 
-/// As many of these frames as are whole units.
-fn whole(frames: u64, unit: u64) -> u64 {
-    frames - frames % unit
-}
-
-/// How long each chunk is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Length {
-    /// All chunks have this many frames.
-    Fixed(u64),
-    /// Of a source of known length.
-    Tapering(Taper),
-    /// Of a source of unknown length: see [`FIRST_CHUNK`].
-    Growing {
-        sessions: u64,
-        longest: u64,
-        unit: u64,
-    },
-}
-
-/// Rounds of one chunk for each session. Each takes two thirds of what is left, but no chunk is longer than `longest`; what is left is
-/// spread evenly once chunks would be shorter than `shortest`. (Two thirds and 60 frames are what came out best in simulated films of 400
-/// to 150,000 frames and 2 to 64 sessions, of scenes of 30 to 200 frames whose difficulty is log-normal with a deviation of 0.2 and 0.4, by
-/// the sum of the time over the ideal and of 20 frames' bits for each chunk. Equal chunks, three rounds at least, were 1 to 7 % worse.)
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Taper {
-    /// Frames; the others count these.
-    pub unit: u64,
-    pub total: u64,
-    pub sessions: u64,
-    pub longest: u64,
-    pub shortest: u64,
-    /// Chunks may not be shorter than this.
-    pub least: u64,
-}
-
-impl Taper {
-    fn of(&self, index: u64) -> u64 {
-        self.units(index).saturating_mul(self.unit)
-    }
-
-    fn units(&self, index: u64) -> u64 {
-        // Wide enough for any figures.
-        let wide = |frames: u64| u128::from(frames);
-        let (sessions, longest) = (wide(self.sessions.max(1)), wide(self.longest.max(1)));
-        let (total, shortest) = (wide(self.total), wide(self.shortest));
-        let mut round = wide(index) / sessions;
-        // As long as two thirds of what is left are longer than that.
-        let share = total / sessions;
-        let full = match (share * 2).checked_sub(longest * 3) {
-            Some(beyond) => beyond / (longest * 2) + 1,
-            None => 0,
-        };
-        if round < full {
-            return self.longest;
-        }
-        round -= full;
-        let mut left = total - full * sessions * longest;
-        loop {
-            let share = left / sessions;
-            let length = (share * 2 / 3).min(longest);
-            // What doesn't fit into one round takes another one in any case.
-            let least = match share > longest {
-                true => wide(self.least),
-                false => shortest,
-            };
-            if length < least || share - length < least {
-                break;
-            }
-            if round == 0 {
-                return length as u64;
-            }
-            round -= 1;
-            left -= length * sessions;
-        }
-        let rounds = left.div_ceil(sessions * longest);
-        let most = left / wide(self.least.max(1));
-        let chunks = (rounds * sessions).min(most).max(1);
-        let index = round * sessions + wide(index) % sessions;
-        if index >= chunks {
-            // More came than was announced, which the memory wasn't planned for.
-            return self.units(0);
-        }
-        let even = (left / chunks) as u64 + u64::from(index < left % chunks);
-        // (Where even chunks would have to be longer, as none may be shorter than `least`, the rest is a tail.)
-        even.clamp(1, self.longest.max(1))
-    }
-}
-
-impl Default for Length {
-    fn default() -> Self {
-        Self::Fixed(0)
-    }
-}
-
-impl Length {
-    /// Frames that chunk number `index` should own.
-    pub(super) fn of(self, index: u64) -> u64 {
-        match self {
-            Length::Fixed(frames) => frames,
-            Length::Tapering(taper) => taper.of(index),
-            Length::Growing {
-                sessions,
-                longest,
-                unit,
-            } => {
-                let mut length = FIRST_CHUNK;
-                for _ in 0..index / sessions.max(1) {
-                    if length >= longest {
-                        break;
-                    }
-                    length += length / 4;
-                }
-                whole(length, unit).max(unit).min(longest)
-            }
-        }
-    }
-
-    /// Frames of the longest chunk that is planned.
-    pub fn longest(self) -> u64 {
-        match self {
-            Length::Growing { longest, .. } => longest,
-            other => other.of(0),
-        }
-    }
-}
-
 /// What keeps a plan's chunks from being longer, or its sessions from being more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Limit {
@@ -317,10 +214,36 @@ impl Limit {
     }
 }
 
+/// Where chunks may end that end where a key frame stands anyway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seams {
+    /// The greatest distance of the encoder's key frames, in frames; unknown where that is `None`.
+    pub key_distance: Option<u64>,
+    /// Frames of the longest chunk.
+    pub most: u64,
+}
+
+impl Seams {
+    /// Around this length, and so wide that it holds a key frame that the encoder makes by itself.
+    fn window(self, goal: u64, min_frames: u64) -> Window {
+        let least = min_frames.max(goal / 2).min(goal);
+        let distance = self.key_distance.unwrap_or(goal);
+        let beyond = goal.saturating_add(distance.div_ceil(2));
+        let most = least.saturating_add(distance).max(beyond);
+        Window {
+            least,
+            goal,
+            most: most.min(self.most).max(goal),
+        }
+    }
+}
+
 /// The settled lengths. Before anything is known, all of them are 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Plan {
     pub length: Length,
+    /// `None`: each chunk has the planned length exactly.
+    pub seams: Option<Seams>,
     /// At least 1, never more than the chunk length.
     pub min_frames: u64,
     pub before: u64,
@@ -367,12 +290,30 @@ impl Plan {
         self.before > 0 || self.after > 0
     }
 
+    /// How long chunk number `index` may be, which begins after so many frames.
+    pub(super) fn window(&self, index: u64, done: u64) -> Window {
+        let Some(seams) = self.seams else {
+            return Window::exactly(self.length.of(index));
+        };
+        seams.window(self.length.after(index, done), self.min_frames)
+    }
+
+    pub(super) fn key_distance(&self) -> Option<u64> {
+        self.seams?.key_distance
+    }
+
+    /// Frames of the longest chunk, without a tail that may join it.
+    pub fn longest(&self) -> u64 {
+        let length = self.length.longest();
+        self.seams.map_or(length, |seams| seams.most.max(length))
+    }
+
     /// The longest that a frame waits until it may leave, in frames, with sessions that just keep up with the input.
     ///
     /// A chunk opens when `min_frames` of it have come, at a moment when the session that has the chunk `sessions` before it is
     /// at its end; so it ends `sessions` chunks later, and not before its own last frame and its trail have come.
     pub fn latency_frames(&self) -> u64 {
-        let length = self.length.longest();
+        let length = self.longest();
         let encoding = length.saturating_mul(self.sessions.max(1));
         encoding
             .max(length.saturating_add(self.after))
@@ -443,8 +384,11 @@ impl Plan {
         let longest = length.longest();
         let sessions = request.sessions_with(longest, min_frames);
         // With room for the next chunk, where the source is no faster than the sessions.
+        let seams = request.seams(length, min_frames);
+        let beyond = seams.map_or(0, |seams| seams.most - longest);
         let wanted = sessions.saturating_add(1).saturating_mul(longest);
-        let capacity_frames = wanted.saturating_add(around).min(request.room());
+        let wanted = wanted.saturating_add(around).saturating_add(beyond);
+        let capacity_frames = wanted.min(request.room());
         let automatic = request.longest(min_frames);
         let share = request.share(sessions, min_frames);
         let unit = request.unit(min_frames);
@@ -457,6 +401,7 @@ impl Plan {
         };
         Self {
             length,
+            seams,
             min_frames,
             before,
             after,
@@ -526,6 +471,7 @@ pub(super) mod tests {
             is_intra: false,
             chunk_frames: None,
             key_distance: None,
+            follows_cuts: false,
             min_chunk_frames: 12,
             before: Overlap::Exactly(0),
             after: Overlap::Exactly(0),
@@ -773,11 +719,11 @@ pub(super) mod tests {
             source_frames in prop::option::of(any_number()),
             frame_bytes in any_number(),
             max_raw_bytes in any_number(),
-            (sessions_are_automatic, is_intra) in any::<(bool, bool)>(),
+            (sessions_are_automatic, is_intra, follows_cuts) in any::<(bool, bool, bool)>(),
             key_distance in prop::option::of(any_number()),
         ) {
             let request = Request {
-                sessions, sessions_are_automatic, is_intra, chunk_frames, key_distance, min_chunk_frames, before, after,
+                sessions, sessions_are_automatic, is_intra, chunk_frames, key_distance, follows_cuts, min_chunk_frames, before, after,
                 source_frames, frame_bytes, max_raw_bytes,
             };
             let unit = request.unit(min_chunk_frames.min(chunk_frames.unwrap_or(u64::MAX)).max(1));
@@ -786,7 +732,10 @@ pub(super) mod tests {
                 Err(error) => prop_assert!(error.needed_frames > room || error.needed_frames == u64::MAX),
                 Ok(plan) => {
                     let own = plan.length.longest();
-                    let needed = u128::from(own) + u128::from(plan.before) + u128::from(plan.after.max(plan.min_frames));
+                    let most = plan.longest();
+                    prop_assert!(most >= own);
+                    prop_assert!(plan.seams.is_none() || follows_cuts && !is_intra && chunk_frames.is_none());
+                    let needed = u128::from(most) + u128::from(plan.before) + u128::from(plan.after.max(plan.min_frames));
                     prop_assert!(needed <= u128::from(room));
                     prop_assert!(needed <= u128::from(plan.capacity_frames) && plan.capacity_frames <= room);
                     prop_assert!(1 <= plan.min_frames);
@@ -807,9 +756,14 @@ pub(super) mod tests {
                             Overlap::UpTo(most) => prop_assert_eq!(planned, most.min(own / 4)),
                         }
                     }
+                    for (index, done) in [(0, 0), (1, 17), (7, 1_000), (u64::MAX, u64::MAX)] {
+                        let window = plan.window(index, done);
+                        prop_assert!(window.least <= window.goal && window.goal <= window.most);
+                        prop_assert!(0 < window.least && window.most <= most);
+                    }
                     let mut chunker = Chunker::new(plan);
                     for _ in 0..9 {
-                        let _ = chunker.frame();
+                        let _ = chunker.frame(None, false);
                     }
                     let _ = chunker.cut();
                     let _ = plan.latency_frames();

@@ -5,6 +5,8 @@
 pub(crate) mod bitstream;
 pub(crate) mod caps;
 pub(crate) mod outside;
+pub(crate) mod pixels;
 pub(crate) mod queries;
 pub(crate) mod raw;
 pub(crate) mod tags;
+pub(crate) mod thumbnails;

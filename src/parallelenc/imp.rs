@@ -10,7 +10,7 @@ use super::settings::{
 use crate::encoder::description::EncoderError;
 use crate::encoder::model::{self, Models};
 use crate::host::Host;
-use crate::job::{Job, MAX_SESSIONS};
+use crate::job::{Cut, Job, MAX_SESSIONS};
 use crate::media::caps;
 use crate::media::queries::ask_target;
 use crate::panics::{self, Part};
@@ -49,12 +49,18 @@ pub struct ParallelEnc {
                  known of). A session that can't be opened is closed, with a warning, as long as another one works.")]
     #[property(name = "chunk-frames", get, set, type = u32, member = chunk_frames, default = 0, mutable_ready,
         nick = "Chunk length in frames",
-        blurb = "The number of frames that one encoder encodes in a row. 0 means as many as the memory allows for all \
-                 sessions, at most 250, or 100 where each frame is a key frame, and a multiple of the encoder's \
-                 greatest key frame distance where that is set, up to 120, or up to 600 where the memory holds that for all sessions. Where the length of the source is known, the last \
-                 chunks are shorter, down to 60 frames, so that all sessions end together; where it is not, the first ones have \
-                 100 frames and the next ones more. If max-raw-bytes \
+        blurb = "The number of frames that one encoder encodes in a row. 0 means that cut says where chunks end, near 250 frames, or 100 \
+                 where each frame is a key frame; near fewer where the memory doesn't hold that for all sessions. Where the length \
+                 of the source is known, the last chunks are shorter, down to about 60 frames, so that all sessions end together; \
+                 where it is not, the first ones are near 100 frames and the next ones near more. If max-raw-bytes \
                  doesn't hold one chunk, chunks are shorter than set, with a warning.")]
+    #[property(name = "cut", get, set, type = Cut, member = cut, builder(Cut::Scene).mutable_ready().nick("Where chunks end").blurb(
+        "Where chunks end whose length is automatic. scene: where the encoder makes a key frame by itself, so that the next \
+                 chunk's costs no bits: at a cut that is seen in the video, or at the encoder's greatest key frame distance; as \
+                 far as max-raw-bytes allows for. A film without either is a single chunk up to that distance. fixed: by counting \
+                 frames, in multiples of the greatest key frame distance where that is set, up to 120, or up to 600 where the memory \
+                 holds that for all sessions. Live sources, and video in memory that isn't the system's, are always cut like that."
+    ))]
     #[property(name = "min-chunk-frames", get, set, type = u32, member = min_chunk_frames, minimum = 1,
         default = DEFAULT_MIN_CHUNK_FRAMES, mutable_ready, nick = "Minimum chunk length in frames",
         blurb = "A chunk with fewer frames than this at the end of the stream joins the chunk before it. It is at most \
@@ -62,9 +68,9 @@ pub struct ParallelEnc {
     #[property(name = "overlap-before", get, set, type = i32, member = overlap_before, minimum = AUTOMATIC_OVERLAP,
         maximum = MAX_OVERLAP, default = AUTOMATIC_OVERLAP, mutable_ready, nick = "Overlap before a chunk in frames",
         blurb = "The number of frames that an encoder is given before those of its chunk, whose packets are thrown away. It \
-                 lets the rate control of bitrate driven encoding settle; constant quality encoding gains nothing. -1 means \
-                 24 frames, at most a quarter of the chunk, where the encoder is known to honour force-key-unit events with a closed \
-                 GOP and is driven by a bitrate, and otherwise none. If the encoder turns out not to honour them, the overlap \
+                 lets the encoder's rate control settle. -1 means 24 frames where a bitrate drives the encoder and 10 where that is \
+                 the quality of x264enc or x265enc, at most a quarter of the chunk, if the encoder is known to honour \
+                 force-key-unit events with a closed GOP; otherwise, and with a constant quantizer, none. If the encoder turns out not to honour them, the overlap \
                  is dropped with a warning.")]
     #[property(name = "overlap-after", get, set, type = i32, member = overlap_after, minimum = AUTOMATIC_OVERLAP,
         maximum = MAX_OVERLAP, default = AUTOMATIC_OVERLAP, mutable_ready, nick = "Overlap after a chunk in frames",
@@ -170,7 +176,7 @@ impl ObjectImpl for ParallelEnc {
                     "What was done since the start, in frames, chunks and bytes: parallel, chunk-frames (of the longest, as planned), chunks-planned, \
                      chunks-finished, chunks-from-cache (of these, encoded by an earlier run), attempts-failed, frames-in, frames-out, frames-skipped (by the encoder), frames-copied (out \
                      of a pool that is too small), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early (now, before chunks are finished, because input stands still), overlap-before, overlap-after (as planned), \
-                     sessions-planned (which work at the same time), limited-by (what keeps chunks from being longer or sessions from \
+                     cut (where chunks end: scene or fixed), sessions-planned (which work at the same time), limited-by (what keeps chunks from being longer or sessions from \
                      being more: chunk-frames, source-length, longest-chunk (longer ones gain nothing) or max-raw-bytes), sessions-open, \
                      sessions (each with frames and frames-per-second), encoder (as set or chosen), sequential-reason.",
                 )

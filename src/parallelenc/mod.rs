@@ -15,8 +15,11 @@
  * the number: several encoders with all threads each would hold each other up besides. Encoders whose bits don't depend on it
  * get cores / sessions.
  *
- * An encoder that is driven by a bitrate is given some frames before and after its chunk, whose packets are thrown away
- * (#vtparallelenc:overlap-before and #vtparallelenc:overlap-after), so that its rate control settles and its look-ahead sees what
+ * Chunks end where the encoder would make a key frame in any case, so that they cost no bits: at cuts, which are looked for in the video
+ * (#vtparallelenc:cut), and at the greatest distance of its key frames, as far as #vtparallelenc:max-raw-bytes holds what lies between.
+ *
+ * An encoder with a rate control is given some frames before and after its chunk, whose packets are thrown away
+ * (#vtparallelenc:overlap-before and #vtparallelenc:overlap-after), so that this settles and its look-ahead sees what
  * comes. That needs key frames that can be forced and that close the GOP before them. Each chunk is looked into: H.264 and H.265 by NAL
  * units, VP8, VP9 and AV1 by their frame headers, other formats by the order and the flags of their packets. If an encoder turns
  * out to ignore or open its forced key frames, its chunks get no overlap, which always works, because a fresh encoder begins with

@@ -2,7 +2,7 @@
 
 //! The properties' data and defaults, and the job that they come to.
 
-use crate::job::Job;
+use crate::job::{Cut, Job};
 use std::time::Duration;
 
 /// Half a second of film: shorter chunks cost more for their key frame than a session idle for as long.
@@ -24,6 +24,7 @@ pub(crate) struct Settings {
     pub(crate) encoder: Option<String>,
     pub(crate) sessions: u32,
     pub(crate) chunk_frames: u32,
+    pub(crate) cut: Cut,
     pub(crate) min_chunk_frames: u32,
     pub(crate) overlap_before: i32,
     pub(crate) overlap_after: i32,
@@ -44,6 +45,7 @@ impl Default for Settings {
             encoder: None,
             sessions: 0,
             chunk_frames: 0,
+            cut: Cut::default(),
             min_chunk_frames: DEFAULT_MIN_CHUNK_FRAMES,
             overlap_before: AUTOMATIC_OVERLAP,
             overlap_after: AUTOMATIC_OVERLAP,
@@ -67,6 +69,7 @@ impl Settings {
             encoder: self.encoder.clone(),
             sessions: Some(self.sessions).filter(|&sessions| sessions > 0),
             chunk_frames: nonzero(self.chunk_frames.into()),
+            cut: self.cut,
             min_chunk_frames: self.min_chunk_frames.into(),
             overlap_before: u64::try_from(self.overlap_before).ok(),
             overlap_after: u64::try_from(self.overlap_after).ok(),

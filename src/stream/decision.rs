@@ -4,7 +4,7 @@
 //! or one encoder for the whole stream.
 
 use crate::encoder::description::Traits;
-use crate::encoder::profile::{Concurrency, Profile};
+use crate::encoder::profile::{Concurrency, OwnKeys, Profile};
 use crate::job::{Job, MAX_SESSIONS};
 use crate::logic::plan::Overlap;
 use std::thread::available_parallelism;
@@ -51,8 +51,7 @@ pub(crate) struct Decision {
     pub(crate) threads: u32,
     pub(crate) before: Overlap,
     pub(crate) after: Overlap,
-    /// The greatest distance of key frames that the user has set, in frames.
-    pub(crate) key_distance: Option<u64>,
+    pub(crate) own_keys: OwnKeys,
     pub(crate) min_chunk_frames: u64,
     /// Shortest chunk in nanoseconds that the encoder recommends.
     pub(crate) min_chunk_duration: u64,
@@ -92,7 +91,7 @@ impl Decision {
             threads: (cores / sessions).max(1),
             before: overlap(job.overlap_before, traits.overlap.0),
             after: overlap(job.overlap_after, traits.overlap.1),
-            key_distance: traits.key_distance,
+            own_keys: traits.own_keys,
             min_chunk_frames: job.min_chunk_frames.max(traits.recommended.minimum_frames),
             min_chunk_duration: traits.recommended.minimum_duration,
         }
@@ -102,6 +101,7 @@ impl Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::Cut;
 
     fn traits(factory: &str) -> Traits {
         gst::init().unwrap();
@@ -115,6 +115,7 @@ mod tests {
             encoder: None,
             sessions: None,
             chunk_frames: None,
+            cut: Cut::default(),
             min_chunk_frames: 12,
             overlap_before: None,
             overlap_after: None,

@@ -8,10 +8,12 @@ use super::workers;
 use crate::encoder::choice;
 use crate::encoder::description::{Chunked, EncoderError, Recipe};
 use crate::encoder::profile::ForcedKey;
+use crate::job::Cut;
 use crate::logic::ids::SessionId;
 use crate::logic::plan::{BudgetTooSmall, Overlap, Plan, Request};
 use crate::media::bitstream::alignment_of_parts;
 use crate::media::raw::{are_fields, frame_bytes, frame_duration};
+use crate::media::thumbnails::Thumbnails;
 use crate::session::Session;
 use crate::session::failure::Failure;
 use gst::prelude::*;
@@ -111,8 +113,9 @@ impl Shared {
     fn sequential_live(&self, caps: &gst::Caps) -> Option<Sequential> {
         {
             let mut encoding = self.encoding.lock();
-            // What comes live doesn't come again, and nothing may wait for all of a chunk.
+            // What comes live doesn't come again, and nothing may wait for all of a chunk, nor for where it ends.
             encoding.cache = None;
+            encoding.job.cut = Cut::Fixed;
             if !encoding.job.allow_parallel_live {
                 return Some(Sequential::LiveSource);
             }
@@ -286,6 +289,7 @@ impl Shared {
             encoding.sink_caps = Some(sink_caps);
             encoding.mode = Mode::Parallel;
         }
+        self.input.lock().look_for_cuts(&plan);
         self.lock().begin(plan);
         self.warn_of_reduced_plan(&plan);
         let early = std::mem::take(&mut self.input.lock().early);
@@ -327,13 +331,25 @@ impl Shared {
         let job = &encoding.job;
         let decision = encoding.decision.as_ref();
         let overlap = |of: fn(&Decision) -> Overlap| decision.map_or(Overlap::Exactly(0), of);
+        let frame = frame_duration(caps).map(gst::ClockTime::nseconds);
+        let keys = decision.map(|it| it.own_keys).unwrap_or_default();
+        let distance = keys.distance.and_then(|it| it.frames(frame));
+        let (key_distance, follows_cuts) = match job.cut {
+            Cut::Fixed => (distance.filter(|_| keys.is_set), false),
+            // Without a distance, cuts are all that is known.
+            Cut::Scene => {
+                let follows = keys.at_cuts || distance.is_none();
+                (distance, follows && Thumbnails::can_be_made(caps))
+            }
+        };
         let make = |min_chunk_frames: u64| {
             Plan::make(&Request {
                 sessions: encoding.sessions(),
                 sessions_are_automatic: job.sessions.is_none(),
                 is_intra: decision.is_some_and(|it| it.profile.is_intra()),
                 chunk_frames: job.chunk_frames,
-                key_distance: decision.and_then(|it| it.key_distance),
+                key_distance,
+                follows_cuts,
                 min_chunk_frames,
                 before: overlap(|it| it.before),
                 after: overlap(|it| it.after),
@@ -343,8 +359,9 @@ impl Shared {
             })
         };
         let recommended = decision.map_or(0, |it| {
-            let frame = frame_duration(caps).map_or(u64::MAX, gst::ClockTime::nseconds);
-            let by_duration = it.min_chunk_duration.div_ceil(frame.max(1));
+            let by_duration = it
+                .min_chunk_duration
+                .div_ceil(frame.unwrap_or(u64::MAX).max(1));
             it.min_chunk_frames.max(by_duration)
         });
         // What an encoder recommends can't make anything shorter than it is without it.

@@ -58,6 +58,14 @@ impl Shared {
             stats = stats.field("sequential-reason", reason.to_string());
         } else if let Some(plan) = plan {
             stats = stats
+                .field(
+                    "cut",
+                    if plan.seams.is_some() {
+                        "scene"
+                    } else {
+                        "fixed"
+                    },
+                )
                 .field("sessions-planned", plan.sessions)
                 .field("limited-by", plan.limit.name());
         }

@@ -12,8 +12,8 @@ use super::properties::{as_text, set_from_text};
 use gst::prelude::*;
 use rows::{ROWS, UNKNOWN, UNKNOWN_HARDWARE};
 
-/// Frames of an automatic lead, and at most of a trail: with 24 each, x264 at an average bitrate loses 0.1 dB over 240-frame
-/// chunks where it loses 0.3 dB without; more gained nothing.
+/// Frames of an automatic lead where a bitrate drives the encoder, and at most of a trail: with 24 each, x264 at an average bitrate
+/// loses 0.1 dB over 240-frame chunks where it loses 0.3 dB without; more gained nothing.
 const AUTOMATIC_OVERLAP: u64 = 24;
 
 /// How many threads an encoder takes, and through which property. (Of several names, here and in all rows, the first that it has.)
@@ -60,6 +60,38 @@ pub(crate) enum Concurrency {
     Alone(&'static str),
 }
 
+/// The greatest distance of key frames, where the user says nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Distance {
+    Frames(u64),
+    /// So many seconds' worth of frames.
+    Seconds(u64),
+}
+
+impl Distance {
+    /// In frames of this duration in nanoseconds, where that is known.
+    pub(crate) fn frames(self, duration: Option<u64>) -> Option<u64> {
+        match self {
+            Self::Frames(frames) => Some(frames),
+            Self::Seconds(seconds) => {
+                let duration = duration.filter(|&duration| duration > 0)?;
+                Some((seconds * 1_000_000_000 + duration / 2) / duration)
+            }
+        }
+    }
+}
+
+/// Where an encoder makes key frames by itself, with the settings that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct OwnKeys {
+    /// The greatest distance of two; unknown where that is `None`.
+    pub(crate) distance: Option<Distance>,
+    /// The user has set that.
+    pub(crate) is_set: bool,
+    /// At cuts, too, and then it counts from there.
+    pub(crate) at_cuts: bool,
+}
+
 /// One row. Of what is known, it has what is used; `docs/encoders.md` has the rest.
 #[derive(Debug)]
 pub(crate) struct Profile {
@@ -72,14 +104,24 @@ pub(crate) struct Profile {
     pub(crate) forced_key: ForcedKey,
     /// The property that holds the greatest distance of its key frames, in frames.
     pub(crate) key_distance: Option<&'static str>,
+    /// What that is where the property holds none.
+    pub(crate) default_distance: Option<Distance>,
     /// A property that is a list of options, and the one of them that holds the same.
     pub(crate) key_distance_option: Option<(&'static str, &'static str)>,
+    /// It makes key frames at cuts, and counts their distance from there, unless a property has a value of these patterns; `None`:
+    /// never.
+    pub(crate) cuts_unless: Option<&'static [(&'static str, &'static str)]>,
     /// What has to be set for chunks: property and value.
     pub(crate) settings: &'static [(&'static str, &'static str)],
     /// The property that is a list in which later entries win: ours go before what the user has set.
     pub(crate) list: Option<&'static str>,
-    /// A property, and patterns of its values for which the rate isn't driven by a bitrate, so that an overlap buys nothing.
+    /// Properties, and patterns of their values, for which each frame has the same quantizer or what is nearly that: an overlap buys
+    /// nothing.
+    pub(crate) constant_quantizer: &'static [(&'static str, &'static str)],
+    /// As above, for which quality drives the rate, and what is known of other frames moves it a little.
     pub(crate) constant_quality: &'static [(&'static str, &'static str)],
+    /// Frames of an automatic lead there; its trail is the look-ahead.
+    pub(crate) quality_lead: u64,
     pub(crate) concurrency: Concurrency,
     /// With GStreamer 1.22; else the row was only read in the source of GStreamer 1.22 to 1.28.
     pub(crate) was_run: bool,
@@ -137,35 +179,42 @@ impl Profile {
     /// Frames to feed before and after a chunk, where the user leaves it to us: none where they buy nothing, or where
     /// the encoder doesn't part them from the chunk.
     pub(crate) fn overlap(&self, encoder: &gst::Element) -> (u64, u64) {
-        if self.forced_key != ForcedKey::Closed || self.is_constant_quality(encoder) {
+        let is_steady = any_has(encoder, self.constant_quantizer);
+        if self.forced_key != ForcedKey::Closed || is_steady {
             return (0, 0);
         }
+        let lead = match any_has(encoder, self.constant_quality) {
+            true if self.quality_lead == 0 => return (0, 0),
+            true => self.quality_lead,
+            false => AUTOMATIC_OVERLAP,
+        };
         let look_ahead = match self.look_ahead {
             LookAhead::Frames(frames) => frames,
             LookAhead::Property(property) => serialized(encoder, property).parse().unwrap_or(0),
         };
-        (AUTOMATIC_OVERLAP, look_ahead.min(AUTOMATIC_OVERLAP))
+        (lead, look_ahead.min(AUTOMATIC_OVERLAP))
     }
 
-    /// The greatest distance of key frames that the user has set, in frames.
-    pub(crate) fn key_distance(
+    /// Where the encoder makes key frames by itself. `is_set`: the user has set this property.
+    pub(crate) fn own_keys(
         &self,
         encoder: &gst::Element,
         is_set: impl Fn(&str) -> bool,
-    ) -> Option<u64> {
+    ) -> OwnKeys {
         let of_list = self.key_distance_option.and_then(|(list, option)| {
             let options = serialized(encoder, list);
             let mut set = options.split(':').rev().filter_map(|it| it.split_once('='));
             set.find_map(|(name, value)| value.parse().ok().filter(|_| name == option))
         });
-        let property = self.key_distance.filter(|it| is_set(it));
-        let of_property = || serialized(encoder, property?).parse().ok();
-        of_list.or_else(of_property).filter(|&frames| frames > 0)
-    }
-
-    fn is_constant_quality(&self, encoder: &gst::Element) -> bool {
-        let mut rates = self.constant_quality.iter();
-        rates.any(|(property, values)| any_matches(values, &serialized(encoder, property)))
+        let of_property = || serialized(encoder, self.key_distance?).parse().ok();
+        let held = of_list.or_else(of_property).filter(|&frames| frames > 0);
+        let is_set = of_list.is_some() || self.key_distance.is_some_and(is_set);
+        let is_off = |off: &[_]| any_has(encoder, off);
+        OwnKeys {
+            distance: held.map(Distance::Frames).or(self.default_distance),
+            is_set: is_set && held.is_some(),
+            at_cuts: self.cuts_unless.is_some_and(|off| !is_off(off)),
+        }
     }
 
     /// Prepares an encoder for encoding chunks beside others, with `threads` threads where it may have several.
@@ -196,6 +245,12 @@ impl Profile {
             }
         }
     }
+}
+
+/// One of these properties has a value of its patterns.
+fn any_has(encoder: &gst::Element, properties: &[(&str, &str)]) -> bool {
+    let mut properties = properties.iter();
+    properties.any(|(property, values)| any_matches(values, &serialized(encoder, property)))
 }
 
 /// The first of these properties that the encoder has.
@@ -257,7 +312,10 @@ mod tests {
                 LookAhead::Property(property) => Some(property),
                 LookAhead::Frames(_) => None,
             };
-            let quality = row.constant_quality.iter().map(|(property, _)| *property);
+            let cuts = row.cuts_unless.unwrap_or_default();
+            let qualities = row.constant_quantizer.iter().chain(row.constant_quality);
+            let patterns = qualities.chain(cuts);
+            let quality = patterns.map(|(property, _)| *property);
             let settings = row.settings.iter().map(|(property, _)| *property);
             let named = threads
                 .into_iter()
@@ -297,14 +355,18 @@ mod tests {
     fn each_quality_value_is_one_that_the_property_takes() {
         for encoder in installed() {
             let row = Profile::of(&encoder);
-            for (property, values) in row.constant_quality {
+            let qualities = row.constant_quantizer.iter().chain(row.constant_quality);
+            for (property, values) in qualities {
                 for value in values
                     .split_whitespace()
                     .filter(|value| !value.contains(['*', '?']))
                 {
                     encoder.set_property_from_str(property, value);
-                    assert!(row.is_constant_quality(&encoder), "{property}={value}");
-                    assert_eq!(row.overlap(&encoder), (0, 0));
+                    assert!(
+                        any_has(&encoder, &[(property, value)]),
+                        "{property}={value}"
+                    );
+                    assert!(row.overlap(&encoder).0 <= row.quality_lead);
                 }
             }
         }
@@ -351,13 +413,15 @@ mod tests {
     }
 
     #[test]
-    fn a_bitrate_needs_an_overlap_and_quality_does_not() {
+    fn a_bitrate_needs_a_long_overlap_quality_a_short_one_and_a_quantizer_none() {
         let Some(x264) = make("x264enc") else { return };
         let overlap = || Profile::of(&x264).overlap(&x264);
         assert_eq!(overlap(), (24, 24));
         x264.set_property("rc-lookahead", 10i32);
         assert_eq!(overlap(), (24, 10));
         x264.set_property_from_str("pass", "qual");
+        assert_eq!(overlap(), (10, 10));
+        x264.set_property_from_str("pass", "quant");
         assert_eq!(overlap(), (0, 0));
         let Some(x265) = make("x265enc") else { return };
         assert_eq!(Profile::of(&x265).overlap(&x265), (24, 20));
@@ -365,7 +429,7 @@ mod tests {
         assert_eq!(Profile::of(&x265).overlap(&x265), (0, 0));
         x265.set_property("qp", -1i32);
         x265.set_property("option-string", "rc-lookahead=5:crf=22");
-        assert_eq!(Profile::of(&x265).overlap(&x265), (0, 0));
+        assert_eq!(Profile::of(&x265).overlap(&x265), (10, 20));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 //! The table: a row for each encoder, or for several of one kind, in the order in which they are looked up.
 
-use super::{Concurrency, ForcedKey, LookAhead, Profile, Threads};
+use super::{Concurrency, Distance, ForcedKey, LookAhead, Profile, Threads};
 
 /// What is assumed of an encoder without a row.
 pub(super) const UNKNOWN: Profile = Profile {
@@ -12,10 +12,14 @@ pub(super) const UNKNOWN: Profile = Profile {
     look_ahead: LookAhead::Frames(0),
     forced_key: ForcedKey::Perhaps,
     key_distance: None,
+    default_distance: None,
     key_distance_option: None,
+    cuts_unless: None,
     settings: &[],
     list: None,
+    constant_quantizer: &[],
     constant_quality: &[],
+    quality_lead: 0,
     concurrency: Concurrency::Cores,
     was_run: false,
 };
@@ -53,6 +57,17 @@ const AV1ENC: Profile = Profile {
     ..RUN
 };
 
+/// Measured on x264 and x265: a macroblock tree and a rate control that start cold cost the first frames 2 to 6 dB, and the last ones 1
+/// to 3 dB without what comes after them. 8 to 12 frames before and 20 to 24 after leave 0.0 to 0.2 % of 1.5 and 3.4 %; more gains
+/// nothing.
+const QUALITY_LEAD: u64 = 10;
+
+/// Settings with which x264 and x265 don't look for cuts.
+const X26X_WITHOUT_CUTS: Option<&[(&str, &str)]> = Some(&[
+    ("speed-preset", "ultrafast"),
+    ("option-string", "*scenecut=0* *no-scenecut*"),
+]);
+
 pub(super) const ROWS: &[Profile] = &[
     // The encoder of the tests: it can be cut, and nothing else is known of it.
     #[cfg(feature = "failpoints")]
@@ -68,7 +83,11 @@ pub(super) const ROWS: &[Profile] = &[
         forced_key: ForcedKey::Closed,
         // (Its option-string can't set it: x264enc does that itself.)
         key_distance: Some("key-int-max"),
-        constant_quality: &[("pass", "quant qual")],
+        default_distance: Some(Distance::Seconds(10)),
+        cuts_unless: X26X_WITHOUT_CUTS,
+        constant_quantizer: &[("pass", "quant")],
+        constant_quality: &[("pass", "qual")],
+        quality_lead: QUALITY_LEAD,
         ..RUN
     },
     Profile {
@@ -78,14 +97,15 @@ pub(super) const ROWS: &[Profile] = &[
         look_ahead: LookAhead::Frames(20),
         forced_key: ForcedKey::Closed,
         key_distance: Some("key-int-max"),
+        default_distance: Some(Distance::Frames(250)),
         key_distance_option: Some(("option-string", "keyint")),
+        cuts_unless: X26X_WITHOUT_CUTS,
         // (Told to repeat its headers, x265enc 1.22 puts uninitialised memory into its first packet.)
         settings: &[("option-string", "open-gop=0")],
         list: Some("option-string"),
-        constant_quality: &[
-            ("option-string", "*crf=* *qp=*"),
-            ("qp", "? 1? 2? 3? 4? 5?"),
-        ],
+        constant_quantizer: &[("option-string", "*qp=*"), ("qp", "? 1? 2? 3? 4? 5?")],
+        constant_quality: &[("option-string", "*crf=*")],
+        quality_lead: QUALITY_LEAD,
         ..RUN
     },
     Profile {
@@ -111,6 +131,7 @@ pub(super) const ROWS: &[Profile] = &[
         threads: Threads::One("multi-thread", "1"),
         forced_key: ForcedKey::Closed,
         key_distance: Some("gop-size"),
+        cuts_unless: Some(&[("scene-change-detection", "false")]),
         constant_quality: &[("rate-control", "off")],
         ..RUN
     },
@@ -118,6 +139,7 @@ pub(super) const ROWS: &[Profile] = &[
         factories: "theoraenc",
         forced_key: ForcedKey::Closed,
         key_distance: Some("keyframe-force"),
+        cuts_unless: Some(&[("keyframe-auto", "false")]),
         constant_quality: &[("bitrate", "0")],
         ..RUN
     },
@@ -176,6 +198,7 @@ pub(super) const ROWS: &[Profile] = &[
     Profile {
         factories: "avenc_ffv1 avenc_wmv* avenc_h263* avenc_flv avenc_msmpeg4* avenc_mpeg*",
         key_distance: Some("gop-size"),
+        cuts_unless: Some(&[]),
         constant_quality: &[("pass", "quant")],
         ..RUN
     },
@@ -207,6 +230,13 @@ pub(super) const ROWS: &[Profile] = &[
         forced_key: ForcedKey::Closed,
         constant_quality: &[("bitrate", "0")],
         ..RUN
+    },
+    // It hears of no forced key frame.
+    Profile {
+        factories: "lcevch264enc",
+        forced_key: ForcedKey::Ignored,
+        key_distance: Some("gop-length"),
+        ..UNKNOWN
     },
     Profile {
         factories: "svtjpegxsenc",

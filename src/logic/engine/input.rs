@@ -3,10 +3,11 @@
 //! What comes in: frames, events, and requests for key frames.
 
 use super::{Engine, Entry, Media, SessionState};
-use crate::logic::chunker::{Arrival, Bounds};
+use crate::logic::chunker::{Bounds, Step};
 use crate::logic::early_start::EarlyStart;
 use crate::logic::ids::{ChunkId, FrameNo, SessionId};
 use crate::logic::keys;
+use crate::logic::scenes::Change;
 
 /// A frame's times, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,6 +26,8 @@ pub struct Incoming {
     pub assumed_duration: u64,
     /// What it holds of the budget.
     pub bytes: u64,
+    /// What is new in it, where that was looked at.
+    pub change: Option<Change>,
 }
 
 /// What becomes of a frame at the door.
@@ -118,24 +121,47 @@ impl<M: Media> Engine<M> {
         );
         let begins = stream.pace.taken(now);
         self.tally.frames_in += 1;
-        let Arrival { closed, opened } = stream.chunker.frame();
-        stream.bound(closed);
-        stream.bound(opened);
-        if let Some(Bounds { id, own }) = opened {
-            stream.impatient = false;
-            if let Some(first) = stream.frames.get_mut(own.start) {
-                first.is_key = true;
-            }
-            stream.roster.offer(id, 1);
-            self.tally.chunks_planned += 1;
-        }
+        let step = stream.chunker.frame(incoming.change, due.forces);
         // One may have been resumed where no frame had come.
-        if opened.is_some() || stream.chunker.open_start() == Some(number) {
+        let is_resumed = stream.chunker.open_start() == Some(number);
+        let opens = self.carry_out(step);
+        if opens || is_resumed {
             self.wake_takers();
         }
         // The output begins to watch the input.
-        self.wakes.output |= begins || opened.is_some();
+        self.wakes.output |= begins || opens;
         self.wake_waiting_for_frames();
+    }
+
+    /// Chunks ended and began. `true`: one began.
+    fn carry_out(&mut self, Step { closed, opened }: Step) -> bool {
+        let stream = &mut self.stream;
+        stream.bound(closed);
+        stream.bound(opened);
+        let Some(Bounds { id, own }) = opened else {
+            return false;
+        };
+        stream.impatient = false;
+        if let Some(first) = stream.frames.get_mut(own.start) {
+            first.is_key = true;
+        }
+        stream.roster.offer(id, 1);
+        self.tally.chunks_planned += 1;
+        true
+    }
+
+    /// What waits for more frames gets what there is. `true`: a chunk ended for that.
+    pub(super) fn give_out(&mut self) -> bool {
+        let steps = self.stream.chunker.give_out();
+        let any = !steps.is_empty();
+        self.carry_out_all(steps);
+        any
+    }
+
+    fn carry_out_all(&mut self, steps: impl IntoIterator<Item = Step>) {
+        for step in steps {
+            self.carry_out(step);
+        }
     }
 
     /// Wakes the sessions that wait for a frame.
@@ -149,8 +175,8 @@ impl<M: Media> Engine<M> {
 
     /// The chunk ends here: what follows has other caps or another segment, or doesn't follow.
     pub fn cut(&mut self) {
-        let closed = self.stream.chunker.cut();
-        self.stream.bound(closed);
+        let steps = self.stream.chunker.cut();
+        self.carry_out_all(steps);
         self.wake_takers();
         self.wake_waiting_for_frames();
     }
@@ -309,7 +335,7 @@ impl<M: Media> super::Stream<M> {
     fn expect_after(&mut self, time: u64, frame_duration: u64) -> Vec<u64> {
         // What is held, and what was encoded and waits to leave.
         let plan = &self.chunker.plan;
-        let waiting = plan.length.longest().saturating_mul(self.roster.window());
+        let waiting = plan.longest().saturating_mul(self.roster.window());
         let depth = frame_duration.saturating_mul(plan.capacity_frames.saturating_add(waiting));
         let least = frame_duration.saturating_mul(plan.min_frames);
         let first = self.first_key.filter(|_| self.early != EarlyStart::Off);

@@ -197,10 +197,8 @@ impl<M: Media> Engine<M> {
             Stall::GiveUpWithheld => {
                 // All there is, even if that may give wrong DTS with an encoder that says nothing.
                 stream.stores.leave_at_once();
-                stream.impatient = true;
-                let closed = stream.chunker.give_out();
-                let cut = closed.is_some();
-                stream.bound(closed);
+                let cut = self.give_out();
+                self.stream.impatient = true;
                 self.wake_takers();
                 self.wake_waiting_for_frames();
                 Stalled::GivenOut { cut }

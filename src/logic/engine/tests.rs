@@ -5,7 +5,8 @@
 
 use super::*;
 use crate::logic::ids::{AttemptId, FrameNo, SessionId};
-use crate::logic::plan::{Overlap, Plan, Request};
+use crate::logic::plan::{Overlap, Plan, Request, Seams};
+use crate::logic::scenes::Change;
 use crate::logic::store::{Fault, Kind};
 use crate::logic::timeline::{DEEPEST, Shown, Timeline, dts_before};
 use proptest::prelude::*;
@@ -202,6 +203,8 @@ struct Setup {
     rate: f64,
     repeats: bool,
     room: u64,
+    /// Chunks end where a key frame stands anyway; the encoder's greatest distance of them, 0 if nobody knows it.
+    seams: Option<u64>,
 }
 
 /// One session that makes chunks of ten frames, with room for all.
@@ -221,23 +224,46 @@ const SETUP: Setup = Setup {
     rate: 1.0,
     repeats: false,
     room: 99,
+    seams: None,
 };
 
 fn plan(setup: &Setup) -> Plan {
-    Plan::make(&Request {
+    let plan = Plan::make(&Request {
         sessions: setup.sessions as u64,
         sessions_are_automatic: false,
         is_intra: false,
         chunk_frames: Some(setup.own),
         key_distance: None,
+        follows_cuts: false,
         min_chunk_frames: setup.min,
         before: Overlap::UpTo(setup.overlap),
         after: Overlap::UpTo(setup.overlap),
         source_frames: None,
         frame_bytes: BYTES,
         max_raw_bytes: BYTES * setup.room.max(2),
-    })
-    .unwrap()
+    });
+    let plan = plan.unwrap();
+    // As long as there is room for.
+    let longest = plan.length.longest();
+    let around = plan.before + plan.after.max(plan.min_frames).max(2);
+    let most = plan.capacity_frames.saturating_sub(around);
+    let seams = setup.seams.filter(|_| most >= longest);
+    let seams = seams.map(|distance| Seams {
+        key_distance: Some(distance).filter(|&distance| distance > 0),
+        most: most.min(longest * 2),
+    });
+    Plan { seams, ..plan }
+}
+
+/// Each eleventh frame begins a scene.
+fn change(number: u64) -> Change {
+    let is_cut = |number: u64| number % 11 == 5;
+    let cost = |is_cut| if is_cut { 1_000 } else { 40 };
+    Change {
+        intra: 1_000,
+        inter: cost(is_cut(number)),
+        past_one: cost(is_cut(number) || is_cut(number.saturating_sub(1))),
+    }
 }
 
 impl World {
@@ -330,6 +356,7 @@ impl World {
                     },
                     assumed_duration: GAP,
                     bytes: BYTES,
+                    change: Some(change(number)),
                 };
                 (raw, incoming)
             }
@@ -700,9 +727,14 @@ fn setups() -> impl Strategy<Value = Setup> {
         prop_oneof![Just(1.0), Just(2.0)],
         any::<bool>(),
         0u64..60,
+        prop::option::of(0u64..30),
     );
     (numbers, manner, more).prop_map(
-        |((sessions, spare, own, overlap, min, frames), manner, (early, rate, repeats, more))| {
+        |(
+            (sessions, spare, own, overlap, min, frames),
+            manner,
+            (early, rate, repeats, more, seams),
+        )| {
             Setup {
                 sessions,
                 spare,
@@ -720,6 +752,7 @@ fn setups() -> impl Strategy<Value = Setup> {
                 repeats,
                 // Two frames and the overlap around them, at least.
                 room: 2 + 2 * overlap + more,
+                seams,
             }
         },
     )
@@ -880,7 +913,7 @@ proptest! {
         reference.assert_ended();
         let other = Setup { sessions: others, ..setup };
         // Where the memory is short, the plan depends on the number of sessions.
-        let chunks = |plan: Plan| (plan.length, plan.min_frames, plan.before, plan.after);
+        let chunks = |plan: Plan| (plan.length, plan.seams, plan.min_frames, plan.before, plan.after);
         prop_assume!(chunks(plan(&other)) == chunks(plan(&setup)));
         let world = run(&other, &schedule);
         world.assert_ended();
@@ -911,7 +944,7 @@ proptest! {
         prop_assert!(wakes.room && wakes.output && wakes.idle);
         let raw = Raw { number: 0, private: 0, _alive: Rc::new(()) };
         let incoming = Incoming {
-            times: FrameTimes::default(), assumed_duration: GAP, bytes: BYTES,
+            times: FrameTimes::default(), assumed_duration: GAP, bytes: BYTES, change: None,
         };
         let refused = world.engine.frame(raw, &incoming, 0);
         prop_assert!(matches!(refused, Admission::Flushing(_)));

@@ -156,7 +156,11 @@ impl Shared {
             engine.cut();
             engine.replan(plan);
         }
-        self.input.lock().set_caps(caps, downstream);
+        {
+            let mut input = self.input.lock();
+            input.set_caps(caps, downstream);
+            input.look_for_cuts(&plan);
+        }
         self.warn_of_reduced_plan(&plan);
         self.tell_latency();
         true

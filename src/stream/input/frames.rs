@@ -70,6 +70,7 @@ impl Shared {
         let context = input.context.clone().ok_or(FlowError::NotNegotiated)?;
         let info = keeps.then(|| input.info.clone()).flatten();
         let known = input.pool;
+        let mut lookout = input.lookout.take();
         drop(input);
 
         let buffer = match may_be_pooled(&buffer) {
@@ -83,11 +84,13 @@ impl Shared {
                 .inspect_err(|why| gst::log!(CAT, "A frame can't be told from others: {why}"))
                 .ok()
         });
+        let change = lookout.as_mut().and_then(|it| it.look(&buffer));
         let bytes = buffer.size() as u64;
         let mut buffer = stampable(buffer);
         buffer.make_mut().set_duration(duration);
 
         let mut input = self.input.lock();
+        input.lookout = lookout;
         let tags = std::mem::take(&mut input.waiting_tags);
         if tags.iter().any(|event| of_stream(event).is_some()) {
             input.tell_tags();
@@ -107,6 +110,7 @@ impl Shared {
             },
             assumed_duration: assumed.nseconds(),
             bytes,
+            change,
         };
         Ok(Some((frame, incoming)))
     }

@@ -24,13 +24,28 @@ use super::shared::Shared;
 use super::video::Context;
 use super::workers;
 use crate::logic::ids::SessionId;
+use crate::logic::plan::Plan;
+use crate::logic::scenes::{Change, Scenes};
 use crate::media::caps;
 use crate::media::raw::Pool;
+use crate::media::thumbnails::Thumbnails;
 use once_cell::sync::Lazy;
 use std::sync::{Arc, Weak};
 
 pub(super) static CAT: Lazy<gst::DebugCategory> =
     Lazy::new(|| crate::category("vtparallelinput", "raw frames to chunks"));
+
+/// Compares frames with those before them.
+struct Lookout {
+    thumbnails: Thumbnails,
+    scenes: Scenes,
+}
+
+impl Lookout {
+    fn look(&mut self, buffer: &gst::BufferRef) -> Option<Change> {
+        self.scenes.look(self.thumbnails.of(buffer)?)
+    }
+}
 
 /// What is known of the stream that comes in. The streaming thread's own, which flushes and queries look into.
 #[derive(Default)]
@@ -56,6 +71,8 @@ pub(crate) struct InputState {
     pub(super) early: Vec<gst::Event>,
     /// The last frame's pool, if it is of one.
     pool: Option<Pool>,
+    /// Who looks for cuts, if anybody does; taken while it looks.
+    lookout: Option<Box<Lookout>>,
     /// Upstream was asked for the source's length.
     asked_length: bool,
 }
@@ -71,6 +88,15 @@ impl InputState {
             downstream: Some(downstream),
             tags: self.tags.clone(),
         }));
+    }
+
+    /// If chunks end at cuts by this plan.
+    pub(super) fn look_for_cuts(&mut self, plan: &Plan) {
+        let info = self.info.as_ref().filter(|_| plan.seams.is_some());
+        self.lookout = info.and_then(Thumbnails::new).map(|thumbnails| {
+            let scenes = Scenes::default();
+            Box::new(Lookout { thumbnails, scenes })
+        });
     }
 
     fn set_context(&mut self, change: impl FnOnce(&mut Context)) {
