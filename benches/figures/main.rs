@@ -20,6 +20,7 @@ mod plugin;
 mod process;
 mod quality;
 mod scaling;
+mod seams;
 mod source;
 mod table;
 mod valgrind;
@@ -38,12 +39,13 @@ pub enum Form {
 type Measure = fn(Form) -> Vec<Table>;
 
 /// Name and measurement, in the order of the document.
-const FIGURES: [(&str, Measure); 5] = [
+const FIGURES: [(&str, Measure); 6] = [
     ("encoders", encoders::measure),
     ("peers", peers::measure),
     ("scaling", scaling::measure),
     ("cost", cost::measure),
     ("memory", memory::measure),
+    ("seams", seams::measure),
 ];
 
 fn main() -> ExitCode {

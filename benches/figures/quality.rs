@@ -59,6 +59,25 @@ pub fn about() -> String {
     }
 }
 
+/// PSNR of each frame's luma, in dB; see [`quality`].
+pub fn of_frames(video: &Path, input: &[String], source: &Path) -> Vec<f64> {
+    let numbered = "format=yuv420p,settb=1/24,setpts=N";
+    let filter =
+        format!("[0:v]{numbered}[video];[1:v]{numbered}[source];[video][source]psnr=stats_file=-");
+    let mut command = Command::new(&JUDGE.ffmpeg);
+    command.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-i"]);
+    command.arg(video).args(input).arg("-i").arg(source);
+    command.args(["-lavfi", &filter, "-f", "null", "-"]);
+    let said = output(&mut command).unwrap_or_else(|| panic!("{command:?}"));
+    let frames = said.lines().filter_map(|line| {
+        let (_, rest) = line.split_once("psnr_y:")?;
+        let number = rest.split_whitespace().next()?;
+        // Without loss.
+        number.parse::<f64>().ok().map(|psnr| psnr.min(99.0))
+    });
+    frames.collect()
+}
+
 /// Compares it with what it was made of: what ffmpeg needs to read that, and its path. It has to have as many frames.
 pub fn quality(video: &Path, input: &[String], source: &Path, frames: u64) -> Quality {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

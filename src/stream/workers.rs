@@ -106,7 +106,12 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
         return;
     };
     let (chunk, number, attempt) = (taken.chunk, taken.number, taken.attempt);
-    gst::debug!(CAT, obj = session.slot, "Attempt {number} at chunk {chunk}");
+    let (start, lead) = (taken.start, taken.start.0 - taken.first.0);
+    gst::info!(
+        CAT,
+        obj = session.slot,
+        "Attempt {number} at chunk {chunk}, from frame {start} on with {lead} before it"
+    );
     let context = taken.opens.context.clone();
     let work = Work {
         chunk,

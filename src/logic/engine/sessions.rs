@@ -118,6 +118,7 @@ pub struct Assigned<M: Media> {
     /// The first frame that is fed.
     pub first: FrameNo,
     /// The first own frame.
+    pub start: FrameNo,
     pub opens: M::Frame,
     /// Private time from which on a packet is one of the chunk's own frames, or of its trail.
     pub own_from: u64,
@@ -251,6 +252,7 @@ impl<M: Media> Engine<M> {
             chunk,
             number,
             first,
+            start,
             opens,
             own_from,
             neighbours,
