@@ -129,9 +129,8 @@ fn a_distance_that_was_set_counts_from_the_last_cut() {
     }
 }
 
-/// Where a chunk ends doesn't depend on what becomes of its encoder, nor on who waits for whom.
 #[test]
-fn the_same_film_gives_the_same_bytes() {
+fn the_same_film_gives_the_same_bytes_whoever_is_faster() {
     let once = encode(&ours("sessions=3", X264), 400);
     for _ in 0..3 {
         assert!(encode(&ours("sessions=3", X264), 400).bytes() == once.bytes());
@@ -144,6 +143,31 @@ fn the_same_film_gives_the_same_bytes() {
     );
     assert!(short.stat("chunks-finished") > once.stat("chunks-finished"));
     assert!(short.stat("bytes-peak") <= small as u64);
+}
+
+/// x264enc counts ten seconds' worth of frames, rounded down.
+#[test]
+fn without_cuts_seams_stand_at_the_encoders_distance() {
+    let encoder = "x264enc speed-preset=veryfast threads=1 pass=qual quantizer=40";
+    for (rate, distance) in [("24000/1001", 239), ("30000/1001", 299), ("10/1", 100)] {
+        let still = |encoder: &str| {
+            let pipeline = Pipeline::parse(&format!(
+                "videotestsrc num-buffers=700 pattern=checkers-8 ! video/x-raw,format=I420,width=64,height=48,framerate={rate} ! {encoder} ! \
+                 fakesink name=sink"
+            ));
+            let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
+            pipeline.run().expect_eos();
+            let mut packets = output.lock().unwrap().packets.clone();
+            packets.sort_by_key(|packet| packet.pts);
+            let packets = packets.iter().enumerate();
+            let keys = packets.filter(|(_, packet)| packet.is_key());
+            keys.map(|(at, _)| at).collect::<Vec<_>>()
+        };
+        let plain = still(encoder);
+        let expected: Vec<_> = (0..700).step_by(distance).collect();
+        assert_eq!(plain, expected, "{rate}");
+        assert_eq!(still(&ours("sessions=2", encoder)), plain, "{rate}");
+    }
 }
 
 /// One scene, one frame, none.

@@ -231,7 +231,7 @@ impl Chunker {
         let plan = &self.plan;
         let done = start.0 - self.section_start.0;
         let window = plan.window(self.section_chunks, done);
-        let search = Search::new(start, window, plan.key_distance());
+        let search = Search::new(start, window, plan.key_distances());
         let lead_start = FrameNo(start.0.saturating_sub(plan.before)).max(self.section_start);
         // Not before that, and not after it, if that is known.
         let target = search.safe_end();
@@ -350,10 +350,13 @@ impl Chunker {
     /// the open chunk, which ends with them. It doesn't end otherwise.
     pub fn give_out(&mut self) -> SmallVec<[Step; 1]> {
         if let Some(open) = self.live.back_mut().filter(|live| live.is_open()) {
-            open.look(&self.film, self.arrived);
-            if self.arrived > open.target {
+            // (What it finds without knowing what comes next doesn't stay: whether input stops here is chance.)
+            let mut ahead = open.search.clone();
+            ahead.look(&self.film, self.arrived);
+            if self.arrived > ahead.safe_end() {
                 return self.cut();
             }
+            open.target = ahead.safe_end();
         }
         self.end_trails();
         SmallVec::new()
@@ -364,7 +367,7 @@ impl Chunker {
     pub fn replan(&mut self, plan: Plan) -> bool {
         if let Some(open) = self.live.back_mut().filter(|live| live.is_open()) {
             let window = plan.window(0, 0);
-            let mut search = Search::new(open.start, window, plan.key_distance());
+            let mut search = Search::new(open.start, window, plan.key_distances());
             if let Some(last) = self.arrived.0.checked_sub(1) {
                 search.look(&self.film, FrameNo(last));
             }
@@ -903,7 +906,7 @@ pub(super) mod tests {
             order in prop::collection::vec(any::<prop::sample::Index>(), 180),
         ) {
             let mut plan = fixed(own, min, before, after);
-            plan.seams = seams.map(|(key_distance, more)| Seams { key_distance, most: own + more });
+            plan.seams = seams.map(|(key_distance, more)| Seams { key_distance, least_key_distance: 2, most: own + more });
             let min = plan.min_frames;
             let most = plan.longest();
             let mut chunker = Chunker::new(plan);

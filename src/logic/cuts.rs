@@ -25,9 +25,6 @@ const LAST: u64 = 4;
 /// It is a flash, and no cut, if the frame after it has so little of this frame's newness compared with the frame before it.
 const FLASH: f64 = 0.5;
 
-/// A cut so soon after a key frame is none to encoders, in parts of their greatest distance.
-const SOON: u64 = 10;
-
 /// How long a chunk may be, in frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
@@ -120,12 +117,13 @@ struct Place {
 }
 
 /// Looks for the end of one chunk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Search {
     /// The chunk's first frame.
     start: u64,
     window: Window,
-    /// The greatest distance of key frames.
+    /// How far the encoder's key frames are apart: a cut that comes sooner gets none, and one comes at the latest.
+    least_distance: u64,
     distance: Option<u64>,
     /// The first frame that wasn't looked at.
     next: u64,
@@ -141,12 +139,14 @@ pub struct Search {
 }
 
 impl Search {
-    pub fn new(start: FrameNo, window: Window, distance: Option<u64>) -> Self {
+    pub fn new(start: FrameNo, window: Window, distances: (u64, Option<u64>)) -> Self {
         let start = start.0;
+        let (least_distance, distance) = distances;
         let is_exact = window.least >= window.most;
         Self {
             start,
             window,
+            least_distance,
             distance: distance.filter(|&distance| distance > 0),
             next: start.saturating_add(1),
             last_key: start,
@@ -169,7 +169,8 @@ impl Search {
         let Window { least, goal, most } = self.window;
         let length = frame - self.start;
         let is_far = |best: &Place| {
-            let off = goal.abs_diff(best.frame - self.start);
+            // What might be nearer, but for what waiting costs.
+            let off = goal.abs_diff(best.frame - self.start).min(goal / 4);
             length > goal.saturating_add(off)
         };
         if let Some(best) = self.best.filter(is_far) {
@@ -178,7 +179,7 @@ impl Search {
         }
         let since = frame - self.last_key;
         let is_cut = film.is_cut(frame);
-        let is_soon = self.distance.is_some_and(|it| since < it / SOON);
+        let is_soon = since < self.least_distance;
         let is_key = film.is_asked(frame) || self.distance == Some(since) || is_cut && !is_soon;
         if is_key {
             self.last_key = frame;
@@ -273,7 +274,7 @@ pub(super) mod tests {
     };
 
     fn seam(film: &Film, window: Window, distance: Option<u64>) -> Option<u64> {
-        let mut search = Search::new(FrameNo(0), window, distance);
+        let mut search = Search::new(FrameNo(0), window, (24, distance));
         search.look(film, FrameNo(film.looked.len() as u64));
         search.seam().map(|it| it.0)
     }
@@ -355,13 +356,13 @@ pub(super) mod tests {
         fn the_seam_lies_in_the_window_and_what_was_safe_stays_so(
             new in prop::collection::vec(prop::option::of(0u32..110), 1..400),
             (least, more, most) in (1u64..80, 0u64..80, 0u64..80),
-            distance in prop::option::of(0u64..90),
+            (soon, distance) in (0u64..9, prop::option::of(0u64..90)),
             asked in prop::collection::btree_set(0usize..400, 0..4),
             start in 0u64..30,
         ) {
             let window = Window { least, goal: least + more, most: least + more + most };
             let mut film = Film::default();
-            let mut search = Search::new(FrameNo(start), window, distance);
+            let mut search = Search::new(FrameNo(start), window, (soon, distance));
             let mut safe = 0;
             for (frame, new) in new.iter().enumerate() {
                 film.push(FrameNo(frame as u64), new.map(change), asked.contains(&frame));
@@ -376,14 +377,14 @@ pub(super) mod tests {
             }
             let end = FrameNo(new.len() as u64);
             // Whoever looks later finds the same.
-            let mut late = Search::new(FrameNo(start), window, distance);
+            let mut late = Search::new(FrameNo(start), window, (soon, distance));
             late.look(&film, FrameNo(end.0.saturating_sub(1)));
             prop_assert_eq!((late.seam(), late.safe_end()), (search.seam(), search.safe_end()));
             let at_end = late.seam_at_end(&film, end);
             prop_assert!(at_end.is_none_or(|seam| seam.0 >= start + least && seam >= search.safe_end()));
             // Nobody needs what is forgotten.
             film.forget_before(FrameNo(start));
-            let mut after = Search::new(FrameNo(start), window, distance);
+            let mut after = Search::new(FrameNo(start), window, (soon, distance));
             after.look(&film, FrameNo(end.0.saturating_sub(1)));
             prop_assert_eq!(after.seam(), search.seam());
         }

@@ -73,6 +73,8 @@ pub struct Request {
     pub chunk_frames: Option<u64>,
     /// The greatest distance of the encoder's key frames, in frames: where chunks that the plan is free to choose begin.
     pub key_distance: Option<u64>,
+    /// A cut that comes sooner after a key frame gets none.
+    pub least_key_distance: u64,
     /// The encoder makes key frames at cuts, too, and counts from the last one. Otherwise each such chunk is a multiple of the distance.
     pub follows_cuts: bool,
     /// A chunk shorter than this joins the one before it.
@@ -138,7 +140,11 @@ impl Request {
         if most < goal {
             return None;
         }
-        let seams = Seams { key_distance, most };
+        let seams = Seams {
+            key_distance,
+            least_key_distance: self.least_key_distance,
+            most,
+        };
         let most = seams.window(goal, min_frames).most;
         Some(Seams { most, ..seams })
     }
@@ -219,6 +225,8 @@ impl Limit {
 pub struct Seams {
     /// The greatest distance of the encoder's key frames, in frames; unknown where that is `None`.
     pub key_distance: Option<u64>,
+    /// A cut that comes sooner after a key frame gets none.
+    pub least_key_distance: u64,
     /// Frames of the longest chunk.
     pub most: u64,
 }
@@ -227,9 +235,14 @@ impl Seams {
     /// Around this length, and so wide that it holds a key frame that the encoder makes by itself.
     fn window(self, goal: u64, min_frames: u64) -> Window {
         let least = min_frames.max(goal / 2).min(goal);
-        let distance = self.key_distance.unwrap_or(goal);
-        let beyond = goal.saturating_add(distance.div_ceil(2));
-        let most = least.saturating_add(distance).max(beyond);
+        let most = match self.key_distance {
+            Some(distance) => {
+                let beyond = goal.saturating_add(distance.div_ceil(2));
+                least.saturating_add(distance).max(beyond)
+            }
+            // Whatever it costs, it costs there as well: not so far that sessions end apart.
+            None => goal.saturating_add(goal / 4),
+        };
         Window {
             least,
             goal,
@@ -298,8 +311,10 @@ impl Plan {
         seams.window(self.length.after(index, done), self.min_frames)
     }
 
-    pub(super) fn key_distance(&self) -> Option<u64> {
-        self.seams?.key_distance
+    /// How far the encoder's key frames are apart, at least and at most.
+    pub(super) fn key_distances(&self) -> (u64, Option<u64>) {
+        let seams = self.seams;
+        seams.map_or((0, None), |it| (it.least_key_distance, it.key_distance))
     }
 
     /// Frames of the longest chunk, without a tail that may join it.
@@ -310,8 +325,8 @@ impl Plan {
 
     /// The longest that a frame waits until it may leave, in frames, with sessions that just keep up with the input.
     ///
-    /// A chunk opens when `min_frames` of it have come, at a moment when the session that has the chunk `sessions` before it is
-    /// at its end; so it ends `sessions` chunks later, and not before its own last frame and its trail have come.
+    /// A chunk of exact length opens when `min_frames` of it have come, at a moment when the session that has the chunk `sessions` before
+    /// it is at its end; so it ends `sessions` chunks later, and not before its own last frame and its trail have come.
     pub fn latency_frames(&self) -> u64 {
         let length = self.longest();
         let encoding = length.saturating_mul(self.sessions.max(1));
@@ -471,6 +486,7 @@ pub(super) mod tests {
             is_intra: false,
             chunk_frames: None,
             key_distance: None,
+            least_key_distance: 0,
             follows_cuts: false,
             min_chunk_frames: 12,
             before: Overlap::Exactly(0),
@@ -723,7 +739,7 @@ pub(super) mod tests {
             key_distance in prop::option::of(any_number()),
         ) {
             let request = Request {
-                sessions, sessions_are_automatic, is_intra, chunk_frames, key_distance, follows_cuts, min_chunk_frames, before, after,
+                sessions, sessions_are_automatic, is_intra, chunk_frames, key_distance, least_key_distance: 3, follows_cuts, min_chunk_frames, before, after,
                 source_frames, frame_bytes, max_raw_bytes,
             };
             let unit = request.unit(min_chunk_frames.min(chunk_frames.unwrap_or(u64::MAX)).max(1));

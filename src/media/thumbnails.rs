@@ -31,10 +31,10 @@ enum Depth {
 impl Luma {
     /// `None`: it doesn't lie in whole bytes.
     fn of(info: &gst_video::VideoInfo) -> Option<Self> {
-        use gst_video::VideoFormat::{Y412Be, Y412Le};
+        use gst_video::VideoFormat::{V216, Y412Be, Y412Le};
         let format = info.format_info();
-        // (Their samples lie in the high bits, whatever is said of them.)
-        if matches!(info.format(), Y412Be | Y412Le)
+        // (These are little-endian, or lie in the high bits, whatever is said of them.)
+        if matches!(info.format(), V216 | Y412Be | Y412Le)
             || format.is_complex()
             || format.is_tiled()
             || format.has_palette()
@@ -150,7 +150,11 @@ impl Thumbnails {
                 );
                 let small = small.fps(info.fps()).interlace_mode(info.interlace_mode());
                 let small = small.build().ok()?;
-                let converter = gst_video::VideoConverter::new(info, &small, None).ok()?;
+                // (More than that nobody could see.)
+                let mut config = gst_video::VideoConverterConfig::new();
+                config.set_resampler_method(gst_video::VideoResamplerMethod::Linear);
+                config.set_dither_method(gst_video::VideoDitherMethod::None);
+                let converter = gst_video::VideoConverter::new(info, &small, Some(config)).ok()?;
                 Way::Converted(Box::new(converter), small)
             }
         };
@@ -205,14 +209,17 @@ mod tests {
         info.build().unwrap()
     }
 
-    /// Squares of 8 samples of any gray, in this format.
+    /// Squares of 8 samples of any gray, in this format; below eight bits, noise that is another each time.
     fn picture(seed: u32, format: gst_video::VideoFormat) -> gst::Buffer {
-        let gray = info(gst_video::VideoFormat::Gray8);
+        static NOISE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
+        let gray = info(gst_video::VideoFormat::Gray16Le);
         let value = |x: u32, y: u32| {
             let square = (x / 8 + y / 8 * 20 + seed * 777).wrapping_mul(2_654_435_761);
-            30 + (square >> 24) as u8 / 2
+            let noise = NOISE.fetch_add(97, std::sync::atomic::Ordering::Relaxed);
+            let low = (noise.wrapping_mul(2_654_435_761) >> 24) as u8;
+            [low, 30 + (square >> 24) as u8 / 2]
         };
-        let pixels = (0..HEIGHT).flat_map(|y| (0..WIDTH).map(move |x| value(x, y)));
+        let pixels = (0..HEIGHT).flat_map(|y| (0..WIDTH).flat_map(move |x| value(x, y)));
         let source = gst::Buffer::from_mut_slice(pixels.collect::<Vec<u8>>());
         let target = info(format);
         let buffer = gst::Buffer::with_size(target.size()).unwrap();

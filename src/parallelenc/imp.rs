@@ -51,7 +51,7 @@ pub struct ParallelEnc {
         nick = "Chunk length in frames",
         blurb = "The number of frames that one encoder encodes in a row. 0 means that cut says where chunks end, near 250 frames, or 100 \
                  where each frame is a key frame; near fewer where the memory doesn't hold that for all sessions. Where the length \
-                 of the source is known, the last chunks are shorter, down to about 60 frames, so that all sessions end together; \
+                 of the source is known, the last chunks are shorter, down to about 60 frames and three times the lead, so that all sessions end together; \
                  where it is not, the first ones are near 100 frames and the next ones near more. If max-raw-bytes \
                  doesn't hold one chunk, chunks are shorter than set, with a warning.")]
     #[property(name = "cut", get, set, type = Cut, member = cut, builder(Cut::Scene).mutable_ready().nick("Where chunks end").blurb(
@@ -59,7 +59,8 @@ pub struct ParallelEnc {
                  chunk's costs no bits: at a cut that is seen in the video, or at the encoder's greatest key frame distance; as \
                  far as max-raw-bytes allows for. A film without either is a single chunk up to that distance. fixed: by counting \
                  frames, in multiples of the greatest key frame distance where that is set, up to 120, or up to 600 where the memory \
-                 holds that for all sessions. Live sources, and video in memory that isn't the system's, are always cut like that."
+                 holds that for all sessions. Live sources are always cut like that, and video in memory that isn't the system's by \
+                 multiples of the distance that the encoder has."
     ))]
     #[property(name = "min-chunk-frames", get, set, type = u32, member = min_chunk_frames, minimum = 1,
         default = DEFAULT_MIN_CHUNK_FRAMES, mutable_ready, nick = "Minimum chunk length in frames",

@@ -12,7 +12,7 @@ use crate::job::Cut;
 use crate::logic::ids::SessionId;
 use crate::logic::plan::{BudgetTooSmall, Overlap, Plan, Request};
 use crate::media::bitstream::alignment_of_parts;
-use crate::media::raw::{are_fields, frame_bytes, frame_duration};
+use crate::media::raw::{are_fields, frame_bytes, frame_duration, frame_rate};
 use crate::media::thumbnails::Thumbnails;
 use crate::session::Session;
 use crate::session::failure::Failure;
@@ -333,7 +333,8 @@ impl Shared {
         let overlap = |of: fn(&Decision) -> Overlap| decision.map_or(Overlap::Exactly(0), of);
         let frame = frame_duration(caps).map(gst::ClockTime::nseconds);
         let keys = decision.map(|it| it.own_keys).unwrap_or_default();
-        let distance = keys.distance.and_then(|it| it.frames(frame));
+        let rate = frame_rate(caps);
+        let distance = keys.distance.map(|it| it.frames(rate));
         let (key_distance, follows_cuts) = match job.cut {
             Cut::Fixed => (distance.filter(|_| keys.is_set), false),
             // Without a distance, cuts are all that is known.
@@ -349,6 +350,7 @@ impl Shared {
                 is_intra: decision.is_some_and(|it| it.profile.is_intra()),
                 chunk_frames: job.chunk_frames,
                 key_distance,
+                least_key_distance: keys.least_distance(rate),
                 follows_cuts,
                 min_chunk_frames,
                 before: overlap(|it| it.before),

@@ -60,25 +60,32 @@ pub(crate) enum Concurrency {
     Alone(&'static str),
 }
 
-/// The greatest distance of key frames, where the user says nothing of it.
+/// The greatest distance of key frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Distance {
     Frames(u64),
-    /// So many seconds' worth of frames.
-    Seconds(u64),
+    /// So many seconds' worth of frames, rounded down, or so many frames where the rate is unknown or variable.
+    Seconds(u64, u64),
 }
 
 impl Distance {
-    /// In frames of this duration in nanoseconds, where that is known.
-    pub(crate) fn frames(self, duration: Option<u64>) -> Option<u64> {
+    /// In frames, at this rate.
+    pub(crate) fn frames(self, rate: Option<gst::Fraction>) -> u64 {
         match self {
-            Self::Frames(frames) => Some(frames),
-            Self::Seconds(seconds) => {
-                let duration = duration.filter(|&duration| duration > 0)?;
-                Some((seconds * 1_000_000_000 + duration / 2) / duration)
+            Self::Frames(frames) => frames,
+            Self::Seconds(seconds, unknown) => {
+                let frames = frames_of(seconds, rate).filter(|&frames| frames > 0);
+                frames.unwrap_or(unknown)
             }
         }
     }
+}
+
+/// Frames of so many seconds, rounded down.
+fn frames_of(seconds: u64, rate: Option<gst::Fraction>) -> Option<u64> {
+    let rate = rate?;
+    let frames = u64::try_from(rate.numer()).ok()?.saturating_mul(seconds);
+    frames.checked_div(u64::try_from(rate.denom()).ok()?)
 }
 
 /// Where an encoder makes key frames by itself, with the settings that it has.
@@ -90,6 +97,17 @@ pub(crate) struct OwnKeys {
     pub(crate) is_set: bool,
     /// At cuts, too, and then it counts from there.
     pub(crate) at_cuts: bool,
+    /// But not at those that come sooner than a second or a tenth of the distance after one.
+    pub(crate) waits: bool,
+}
+
+impl OwnKeys {
+    /// A cut gets one that many frames after the last one, or later.
+    pub(crate) fn least_distance(&self, rate: Option<gst::Fraction>) -> u64 {
+        let tenth = self.distance.filter(|_| self.waits);
+        let tenth = tenth.map_or(0, |distance| distance.frames(rate) / 10);
+        frames_of(1, rate).map_or(tenth, |second| tenth.min(second))
+    }
 }
 
 /// One row. Of what is known, it has what is used; `docs/encoders.md` has the rest.
@@ -108,9 +126,13 @@ pub(crate) struct Profile {
     pub(crate) default_distance: Option<Distance>,
     /// A property that is a list of options, and the one of them that holds the same.
     pub(crate) key_distance_option: Option<(&'static str, &'static str)>,
+    /// The same, of the option that says how much of a cut makes a key frame; 0 is none.
+    pub(crate) cuts_option: Option<(&'static str, &'static str)>,
     /// It makes key frames at cuts, and counts their distance from there, unless a property has a value of these patterns; `None`:
     /// never.
     pub(crate) cuts_unless: Option<&'static [(&'static str, &'static str)]>,
+    /// But not soon after one: see [`OwnKeys::waits`].
+    pub(crate) cuts_wait: bool,
     /// What has to be set for chunks: property and value.
     pub(crate) settings: &'static [(&'static str, &'static str)],
     /// The property that is a list in which later entries win: ours go before what the user has set.
@@ -201,19 +223,23 @@ impl Profile {
         encoder: &gst::Element,
         is_set: impl Fn(&str) -> bool,
     ) -> OwnKeys {
-        let of_list = self.key_distance_option.and_then(|(list, option)| {
-            let options = serialized(encoder, list);
-            let mut set = options.split(':').rev().filter_map(|it| it.split_once('='));
-            set.find_map(|(name, value)| value.parse().ok().filter(|_| name == option))
-        });
+        let option = |of: Option<(_, _)>| of.and_then(|(list, name)| option(encoder, list, name));
+        let of_list = option(self.key_distance_option);
         let of_property = || serialized(encoder, self.key_distance?).parse().ok();
-        let held = of_list.or_else(of_property).filter(|&frames| frames > 0);
+        let held = match &of_list {
+            Some(set) => set.parse().ok(),
+            None => of_property(),
+        };
+        let held = held.filter(|&frames| frames > 0);
         let is_set = of_list.is_some() || self.key_distance.is_some_and(is_set);
-        let is_off = |off: &[_]| any_has(encoder, off);
+        // (What is set and no distance, as x265's keyint=-1, is none.)
+        let default = self.default_distance.filter(|_| of_list.is_none());
+        let finds_cuts = self.cuts_unless.is_some_and(|off| !any_has(encoder, off));
         OwnKeys {
-            distance: held.map(Distance::Frames).or(self.default_distance),
+            distance: held.map(Distance::Frames).or(default),
             is_set: is_set && held.is_some(),
-            at_cuts: self.cuts_unless.is_some_and(|off| !is_off(off)),
+            at_cuts: option(self.cuts_option).map_or(finds_cuts, |value| value != "0"),
+            waits: self.cuts_wait,
         }
     }
 
@@ -251,6 +277,16 @@ impl Profile {
 fn any_has(encoder: &gst::Element, properties: &[(&str, &str)]) -> bool {
     let mut properties = properties.iter();
     properties.any(|(property, values)| any_matches(values, &serialized(encoder, property)))
+}
+
+/// The value of an option in a property that is a list of them, in which later ones win; 0 where it is switched off.
+fn option(encoder: &gst::Element, list: &str, name: &str) -> Option<String> {
+    let options = serialized(encoder, list);
+    let mut options = options.rsplit(':').map(str::trim);
+    options.find_map(|option| match option.split_once('=') {
+        Some((of, value)) => (of == name).then(|| value.to_string()),
+        None => (option.strip_prefix("no-") == Some(name)).then(|| "0".to_string()),
+    })
 }
 
 /// The first of these properties that the encoder has.
@@ -324,7 +360,8 @@ mod tests {
                 .chain(settings)
                 .chain(row.list)
                 .chain(row.key_distance)
-                .chain(row.key_distance_option.map(|(list, _)| list));
+                .chain(row.key_distance_option.map(|(list, _)| list))
+                .chain(row.cuts_option.map(|(list, _)| list));
             for property in named {
                 assert!(one_of(&encoder, property).is_some(), "{name}: {property}");
                 seen += 1;
@@ -430,6 +467,56 @@ mod tests {
         x265.set_property("qp", -1i32);
         x265.set_property("option-string", "rc-lookahead=5:crf=22");
         assert_eq!(Profile::of(&x265).overlap(&x265), (10, 20));
+    }
+
+    #[test]
+    fn an_encoder_makes_key_frames_where_its_settings_say() {
+        let keys = |factory: &str, settings: &[(&str, &str)]| {
+            let encoder = make(factory)?;
+            for (property, value) in settings {
+                encoder.set_property_from_str(property, value);
+            }
+            let is_set = |property: &str| settings.iter().any(|(set, _)| *set == property);
+            Some(Profile::of(&encoder).own_keys(&encoder, is_set))
+        };
+        let rate = |numer, denom| Some(gst::Fraction::new(numer, denom));
+        if let Some(x264) = keys("x264enc", &[]) {
+            let frames = |rate| x264.distance.unwrap().frames(rate);
+            // x264enc rounds down, and leaves x264's own where the rate is variable.
+            let rates = [(24, 1), (24_000, 1_001), (30_000, 1_001), (0, 1)];
+            let distances = rates.map(|(numer, denom)| frames(rate(numer, denom)));
+            assert_eq!(distances, [240, 239, 299, 250]);
+            assert_eq!(frames(None), 250);
+            let least = [(24, 1), (60, 1), (0, 1)].map(|(n, d)| x264.least_distance(rate(n, d)));
+            assert_eq!(least, [24, 60, 0]);
+        }
+        let at_cuts = |factory, settings: &[_]| keys(factory, settings).map(|it| it.at_cuts);
+        for (settings, expected) in [
+            (&[][..], true),
+            (&[("speed-preset", "ultrafast")], false),
+            (&[("option-string", "ref=2:scenecut=0")], false),
+            (&[("option-string", "no-scenecut")], false),
+            (&[("option-string", "scenecut=0:scenecut=40")], true),
+            (&[("option-string", "hist-scenecut=0")], true),
+            (
+                &[
+                    ("speed-preset", "ultrafast"),
+                    ("option-string", "scenecut=40"),
+                ],
+                true,
+            ),
+        ] {
+            for factory in ["x264enc", "x265enc"] {
+                let at_cuts = at_cuts(factory, settings);
+                assert!(
+                    at_cuts.is_none_or(|it| it == expected),
+                    "{factory} {settings:?}"
+                );
+            }
+        }
+        let x265 = keys("x265enc", &[("option-string", "keyint=-1")]);
+        assert!(x265.is_none_or(|it| it.distance.is_none() && !it.is_set));
+        assert!(!at_cuts("vp9enc", &[]).unwrap_or(false));
     }
 
     #[test]

@@ -14,7 +14,9 @@ pub(super) const UNKNOWN: Profile = Profile {
     key_distance: None,
     default_distance: None,
     key_distance_option: None,
+    cuts_option: None,
     cuts_unless: None,
+    cuts_wait: false,
     settings: &[],
     list: None,
     constant_quantizer: &[],
@@ -62,11 +64,28 @@ const AV1ENC: Profile = Profile {
 /// nothing.
 const QUALITY_LEAD: u64 = 10;
 
-/// Settings with which x264 and x265 don't look for cuts.
-const X26X_WITHOUT_CUTS: Option<&[(&str, &str)]> = Some(&[
-    ("speed-preset", "ultrafast"),
-    ("option-string", "*scenecut=0* *no-scenecut*"),
-]);
+/// libvpx's.
+const VPX: Profile = Profile {
+    // With row-mt vp9enc's bits depend on whether there is more than one.
+    threads: Threads::One("threads", "1"),
+    look_ahead: LookAhead::Property("lag-in-frames"),
+    forced_key: ForcedKey::Closed,
+    key_distance: Some("keyframe-max-dist"),
+    // Measured where target-bitrate allows that quality: without an overlap the same size and PSNR.
+    constant_quality: &[("end-usage", "cq")],
+    ..RUN
+};
+
+/// x264 and x265.
+const X26X: Profile = Profile {
+    forced_key: ForcedKey::Closed,
+    key_distance: Some("key-int-max"),
+    cuts_option: Some(("option-string", "scenecut")),
+    cuts_unless: Some(&[("speed-preset", "ultrafast")]),
+    cuts_wait: true,
+    quality_lead: QUALITY_LEAD,
+    ..RUN
+};
 
 pub(super) const ROWS: &[Profile] = &[
     // The encoder of the tests: it can be cut, and nothing else is known of it.
@@ -80,44 +99,35 @@ pub(super) const ROWS: &[Profile] = &[
         // Its bits depend on the number of threads, and with several of them and a VBV on chance.
         threads: Threads::One("threads", "1"),
         look_ahead: LookAhead::Property("rc-lookahead"),
-        forced_key: ForcedKey::Closed,
         // (Its option-string can't set it: x264enc does that itself.)
-        key_distance: Some("key-int-max"),
-        default_distance: Some(Distance::Seconds(10)),
-        cuts_unless: X26X_WITHOUT_CUTS,
+        default_distance: Some(Distance::Seconds(10, 250)),
         constant_quantizer: &[("pass", "quant")],
         constant_quality: &[("pass", "qual")],
-        quality_lead: QUALITY_LEAD,
-        ..RUN
+        ..X26X
     },
     Profile {
         factories: "x265enc",
         // The number of threads stands in the stream, in the SEI that lists its options.
         threads: Threads::One("option-string", "pools=1:frame-threads=1"),
         look_ahead: LookAhead::Frames(20),
-        forced_key: ForcedKey::Closed,
-        key_distance: Some("key-int-max"),
         default_distance: Some(Distance::Frames(250)),
         key_distance_option: Some(("option-string", "keyint")),
-        cuts_unless: X26X_WITHOUT_CUTS,
         // (Told to repeat its headers, x265enc 1.22 puts uninitialised memory into its first packet.)
         settings: &[("option-string", "open-gop=0")],
         list: Some("option-string"),
         constant_quantizer: &[("option-string", "*qp=*"), ("qp", "? 1? 2? 3? 4? 5?")],
         constant_quality: &[("option-string", "*crf=*")],
-        quality_lead: QUALITY_LEAD,
-        ..RUN
+        ..X26X
     },
     Profile {
-        factories: "vp8enc vp9enc",
-        // With row-mt vp9enc's bits depend on whether there is more than one.
-        threads: Threads::One("threads", "1"),
-        look_ahead: LookAhead::Property("lag-in-frames"),
-        forced_key: ForcedKey::Closed,
-        key_distance: Some("keyframe-max-dist"),
-        // Measured where target-bitrate allows that quality: without an overlap the same size and PSNR.
-        constant_quality: &[("end-usage", "cq")],
-        ..RUN
+        factories: "vp8enc",
+        // (Not in real time, and not where it was told to make none by itself.)
+        cuts_unless: Some(&[("deadline", "1"), ("keyframe-mode", "disabled")]),
+        ..VPX
+    },
+    Profile {
+        factories: "vp9enc",
+        ..VPX
     },
     Profile {
         factories: "av1enc",
@@ -193,10 +203,16 @@ pub(super) const ROWS: &[Profile] = &[
         concurrency: Concurrency::Alone("before GStreamer 1.26 its packets have no times"),
         ..RUN
     },
+    Profile {
+        factories: "avenc_ffv1",
+        key_distance: Some("gop-size"),
+        constant_quality: &[("pass", "quant")],
+        ..RUN
+    },
     // Encoders of libavcodec: their `threads` takes only 1 (the default) and "auto". Without B-frames, which are off by default, no frame
     // refers across a forced key frame.
     Profile {
-        factories: "avenc_ffv1 avenc_wmv* avenc_h263* avenc_flv avenc_msmpeg4* avenc_mpeg*",
+        factories: "avenc_wmv* avenc_h263* avenc_flv avenc_msmpeg4* avenc_mpeg*",
         key_distance: Some("gop-size"),
         cuts_unless: Some(&[]),
         constant_quality: &[("pass", "quant")],
@@ -226,6 +242,7 @@ pub(super) const ROWS: &[Profile] = &[
     Profile {
         factories: "rav1enc",
         key_distance: Some("max-key-frame-interval"),
+        cuts_unless: Some(&[]),
         threads: Threads::One("threads", "1"),
         forced_key: ForcedKey::Closed,
         constant_quality: &[("bitrate", "0")],

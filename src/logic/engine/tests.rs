@@ -234,6 +234,7 @@ fn plan(setup: &Setup) -> Plan {
         is_intra: false,
         chunk_frames: Some(setup.own),
         key_distance: None,
+        least_key_distance: 0,
         follows_cuts: false,
         min_chunk_frames: setup.min,
         before: Overlap::UpTo(setup.overlap),
@@ -250,19 +251,22 @@ fn plan(setup: &Setup) -> Plan {
     let seams = setup.seams.filter(|_| most >= longest);
     let seams = seams.map(|distance| Seams {
         key_distance: Some(distance).filter(|&distance| distance > 0),
+        least_key_distance: distance / 4,
         most: most.min(longest * 2),
     });
     Plan { seams, ..plan }
 }
 
-/// Each eleventh frame begins a scene.
+/// Each eleventh frame begins a scene, or flashes.
 fn change(number: u64) -> Change {
     let is_cut = |number: u64| number % 11 == 5;
     let cost = |is_cut| if is_cut { 1_000 } else { 40 };
     Change {
         intra: 1_000,
         inter: cost(is_cut(number)),
-        past_one: cost(is_cut(number) || is_cut(number.saturating_sub(1))),
+        past_one: cost(
+            is_cut(number) || !number.is_multiple_of(3) && is_cut(number.saturating_sub(1)),
+        ),
     }
 }
 

@@ -204,7 +204,11 @@ impl Shared {
             let ends = [gst::EventType::Segment, gst::EventType::Eos];
             event.is_sticky() && !ends.contains(&event.type_())
         };
-        let old = self.lock().end_flush(stays);
+        let (old, plan) = {
+            let mut engine = self.lock();
+            let old = engine.end_flush(stays);
+            (old, engine.plan().copied())
+        };
         drop(old);
         self.flows.lock().reset();
         {
@@ -213,6 +217,10 @@ impl Shared {
             input.expected = None;
             input.early.retain(stays);
             input.asked_length = false;
+            // What comes isn't compared with what came before.
+            if let Some(plan) = &plan {
+                input.look_for_cuts(plan);
+            }
             input.pool = None;
             input.tell_tags();
             // They may not have left; if they have, they don't again.

@@ -70,7 +70,6 @@ impl Shared {
         let context = input.context.clone().ok_or(FlowError::NotNegotiated)?;
         let info = keeps.then(|| input.info.clone()).flatten();
         let known = input.pool;
-        let mut lookout = input.lookout.take();
         drop(input);
 
         let buffer = match may_be_pooled(&buffer) {
@@ -84,6 +83,7 @@ impl Shared {
                 .inspect_err(|why| gst::log!(CAT, "A frame can't be told from others: {why}"))
                 .ok()
         });
+        let mut lookout = self.input.lock().lookout.take();
         let change = lookout.as_mut().and_then(|it| it.look(&buffer));
         let bytes = buffer.size() as u64;
         let mut buffer = stampable(buffer);
