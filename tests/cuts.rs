@@ -178,3 +178,23 @@ fn short_films_are_one_chunk() {
         assert_eq!(cut.keys().len() as u64, frames.min(1), "{frames}");
     }
 }
+
+/// Their memory isn't what the caps say: chunks are counted then, and that is told.
+#[test]
+fn frames_that_cannot_be_read_are_counted_and_encoded() {
+    let pipeline =
+        common::scripted_pipeline("vtparallelenc name=enc encoder=scriptedenc sessions=2");
+    let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
+    let src = common::app_src(&pipeline);
+    let caps = "video/x-raw,format=I420,width=640,height=480,framerate=25/1";
+    src.set_caps(Some(&caps.parse().unwrap()));
+    for (number, &time) in common::constant(300).iter().enumerate() {
+        src.push_buffer(common::gray(number as u64, time)).unwrap();
+    }
+    src.end_of_stream().unwrap();
+    pipeline.run().expect_eos();
+    assert_eq!(output.lock().unwrap().packets.len(), 300);
+    let stats = pipeline.stats();
+    assert_eq!(stats.get::<u64>("frames-unseen").unwrap(), 300);
+    assert_eq!(stats.get::<u64>("chunks-finished").unwrap(), 3);
+}

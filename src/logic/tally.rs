@@ -38,6 +38,8 @@ pub struct Tally {
     pub frames_out: u64,
     /// Frames that an encoder said it left out.
     pub frames_skipped: u64,
+    /// Frames in which cuts were to be looked for, and that couldn't be read.
+    pub frames_unseen: u64,
     /// Frames that were copied because their pool has too few buffers.
     pub frames_copied: u64,
     pub sessions: Vec<SessionTally>,

@@ -176,7 +176,7 @@ impl ObjectImpl for ParallelEnc {
                 .blurb(
                     "What was done since the start, in frames, chunks and bytes: parallel, chunk-frames (of the longest, as planned), chunks-planned, \
                      chunks-finished, chunks-from-cache (of these, encoded by an earlier run), attempts-failed, frames-in, frames-out, frames-skipped (by the encoder), frames-copied (out \
-                     of a pool that is too small), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early (now, before chunks are finished, because input stands still), overlap-before, overlap-after (as planned), \
+                     of a pool that is too small), frames-unseen (which couldn't be read to look for cuts), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early (now, before chunks are finished, because input stands still), overlap-before, overlap-after (as planned), \
                      cut (where chunks end: scene or fixed), sessions-planned (which work at the same time), limited-by (what keeps chunks from being longer or sessions from \
                      being more: chunk-frames, source-length, longest-chunk (longer ones gain nothing) or max-raw-bytes), sessions-open, \
                      sessions (each with frames and frames-per-second), encoder (as set or chosen), sequential-reason.",

@@ -46,6 +46,7 @@ impl Shared {
             .field("frames-out", tally.frames_out)
             .field("frames-skipped", tally.frames_skipped)
             .field("frames-copied", tally.frames_copied)
+            .field("frames-unseen", tally.frames_unseen)
             .field("bytes-held", bytes_held)
             .field("bytes-peak", bytes_peak)
             .field("bytes-bound", bytes_bound)

@@ -84,7 +84,14 @@ impl Shared {
                 .ok()
         });
         let mut lookout = self.input.lock().lookout.take();
-        let change = lookout.as_mut().and_then(|it| it.look(&buffer));
+        let change = match lookout.as_mut().map(|it| it.look(&buffer)) {
+            Some(Ok(change)) => change,
+            Some(Err(())) => {
+                self.lock().tally.frames_unseen += 1;
+                None
+            }
+            None => None,
+        };
         let bytes = buffer.size() as u64;
         let mut buffer = stampable(buffer);
         buffer.make_mut().set_duration(duration);

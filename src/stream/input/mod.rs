@@ -42,8 +42,10 @@ struct Lookout {
 }
 
 impl Lookout {
-    fn look(&mut self, buffer: &gst::BufferRef) -> Option<Change> {
-        self.scenes.look(self.thumbnails.of(buffer)?)
+    /// `Err`: it can't be seen.
+    fn look(&mut self, buffer: &gst::BufferRef) -> Result<Option<Change>, ()> {
+        let picture = self.thumbnails.of(buffer).ok_or(())?;
+        Ok(self.scenes.look(picture))
     }
 }
 
