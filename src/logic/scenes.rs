@@ -28,7 +28,7 @@ pub struct Change {
     pub intra: u32,
     /// With the frame before it at hand.
     pub inter: u32,
-    /// With the frame before that at hand instead: it tells a flash from a cut.
+    /// With the frame before that at hand instead, if that one may be a cut or a flash: which of both, this tells.
     pub past_one: u32,
 }
 
@@ -49,7 +49,12 @@ impl Change {
 pub struct Scenes {
     /// The last one and the one before.
     last: [Thumbnail; 2],
+    /// The last one is so new that it may be a flash.
+    was_new: bool,
 }
+
+/// What is less new than that is neither a cut nor a flash.
+const NEW: f64 = 0.5;
 
 impl Scenes {
     /// The next frame. `None`: it can't be compared, as it is the first one of its size.
@@ -59,33 +64,41 @@ impl Scenes {
             let is_alike = |other: &Thumbnail| {
                 other.width == picture.width && other.samples.len() == picture.samples.len()
             };
-            let before = Some(before).filter(|it| is_alike(it)).unwrap_or(last);
+            let before = Some(before).filter(|it| self.was_new && is_alike(it));
             is_alike(last).then(|| compare(&picture, last, before))
         };
+        self.was_new = change.is_some_and(|change| change.newness() >= NEW);
         self.last.swap(0, 1);
         self.last[0] = picture;
         change
     }
 }
 
-fn compare(picture: &Thumbnail, last: &Thumbnail, before: &Thumbnail) -> Change {
+fn compare(picture: &Thumbnail, last: &Thumbnail, before: Option<&Thumbnail>) -> Change {
     let width = picture.width;
     let mut change = Change::default();
     let band = (width * BLOCK).max(1);
-    let [now, last, before] = [picture, last, before].map(|it| it.samples.chunks_exact(band));
-    let rows = now.zip(last).zip(before);
     let mut above: Option<&[u8]> = None;
-    for ((now, last), before) in rows {
+    for (at, now) in picture.samples.chunks_exact(band).enumerate() {
+        // (All of them are alike.)
+        let rows = at * band..(at + 1) * band;
+        let last = &last.samples[rows.clone()];
+        let before = before.map(|it| &it.samples[rows.clone()]);
         for x in (0..(width / BLOCK) * BLOCK).step_by(BLOCK) {
             let block = block_at(now, width, x);
             let intra = by_itself(&block, now, above, width, x);
             change.intra += intra + LEAST;
-            for (other, cost) in [(last, &mut change.inter), (before, &mut change.past_one)] {
+            let with = |other| {
                 let inter = difference(&block, &block_at(other, width, x));
-                *cost += inter.min(intra + CHOICE) + LEAST;
-            }
+                inter.min(intra + CHOICE) + LEAST
+            };
+            change.inter += with(last);
+            change.past_one += before.map_or(0, with);
         }
         above = now.get((BLOCK - 1) * width..);
+    }
+    if before.is_none() {
+        change.past_one = change.inter;
     }
     change
 }
