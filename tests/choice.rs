@@ -229,7 +229,7 @@ fn properties_set_in_ready_hold_for_the_first_chunk_and_the_plan() {
     child
         .child_by_name("encoder")
         .unwrap()
-        .set_property_from_str("pass", "qual");
+        .set_property_from_str("pass", "quant");
     let seen = Arc::new(Mutex::new(Vec::new()));
     let kept = seen.clone();
     enc.connect("encoder-setup", false, move |values| {
@@ -246,7 +246,7 @@ fn properties_set_in_ready_hold_for_the_first_chunk_and_the_plan() {
         seen.len() >= 3 && seen.iter().all(|&rate| rate == 222),
         "{seen:?}"
     );
-    // Quality is constant now.
+    // The quantizer is constant now.
     let stats = pipeline.stats();
     assert_eq!(stats.get::<u64>("overlap-before").unwrap(), 0, "{stats}");
 }
