@@ -371,6 +371,7 @@ fn draw(plain: &Encoded, ours: &Encoded) {
         }
         chart
             .configure_series_labels()
+            .position(SeriesLabelPosition::UpperMiddle)
             .background_style(WHITE.mix(0.8))
             .draw()
             .unwrap();
