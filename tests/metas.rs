@@ -286,7 +286,10 @@ fn interlaced_pictures_are_decoded_as_the_plain_encoders() {
     let ours = of(&format!("vtparallelenc encoder=\"{encoder}\" {CHUNKS}"));
     assert_eq!(plain.len(), ours.len());
     let is_interlaced = |it: &gst_video::VideoBufferFlags| !it.is_empty();
-    assert!(plain.iter().any(|(_, fields)| is_interlaced(fields)));
+    // (avdec_h264 of 1.28 says nothing of fields, whoever has encoded them.)
+    let is_told = gst::version() < (1, 27, 0, 0);
+    let any = plain.iter().any(|(_, fields)| is_interlaced(fields));
+    assert_eq!(any, is_told);
     let fields = |it: &[(Option<gst::ClockTime>, gst_video::VideoBufferFlags)]| {
         it.iter().map(|(_, fields)| *fields).collect::<Vec<_>>()
     };
