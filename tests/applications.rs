@@ -17,7 +17,7 @@ const FRAMES: usize = 75;
 static PLAIN: LazyLock<Vec<usize>> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap();
     let to = dir.path().join("out.mp4");
-    let plain = "x264enc|element-properties,speed-preset=(string)ultrafast";
+    let plain = "x264enc|element-properties,bitrate=(uint)3000";
     encodebin_pipeline("encodebin", &profile(plain), &to)
         .run()
         .expect_eos();
