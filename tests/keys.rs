@@ -369,20 +369,11 @@ fn parameter_sets_come_with_a_key_frame_within_a_chunk() {
 }
 
 /// The frames that are key frames in what an encoder makes of a moving picture.
-fn key_frames(size: (u32, u32), encoder: &str) -> Vec<usize> {
-    let pipeline = common::Pipeline::parse(&format!(
-        "videotestsrc num-buffers=300 pattern=ball ! video/x-raw,format=I420,width={},height={},framerate=25/1 ! {encoder} ! \
-         fakesink name=sink",
-        size.0, size.1
-    ));
-    let sink = pipeline.element("sink").static_pad("sink").unwrap();
-    let output = common::record(&sink);
-    pipeline.run().expect_eos();
-    let mut packets = output.lock().unwrap().packets.clone();
-    assert_eq!(packets.len(), 300);
-    packets.sort_by_key(|packet| packet.pts);
-    let packets = packets.iter().enumerate();
-    packets.filter(|it| it.1.is_key()).map(|it| it.0).collect()
+fn key_frames((width, height): (u32, u32), encoder: &str) -> Vec<usize> {
+    let source = format!(
+        "pattern=ball ! video/x-raw,format=I420,width={width},height={height},framerate=25/1"
+    );
+    common::key_frames(300, &source, encoder)
 }
 
 /// A ladder's streams can be cut at the same places, each alone or all of it.

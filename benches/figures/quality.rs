@@ -59,11 +59,12 @@ pub fn about() -> String {
     }
 }
 
+/// Names the frames of both that stand at the same place.
+const PAIRED: &str = "[0:v]format=yuv420p,settb=1/24,setpts=N[video];[1:v]format=yuv420p,settb=1/24,setpts=N[source];";
+
 /// PSNR of each frame's luma, in dB; see [`quality`].
 pub fn of_frames(video: &Path, input: &[String], source: &Path) -> Vec<f64> {
-    let numbered = "format=yuv420p,settb=1/24,setpts=N";
-    let filter =
-        format!("[0:v]{numbered}[video];[1:v]{numbered}[source];[video][source]psnr=stats_file=-");
+    let filter = format!("{PAIRED}[video][source]psnr=stats_file=-");
     let mut command = Command::new(&JUDGE.ffmpeg);
     command.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-i"]);
     command.arg(video).args(input).arg("-i").arg(source);
@@ -81,8 +82,7 @@ pub fn of_frames(video: &Path, input: &[String], source: &Path) -> Vec<f64> {
 /// Compares it with what it was made of: what ffmpeg needs to read that, and its path. It has to have as many frames.
 pub fn quality(video: &Path, input: &[String], source: &Path, frames: u64) -> Quality {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let numbered = "format=yuv420p,settb=1/24,setpts=N";
-    let mut filter = format!("[0:v]{numbered}[video];[1:v]{numbered}[source];");
+    let mut filter = PAIRED.to_string();
     filter += match JUDGE.vmaf {
         true => "[video]split[a][b];[source]split[c][d];[b][d]psnr,nullsink;[a][c]libvmaf",
         false => "[video][source]psnr",

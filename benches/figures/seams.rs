@@ -99,6 +99,11 @@ impl Encoded {
         self.psnr.iter().sum::<f64>() / self.psnr.len() as f64
     }
 
+    /// Frames with which chunks begin, but for the first.
+    fn seams(&self) -> impl Iterator<Item = usize> {
+        self.starts.iter().skip(1).copied()
+    }
+
     /// By how much quality changes where this frame follows, in dB.
     fn jump(&self, frame: usize) -> f64 {
         let mean = |psnr: &[f64]| psnr.iter().sum::<f64>() / psnr.len().max(1) as f64;
@@ -177,23 +182,21 @@ fn row(case: &Case, sessions: u32, plain: &[Encoded], ours: &[Encoded]) -> Vec<S
         points.collect()
     };
     let rate = bd_rate(&curve(plain), &curve(ours));
-    let seams: Vec<usize> = ours
-        .iter()
-        .flat_map(|it| it.starts.iter().skip(1).copied())
-        .collect();
+    let seams: usize = ours.iter().map(|it| it.seams().count()).sum();
     let at_keys = plain.iter().zip(ours).map(|(plain, ours)| {
-        let starts = ours.starts.iter().skip(1);
-        starts.filter(|start| plain.keys.contains(start)).count()
+        let seams = ours.seams();
+        seams.filter(|seam| plain.keys.contains(seam)).count()
     });
     let (alone, chunks) = (&plain[1], &ours[1]);
-    let jumps = chunks.starts.iter().skip(1);
-    let jumps = jumps.map(|&seam| chunks.jump(seam) - alone.jump(seam));
+    let jumps = chunks
+        .seams()
+        .map(|seam| chunks.jump(seam) - alone.jump(seam));
     let jump = jumps.reduce(f64::max);
     vec![
         format!("`{}`", case.encoder),
         sessions.to_string(),
         chunks.starts.len().to_string(),
-        format!("{} of {}", at_keys.sum::<usize>(), seams.len()),
+        format!("{} of {}", at_keys.sum::<usize>(), seams),
         rate.map_or("–".into(), |rate| format!("{rate:+.2} %")),
         format!("{:+.2} %", (chunks.size() / alone.size() - 1.0) * 100.0),
         format!("{:+.3} dB", chunks.quality() - alone.quality()),
@@ -343,7 +346,7 @@ fn draw(plain: &Encoded, ours: &Encoded) {
                 .draw_series(LineSeries::new(vertical(key), style))
                 .unwrap();
         }
-        for &seam in ours.starts.iter().skip(1) {
+        for seam in ours.seams() {
             let style = RGBColor(220, 120, 0).stroke_width(2);
             chart
                 .draw_series(LineSeries::new(vertical(seam), style))

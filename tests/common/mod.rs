@@ -332,6 +332,21 @@ pub fn scripted_pipeline(encoder: &str) -> Pipeline {
     ))
 }
 
+/// The frames that are key frames in what an encoder makes of so many frames of `videotestsrc` with these settings and caps.
+pub fn key_frames(frames: usize, source: &str, encoder: &str) -> Vec<usize> {
+    let pipeline = Pipeline::parse(&format!(
+        "videotestsrc num-buffers={frames} {source} ! {encoder} ! fakesink name=sink"
+    ));
+    let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
+    pipeline.run().expect_eos();
+    let mut packets = output.lock().unwrap().packets.clone();
+    assert_eq!(packets.len(), frames);
+    packets.sort_by_key(|packet| packet.pts);
+    let packets = packets.iter().enumerate();
+    let keys = packets.filter(|(_, packet)| packet.is_key());
+    keys.map(|(at, _)| at).collect()
+}
+
 pub fn app_src(pipeline: &Pipeline) -> gst_app::AppSrc {
     pipeline.element("src").downcast().unwrap()
 }

@@ -5,6 +5,7 @@
 use super::{CAT, InputState};
 use crate::encoder::description::EncoderError;
 use crate::logic::keys;
+use crate::logic::scenes::Scenes;
 use crate::media::raw::{UNKNOWN_DURATION, are_fields, is_same_video};
 use crate::media::tags::of_stream;
 use crate::stream::shared::{Mode, Shared};
@@ -204,11 +205,7 @@ impl Shared {
             let ends = [gst::EventType::Segment, gst::EventType::Eos];
             event.is_sticky() && !ends.contains(&event.type_())
         };
-        let (old, plan) = {
-            let mut engine = self.lock();
-            let old = engine.end_flush(stays);
-            (old, engine.plan().copied())
-        };
+        let old = self.lock().end_flush(stays);
         drop(old);
         self.flows.lock().reset();
         {
@@ -218,8 +215,8 @@ impl Shared {
             input.early.retain(stays);
             input.asked_length = false;
             // What comes isn't compared with what came before.
-            if let Some(plan) = &plan {
-                input.look_for_cuts(plan);
+            if let Some(lookout) = &mut input.lookout {
+                lookout.scenes = Scenes::default();
             }
             input.pool = None;
             input.tell_tags();
