@@ -4,7 +4,6 @@
 
 use std::path::PathBuf;
 use std::time::Duration;
-use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 /// More sessions than this aren't made.
 pub(crate) const MAX_SESSIONS: u32 = 64;
@@ -43,48 +42,11 @@ pub(crate) struct Job {
     pub(crate) key_frame_interval: Option<Duration>,
     pub(crate) allow_parallel: bool,
     pub(crate) allow_parallel_live: bool,
-    /// Most bytes of raw frames; `None`: a [quarter of the memory](quarter_of_memory).
+    /// Most bytes of raw frames; `None`: a [share](crate::memory::Share) of the process's.
     pub(crate) max_raw_bytes: Option<u64>,
     /// At least 1.
     pub(crate) max_attempts: u32,
     pub(crate) stall_timeout: Option<Duration>,
     /// Where chunks are kept, and how many bytes of them; 0 is no bound.
     pub(crate) cache: Option<(PathBuf, u64)>,
-}
-
-/// Where the memory's size can't be read: a quarter of the 4 GiB that any machine for video has.
-const UNKNOWN_QUARTER: u64 = 1 << 30;
-
-/// A quarter of the machine's memory, or of the container's limit where that is less. Reads files of the system: not to be called
-/// with a lock held.
-pub(crate) fn quarter_of_memory() -> u64 {
-    #[cfg(test)]
-    READINGS.with(|readings| readings.set(readings.get() + 1));
-    let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
-    let Ok(system) = System::new_with_specifics(memory) else {
-        return UNKNOWN_QUARTER;
-    };
-    let machine = system.total_memory();
-    let limit = system
-        .cgroup_limits()
-        .map_or(machine, |limits| limits.total_memory.min(machine));
-    limit / 4
-}
-
-#[cfg(test)]
-thread_local! {
-    /// How often this thread has read the memory's size.
-    pub(crate) static READINGS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_quarter_of_the_memory_is_a_plausible_figure() {
-        let quarter = quarter_of_memory();
-        assert!(quarter > 16 << 20, "{quarter}");
-        assert!(quarter < 1 << 50, "{quarter}");
-    }
 }

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 /// Layers, the lowest first. A module uses those of lower layers, and those that it stands in one group with.
 const LAYERS: &[&[&[&str]]] = &[
     &[&["logic"]],
-    &[&["media"], &["clock", "host", "job", "panics", "tasks"]],
+    &[
+        &["media"],
+        &["clock", "host", "job", "memory", "panics", "tasks"],
+    ],
     &[&["cache"], &["encoder"]],
     &[&["session"]],
     &[&["stream"]],

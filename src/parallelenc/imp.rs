@@ -98,8 +98,9 @@ pub struct ParallelEnc {
                  encoder encodes the whole stream of a live source.")]
     #[property(name = "max-raw-bytes", get, set, type = u64, member = max_raw_bytes, default = 0, mutable_ready,
         nick = "Maximum of raw video in bytes",
-        blurb = "The most bytes of raw video that are held at once. 0 means a quarter of the machine's memory, or of the \
-                 container's limit where one is set. If it doesn't hold 250 frames for each session, chunks are shorter; where they would \
+        blurb = "The most bytes of raw video that are held at once. 0 means an equal share of a quarter of the machine's \
+                 memory, or of the container's limit where one is set, with all elements of the process that are at READY or above and \
+                 have 0 as well. If it doesn't hold 250 frames for each session, chunks are shorter; where they would \
                  have less than 24 frames and sessions is 0, fewer sessions work, but two in any case. stats says what limited the \
                  plan, in limited-by. If it doesn't hold one chunk, chunks become shorter than set, with a warning; an error if \
                  it doesn't hold two frames and the overlap that was set.")]

@@ -91,7 +91,7 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
-    use crate::job::READINGS;
+    use crate::memory::READINGS;
     use crate::parallelenc::ParallelEnc;
     use gst::prelude::*;
 

@@ -27,7 +27,8 @@ mod workers;
 
 use crate::cache::Files;
 use crate::encoder::description::EncoderError;
-use crate::job::{Job, quarter_of_memory};
+use crate::job::Job;
+use crate::memory::Memory;
 use decision::Decision;
 use gst::prelude::*;
 use shared::Encoding;
@@ -48,10 +49,9 @@ impl Shared {
     pub(crate) fn prepare(self: &Arc<Self>, job: Job) -> Result<(), EncoderError> {
         // Of an earlier run, or of one that a panic kept from being cleared away.
         self.unprepare();
-        let max_raw_bytes = job.max_raw_bytes.unwrap_or_else(quarter_of_memory);
         let encoding = Encoding {
+            memory: Memory::new(job.max_raw_bytes),
             job,
-            max_raw_bytes,
             ..Encoding::default()
         };
         let settings = encoding.settings();
@@ -123,6 +123,8 @@ impl Shared {
         let old = std::mem::take(&mut *self.branches.write());
         drop(old);
         *self.flows.lock() = gst_base::UniqueFlowCombiner::new();
+        // The others' shares grow.
+        self.encoding.lock().memory = Memory::default();
     }
 
     /// A message of a child's passes here first.

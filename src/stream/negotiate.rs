@@ -357,7 +357,7 @@ impl Shared {
                 after: overlap(|it| it.after),
                 source_frames,
                 frame_bytes: frame_bytes(caps).unwrap_or(1),
-                max_raw_bytes: encoding.max_raw_bytes,
+                max_raw_bytes: encoding.memory.bytes(),
             })
         };
         let recommended = decision.map_or(0, |it| {

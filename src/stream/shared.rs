@@ -18,6 +18,7 @@ use crate::host::Host;
 use crate::job::Job;
 use crate::logic::engine::{Engine, Settings};
 use crate::logic::ids::SessionId;
+use crate::memory::Memory;
 use crate::session::{Session, SlotOwner};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use std::ops::{Deref, DerefMut};
@@ -60,8 +61,8 @@ pub(super) struct Proposal {
 #[derive(Default)]
 pub(super) struct Encoding {
     pub(super) job: Job,
-    /// Most bytes of raw frames that may be held, as set or by the machine's memory.
-    pub(super) max_raw_bytes: u64,
+    /// For raw frames, from READY on.
+    pub(super) memory: Memory,
     pub(super) mode: Mode,
     /// It was started, so it can't be started again.
     pub(super) started: bool,
@@ -100,7 +101,6 @@ impl Encoding {
         let decision = self.decision.as_ref();
         let key_period = self.job.key_frame_interval;
         Settings {
-            max_raw_bytes: self.max_raw_bytes,
             max_attempts: self.job.max_attempts,
             forces_keys: decision.is_none_or(|it| it.profile.forced_key != ForcedKey::Ignored),
             key_period: key_period.map(|it| u64::try_from(it.as_nanos()).unwrap_or(u64::MAX)),

@@ -26,6 +26,8 @@ pub struct Incoming {
     pub assumed_duration: u64,
     /// What it holds of the budget.
     pub bytes: u64,
+    /// The budget, as far as it isn't urgent.
+    pub most_bytes: u64,
     /// What is new in it, where that was looked at.
     pub change: Option<Change>,
 }
@@ -73,7 +75,10 @@ impl<M: Media> Engine<M> {
         }
         // Making a frame wait that the oldest chunk can't be finished without would be waiting for ourselves.
         let urgent = stream.chunker.is_starving();
-        if !stream.budget.admit(incoming.bytes, urgent) {
+        if !stream
+            .budget
+            .admit(incoming.bytes, incoming.most_bytes, urgent)
+        {
             stream.pace.arrives(now);
             // Nobody could free anything by itself.
             self.recall_if_stuck();

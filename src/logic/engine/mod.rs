@@ -144,8 +144,6 @@ pub struct Stream<M: Media> {
 /// What a stream is encoded with.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Settings {
-    /// Raw frames may not hold more bytes than this.
-    pub max_raw_bytes: u64,
     /// Tries at one chunk, the first included, before the stream fails.
     pub max_attempts: u32,
     /// The encoders make key frames where they are asked for.
@@ -261,7 +259,6 @@ impl<M: Media> Engine<M> {
         let replanned = stream.is_planned && stream.chunker.replan(plan);
         if replanned {
             stream.roster.sessions = plan.sessions;
-            stream.budget.limit_bytes = self.settings.max_raw_bytes;
             stream.budget.limit_frames = plan.capacity_frames;
             self.tally.chunk_frames = plan.length.longest();
             // There may be more room, and more sessions may work.
@@ -456,7 +453,7 @@ impl<M: Media> Stream<M> {
             ended: !is_planned,
             chunker: Chunker::new(plan),
             roster: Roster::new(sessions, plan.sessions),
-            budget: Budget::new(settings.max_raw_bytes, plan.capacity_frames),
+            budget: Budget::new(plan.capacity_frames),
             clock: PrivateClock::default(),
             frames: FrameTable::default(),
             stores: Stores::default(),

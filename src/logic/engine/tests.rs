@@ -274,7 +274,6 @@ impl World {
     fn new(setup: &Setup) -> Self {
         let bound = BYTES * setup.room.max(2);
         let mut engine = Engine::new(Settings {
-            max_raw_bytes: bound,
             max_attempts: 3,
             forces_keys: !setup.manner.ignores_keys,
             key_period: None,
@@ -360,6 +359,8 @@ impl World {
                     },
                     assumed_duration: GAP,
                     bytes: BYTES,
+                    // Others come and go that the memory is shared with.
+                    most_bytes: self.bound / (1 + number / 20 % 3),
                     change: Some(change(number)),
                 };
                 (raw, incoming)
@@ -948,7 +949,7 @@ proptest! {
         prop_assert!(wakes.room && wakes.output && wakes.idle);
         let raw = Raw { number: 0, private: 0, _alive: Rc::new(()) };
         let incoming = Incoming {
-            times: FrameTimes::default(), assumed_duration: GAP, bytes: BYTES, change: None,
+            times: FrameTimes::default(), assumed_duration: GAP, bytes: BYTES, most_bytes: BYTES, change: None,
         };
         let refused = world.engine.frame(raw, &incoming, 0);
         prop_assert!(matches!(refused, Admission::Flushing(_)));
@@ -1158,7 +1159,6 @@ fn key_frames_are_known_until_they_leave() {
 #[test]
 fn a_session_that_rests_is_not_abandoned() {
     let mut engine = Engine::<Imagined>::new(Settings {
-        max_raw_bytes: BYTES,
         max_attempts: 3,
         forces_keys: true,
         key_period: None,

@@ -52,7 +52,10 @@ impl Shared {
 
     /// The frame as it may be held, with all that is known of it; `None` if it is outside the segment.
     fn prepared(&self, buffer: gst::Buffer) -> Result<Option<(Frame, Incoming)>, FlowError> {
-        let keeps = self.encoding.lock().cache.is_some();
+        let (keeps, most_bytes) = {
+            let encoding = self.encoding.lock();
+            (encoding.cache.is_some(), encoding.memory.bytes())
+        };
         let mut input = self.input.lock();
         let Some((pts, duration)) = raw::clip(&input.segment, &buffer) else {
             drop(input);
@@ -117,6 +120,7 @@ impl Shared {
             },
             assumed_duration: assumed.nseconds(),
             bytes,
+            most_bytes,
             change,
         };
         Ok(Some((frame, incoming)))
