@@ -6,6 +6,8 @@ use super::choice::is_ours;
 use super::hints::{self, Recommended};
 use super::profile::{Concurrency, OwnKeys, Profile};
 use super::properties::{KEY_INTERVAL, Overrides, key_interval};
+use crate::logic::bucket::Vbv;
+use crate::logic::plan::Beginning;
 use crate::media::outside::Outside;
 use crate::media::queries::answer_encoder;
 use crate::media::{bitstream, caps};
@@ -270,7 +272,9 @@ pub(crate) struct Traits {
     pub(crate) profile: &'static Profile,
     /// Automatic lead and trail, in frames.
     pub(crate) overlap: (u64, u64),
+    pub(crate) beginning: Beginning,
     pub(crate) own_keys: OwnKeys,
+    pub(crate) vbv: Option<Vbv>,
     pub(crate) recommended: Recommended,
     pub(crate) takes_hints: bool,
     pub(crate) concurrency: Concurrency,
@@ -291,7 +295,9 @@ impl Traits {
             name: name_of(&encoder),
             profile,
             overlap: profile.overlap(&encoder),
+            beginning: profile.beginning(&encoder),
             own_keys: profile.own_keys(&encoder, is_set),
+            vbv: profile.vbv(&encoder),
             recommended,
             takes_hints: hints::are_wanted(&encoder),
             concurrency: match outside_of(made) {
@@ -299,7 +305,7 @@ impl Traits {
                 None if is_blind => {
                     Concurrency::Alone("it isn't known, and its packets aren't looked into")
                 }
-                None => profile.concurrency,
+                None => profile.concurrency(&encoder),
             },
         }
     }

@@ -5,6 +5,7 @@
 //! RecommendedParallelizationLimit, RecommendedParallelizedSubdivisionMinimumFrameCount and …MinimumDuration).
 
 use super::description::Recipe;
+use super::profile::Profile;
 use super::properties::set_from_text;
 use crate::logic::chunker::Neighbours;
 use gst::prelude::*;
@@ -50,6 +51,8 @@ fn number(encoder: &gst::Element, property: &str) -> Option<u64> {
 pub(crate) struct Hints {
     pub(crate) neighbours: Neighbours,
     pub(crate) rate: Option<gst::Fraction>,
+    /// Bits that are in its decoder's buffer when it begins, where that isn't as it is set.
+    pub(crate) buffered: Option<u64>,
 }
 
 /// The encoder wants to know.
@@ -60,8 +63,11 @@ pub(super) fn are_wanted(encoder: &gst::Element) -> bool {
 }
 
 impl Hints {
-    /// Sets all that the user hasn't.
+    /// Sets all that the user hasn't, and what is in the decoder's buffer.
     pub(crate) fn apply(&self, encoder: &gst::Element, recipe: &Recipe) {
+        if let Some(buffered) = self.buffered {
+            Profile::of(encoder).begin_with(encoder, buffered);
+        }
         if !recipe.takes_hints() {
             return;
         }

@@ -2,7 +2,7 @@
 
 //! How long chunks are, one after the other, as far as counts say it: so that all sessions end together.
 
-/// Where the length of the source isn't known, the first round has chunks of this length, in frames, and each further round is longer
+/// Where the length of the source isn't known, the first round has chunks of this length, in frames, or of a longer one, and each further round is longer
 /// by a quarter: whenever the source ends, what the sessions end apart is a part of what they have done.
 pub(super) const FIRST_CHUNK: u64 = 100;
 
@@ -20,6 +20,7 @@ pub enum Length {
     Tapering(Taper),
     /// Of a source of unknown length: see [`FIRST_CHUNK`].
     Growing {
+        first: u64,
         sessions: u64,
         longest: u64,
         unit: u64,
@@ -149,11 +150,12 @@ impl Length {
             Length::Fixed(frames) => frames,
             Length::Tapering(taper) => taper.of(index),
             Length::Growing {
+                first,
                 sessions,
                 longest,
                 unit,
             } => {
-                let mut length = FIRST_CHUNK;
+                let mut length = first;
                 for _ in 0..index / sessions.max(1) {
                     if length >= longest {
                         break;

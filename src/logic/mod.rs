@@ -8,9 +8,10 @@
 //! In the order in which a frame meets them: [`ids`] names things, [`budget`] lets a frame in, [`keys`] says whether it is to be a key
 //! frame, [`scenes`] how much of it is new, [`plan`] has settled how long chunks are ([`lengths`]) and [`chunker`] gives the frame to one, by
 //! the best seam that [`cuts`] finds, [`roster`] gives chunks to sessions,
-//! [`liveness`] sees whether these live, [`store`] holds packets until they are in order, [`timeline`] restores their times,
+//! [`liveness`] sees whether these live, [`store`] holds packets until they are in order, [`bucket`] sees whether the decoder's buffer is ever empty, [`timeline`] restores their times,
 //! [`early_start`] and [`pace`] say when some leave before that, [`tally`] counts all of it. [`engine`] is all of them as one machine.
 
+pub mod bucket;
 pub mod budget;
 pub mod chunker;
 pub mod cuts;

@@ -19,6 +19,8 @@ use thiserror::Error;
 /// A packet, as far as it is compared with what another attempt makes of the same frames.
 pub trait Payload: Clone {
     fn is_same(&self, other: &Self) -> bool;
+
+    fn bits(&self) -> u64;
 }
 
 /// What an encoder says of a packet.
@@ -338,6 +340,19 @@ impl<P: Payload> Stores<P> {
         store.is_some_and(|store| !store.sent_early.is_empty() && store.resume_at.is_none())
     }
 
+    /// Some of the chunk has left.
+    pub fn has_left_in_part(&self, chunk: ChunkId) -> bool {
+        let store = self.chunks.get(&chunk);
+        store.is_some_and(|store| !store.sent_early.is_empty())
+    }
+
+    /// What was made of the chunk, in decoding order, with its bits. Until the chunk is finished.
+    pub fn made(&self, chunk: ChunkId) -> impl Iterator<Item = (Option<FrameNo>, Kind, u64)> {
+        let store = self.chunks.get(&chunk).into_iter();
+        let packets = store.flat_map(|store| store.sent_early.iter().chain(&store.packets));
+        packets.map(|held| (held.frame, held.kind, held.payload.bits()))
+    }
+
     /// Where the rest of the chunk could begin, if what was sent of it can't be made again.
     pub fn resume_at(&self, chunk: ChunkId) -> Option<FrameNo> {
         self.chunks.get(&chunk)?.resume_at
@@ -542,6 +557,10 @@ mod tests {
     impl Payload for u64 {
         fn is_same(&self, other: &Self) -> bool {
             self == other
+        }
+
+        fn bits(&self) -> u64 {
+            *self
         }
     }
 

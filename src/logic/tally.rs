@@ -34,6 +34,10 @@ pub struct Tally {
     pub chunks_from_cache: u64,
     /// Attempts that failed and were repeated.
     pub attempts_failed: u64,
+    /// Chunks that were encoded again, as they wanted more than there was in the decoder's buffer.
+    pub vbv_retries: u64,
+    /// Chunks that leave it empty all the same.
+    pub vbv_underflows: u64,
     pub frames_in: u64,
     pub frames_out: u64,
     /// Frames that an encoder said it left out.

@@ -49,10 +49,10 @@ pub struct ParallelEnc {
                  known of). A session that can't be opened is closed, with a warning, as long as another one works.")]
     #[property(name = "chunk-frames", get, set, type = u32, member = chunk_frames, default = 0, mutable_ready,
         nick = "Chunk length in frames",
-        blurb = "The number of frames that one encoder encodes in a row. 0 means that cut says where chunks end, near 250 frames, or 100 \
-                 where each frame is a key frame; near fewer where the memory doesn't hold that for all sessions. Where the length \
-                 of the source is known, the last chunks are shorter, down to about 60 frames and three times the lead, so that all sessions end together; \
-                 where it is not, the first ones are near 100 frames and the next ones near more. If max-raw-bytes \
+        blurb = "The number of frames that one encoder encodes in a row. 0 means that cut says where chunks end, near 250 frames, 500 \
+                 where a bitrate is the encoder's target and no VBV keeps it near that, or 100 where each frame is a key frame; near fewer where the memory doesn't hold that for all sessions. Where the length \
+                 of the source is known, the last chunks are shorter, down to about 60 frames (240 where a rate control has to settle) and three times the lead, so that all sessions end together; \
+                 where it is not, the first ones are near 100 frames (240) and the next ones near more. If max-raw-bytes \
                  doesn't hold one chunk, chunks are shorter than set, with a warning.")]
     #[property(name = "cut", get, set, type = Cut, member = cut, builder(Cut::Scene).mutable_ready().nick("Where chunks end").blurb(
         "Where chunks end whose length is automatic. scene: where the encoder makes a key frame by itself, so that the next \
@@ -176,7 +176,7 @@ impl ObjectImpl for ParallelEnc {
                 .nick("Statistics")
                 .blurb(
                     "What was done since the start, in frames, chunks and bytes: parallel, chunk-frames (of the longest, as planned), chunks-planned, \
-                     chunks-finished, chunks-from-cache (of these, encoded by an earlier run), attempts-failed, frames-in, frames-out, frames-skipped (by the encoder), frames-copied (out \
+                     chunks-finished, chunks-from-cache (of these, encoded by an earlier run), attempts-failed, vbv-retries (chunks that were encoded again, as they would have emptied the decoder's buffer), vbv-underflows (those that empty it all the same), frames-in, frames-out, frames-skipped (by the encoder), frames-copied (out \
                      of a pool that is too small), frames-unseen (which couldn't be read to look for cuts), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early (now, before chunks are finished, because input stands still), overlap-before, overlap-after (as planned), \
                      cut (where chunks end: scene or fixed), sessions-planned (which work at the same time), limited-by (what keeps chunks from being longer or sessions from \
                      being more: chunk-frames, source-length, longest-chunk (longer ones gain nothing) or max-raw-bytes), sessions-open, \

@@ -73,6 +73,7 @@ impl Session {
                 && instance.caps.as_ref() == Some(&context.caps)
                 && instance.downstream == context.downstream
                 && !work.recipe.takes_hints()
+                && work.hints.buffered.is_none()
         };
         let instance = match self.take_placed().filter(fits) {
             Some(instance) => instance,

@@ -169,13 +169,17 @@ impl Assignment for Assigned {
 impl Shared {
     /// The attempt has made all of its chunk: its frames go, its packets may leave.
     pub(super) fn delivered(&self, attempt: AttemptId, busy: u64) -> Result<(), Why> {
-        let delivered = {
+        let runs_dry = {
             let mut engine = self.lock();
+            let before = engine.tally.vbv_underflows;
             let delivered = engine.delivered(attempt, busy);
             may_panic!("delivering a chunk, locked");
-            delivered
+            delivered?;
+            engine.tally.vbv_underflows > before
         };
-        delivered?;
+        if runs_dry {
+            self.warn_of_underflow();
+        }
         self.warn_of_closed_sessions();
         Ok(())
     }

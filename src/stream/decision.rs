@@ -6,7 +6,8 @@
 use crate::encoder::description::Traits;
 use crate::encoder::profile::{Concurrency, OwnKeys, Profile};
 use crate::job::{Job, MAX_SESSIONS};
-use crate::logic::plan::Overlap;
+use crate::logic::bucket::Vbv;
+use crate::logic::plan::{Beginning, Overlap};
 use std::thread::available_parallelism;
 
 /// Why one encoder encodes the whole stream.
@@ -51,7 +52,9 @@ pub(crate) struct Decision {
     pub(crate) threads: u32,
     pub(crate) before: Overlap,
     pub(crate) after: Overlap,
+    pub(crate) beginning: Beginning,
     pub(crate) own_keys: OwnKeys,
+    pub(crate) vbv: Option<Vbv>,
     pub(crate) min_chunk_frames: u64,
     /// Shortest chunk in nanoseconds that the encoder recommends.
     pub(crate) min_chunk_duration: u64,
@@ -91,7 +94,9 @@ impl Decision {
             threads: (cores / sessions).max(1),
             before: overlap(job.overlap_before, traits.overlap.0),
             after: overlap(job.overlap_after, traits.overlap.1),
+            beginning: traits.beginning,
             own_keys: traits.own_keys,
+            vbv: traits.vbv,
             min_chunk_frames: job.min_chunk_frames.max(traits.recommended.minimum_frames),
             min_chunk_duration: traits.recommended.minimum_duration,
         }

@@ -10,7 +10,7 @@ use crate::encoder::description::{Chunked, EncoderError, Recipe};
 use crate::encoder::profile::ForcedKey;
 use crate::job::Cut;
 use crate::logic::ids::SessionId;
-use crate::logic::plan::{BudgetTooSmall, Overlap, Plan, Request};
+use crate::logic::plan::{Beginning, BudgetTooSmall, Overlap, Plan, Request};
 use crate::media::bitstream::alignment_of_parts;
 use crate::media::raw::{are_fields, frame_bytes, frame_duration, frame_rate};
 use crate::media::thumbnails::Thumbnails;
@@ -347,7 +347,7 @@ impl Shared {
             Plan::make(&Request {
                 sessions: encoding.sessions(),
                 sessions_are_automatic: job.sessions.is_none(),
-                is_intra: decision.is_some_and(|it| it.profile.is_intra()),
+                beginning: decision.map_or(Beginning::KeyFrame, |it| it.beginning),
                 chunk_frames: job.chunk_frames,
                 key_distance,
                 least_key_distance: keys.least_distance(rate),

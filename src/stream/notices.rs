@@ -29,6 +29,8 @@ pub(crate) struct Said {
     stall: bool,
     /// That downstream takes nothing that the encoder makes.
     refusal: bool,
+    /// That a decoder's buffer runs dry was said.
+    underflow: bool,
     /// What was said last of chunks that are shorter than they were to be.
     reduction: Option<String>,
     /// Sessions that were closed, and why, as far as that wasn't said yet.
@@ -283,6 +285,15 @@ impl Shared {
                  sessions go on. Set sessions={open} to have it so from the beginning"
             );
             self.warn(gst::ResourceError::NoSpaceLeft, &text, Some(&why));
+        }
+    }
+
+    /// A chunk empties the decoder's buffer, whatever its encoder is told. Said once.
+    pub(super) fn warn_of_underflow(&self) {
+        if self.is_news(|said| &mut said.underflow) {
+            let text = "A decoder's buffer of the size that the encoder was told (VBV) runs dry in some chunk, although that was encoded \
+                        anew for what was in the buffer; where players depend on it, set allow-parallel=false or a larger buffer";
+            self.warn(gst::StreamError::Encode, text, None);
         }
     }
 

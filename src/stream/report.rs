@@ -42,6 +42,8 @@ impl Shared {
             .field("chunks-finished", tally.chunks_finished)
             .field("chunks-from-cache", tally.chunks_from_cache)
             .field("attempts-failed", tally.attempts_failed)
+            .field("vbv-retries", tally.vbv_retries)
+            .field("vbv-underflows", tally.vbv_underflows)
             .field("frames-in", tally.frames_in)
             .field("frames-out", tally.frames_out)
             .field("frames-skipped", tally.frames_skipped)

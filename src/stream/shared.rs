@@ -103,6 +103,7 @@ impl Encoding {
         Settings {
             max_attempts: self.job.max_attempts,
             forces_keys: decision.is_none_or(|it| it.profile.forced_key != ForcedKey::Ignored),
+            vbv: decision.and_then(|it| it.vbv),
             key_period: key_period.map(|it| u64::try_from(it.as_nanos()).unwrap_or(u64::MAX)),
         }
     }

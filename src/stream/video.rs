@@ -29,6 +29,10 @@ impl Payload for Packet {
     fn is_same(&self, other: &Self) -> bool {
         same_bytes(&self.buffer, &other.buffer)
     }
+
+    fn bits(&self) -> u64 {
+        self.buffer.size() as u64 * 8
+    }
 }
 
 pub(super) fn same_bytes(a: &gst::BufferRef, b: &gst::BufferRef) -> bool {

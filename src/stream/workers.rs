@@ -112,6 +112,13 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
         obj = session.slot,
         "Attempt {number} at chunk {chunk}, from frame {start} on with {lead} before it"
     );
+    if let Some(bits) = taken.buffered {
+        gst::debug!(
+            CAT,
+            obj = session.slot,
+            "Its decoder's buffer holds {bits} bits"
+        );
+    }
     let context = taken.opens.context.clone();
     let work = Work {
         chunk,
@@ -119,6 +126,7 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
         hints: Hints {
             neighbours: taken.neighbours,
             rate: frame_rate(&context.caps),
+            buffered: taken.buffered,
         },
         opens: taken.opens,
         recipe,

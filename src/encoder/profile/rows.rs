@@ -2,7 +2,7 @@
 
 //! The table: a row for each encoder, or for several of one kind, in the order in which they are looked up.
 
-use super::{Concurrency, Distance, ForcedKey, LookAhead, Profile, Threads};
+use super::{Concurrency, Distance, ForcedKey, LookAhead, Profile, Threads, VbvSettings};
 
 /// What is assumed of an encoder without a row.
 pub(super) const UNKNOWN: Profile = Profile {
@@ -23,6 +23,8 @@ pub(super) const UNKNOWN: Profile = Profile {
     constant_quality: &[],
     quality_lead: 0,
     concurrency: Concurrency::Cores,
+    vbv: None,
+    alone_with: &[],
     was_run: false,
 };
 
@@ -56,6 +58,7 @@ const AV1ENC: Profile = Profile {
     forced_key: ForcedKey::Ignored,
     key_distance: Some("keyframe-max-dist"),
     constant_quality: &[("end-usage", "q")],
+    alone_with: &[("end-usage", "cbr")],
     ..RUN
 };
 
@@ -73,6 +76,7 @@ const VPX: Profile = Profile {
     key_distance: Some("keyframe-max-dist"),
     // Measured where target-bitrate allows that quality: without an overlap the same size and PSNR.
     constant_quality: &[("end-usage", "cq")],
+    alone_with: &[("end-usage", "cbr")],
     ..RUN
 };
 
@@ -103,6 +107,12 @@ pub(super) const ROWS: &[Profile] = &[
         default_distance: Some(Distance::Seconds(10, 250)),
         constant_quantizer: &[("pass", "quant")],
         constant_quality: &[("pass", "qual")],
+        // (Its option-string can't set them.)
+        vbv: Some(VbvSettings::Properties("bitrate", "vbv-buf-capacity")),
+        alone_with: &[
+            ("nal-hrd", "vbr cbr"),
+            ("option-string", "*nal-hrd=vbr* *nal-hrd=cbr*"),
+        ],
         ..X26X
     },
     Profile {
@@ -117,6 +127,12 @@ pub(super) const ROWS: &[Profile] = &[
         list: Some("option-string"),
         constant_quantizer: &[("option-string", "*qp=*"), ("qp", "? 1? 2? 3? 4? 5?")],
         constant_quality: &[("option-string", "*crf=*")],
+        vbv: Some(VbvSettings::Options(
+            "vbv-maxrate",
+            "vbv-bufsize",
+            "bitrate",
+        )),
+        alone_with: &[("option-string", "hrd hrd=1* *:hrd *:hrd=1* hrd:* *:hrd:*")],
         ..X26X
     },
     Profile {
@@ -272,12 +288,14 @@ pub(super) const ROWS: &[Profile] = &[
         key_distance: Some("gop-size"),
         look_ahead: LookAhead::Property("rc-lookahead"),
         constant_quality: &[("rc-mode", "constqp"), ("rate-control", "constqp cqp")],
+        alone_with: &[("rc-mode", "cbr*"), ("rate-control", "cbr*")],
         ..HARDWARE
     },
     Profile {
         factories: "va*h264*enc va*h265*enc va*vp8*enc va*vp9*enc va*av1*enc va*mpeg2*enc",
         key_distance: Some("key-int-max"),
         constant_quality: &[("rate-control", "cqp icq")],
+        alone_with: &[("rate-control", "cbr vcm")],
         ..HARDWARE
     },
     Profile {
@@ -285,6 +303,7 @@ pub(super) const ROWS: &[Profile] = &[
         key_distance: Some("gop-size"),
         look_ahead: LookAhead::Property("rc-lookahead"),
         constant_quality: &[("rate-control", "cqp icq la-icq la_icq")],
+        alone_with: &[("rate-control", "cbr vcm la-hrd la_hrd")],
         ..HARDWARE
     },
     // amfav1enc passes a wrong value where a key frame is forced. With the others that is a control of the device, or a request for the
@@ -299,6 +318,7 @@ pub(super) const ROWS: &[Profile] = &[
         key_distance: Some("gop-size"),
         look_ahead: LookAhead::Property("pa-lookahead-buffer-depth"),
         constant_quality: &[("rate-control", "cqp")],
+        alone_with: &[("rate-control", "cbr")],
         ..HARDWARE
     },
     Profile {

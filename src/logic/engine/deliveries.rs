@@ -3,7 +3,7 @@
 //! What sessions deliver: packets, and in the end their chunks.
 
 use super::sessions::{AttemptPhase, Why, work_of};
-use super::{Engine, Media};
+use super::{Engine, Media, Verified};
 use crate::logic::early_start::EarlyStart;
 use crate::logic::ids::{AttemptId, FrameNo};
 use crate::logic::store::{Accepted, Fault, Kind};
@@ -159,12 +159,15 @@ impl<M: Media> Engine<M> {
             return Err(Why::Aborted);
         };
         work.phase = AttemptPhase::Done;
+        let number = work.number;
         self.tally.chunks_from_cache += u64::from(work.from_cache);
         self.tally.attempt(attempt.session, chunk.fed.len(), busy);
         self.sessions[attempt.session.0].works = true;
         let stream = &mut self.stream;
         stream.roster.succeeded(attempt.session);
-        stream.verified.insert(chunk.id, skipped);
+        stream
+            .verified
+            .insert(chunk.id, Verified { skipped, number });
         let is_oldest = stream.chunker.oldest() == Some(chunk.id);
         if is_oldest && stream.early != EarlyStart::Pushing {
             // It made no packet that could have been sent first.

@@ -21,6 +21,7 @@ mod abandonment;
 mod deliveries;
 mod endings;
 mod input;
+mod joins;
 mod output;
 mod sessions;
 mod verdict;
@@ -28,6 +29,7 @@ mod verdict;
 #[cfg(test)]
 mod tests;
 
+use super::bucket::Vbv;
 use super::budget::Budget;
 use super::chunker::Chunker;
 use super::early_start::EarlyStart;
@@ -43,6 +45,7 @@ pub use abandonment::{Abandoned, Doing};
 pub use deliveries::{PacketTimes, Refused};
 pub use endings::{Again, Consequence, FailedAttempt, Report};
 pub use input::{Admission, FrameTimes, Incoming};
+use joins::{Join, Joins};
 pub use output::{Output, Sending, Stalled};
 pub use sessions::{Assigned, Content, Next, Take, Why};
 use sessions::{Session, SessionState};
@@ -94,6 +97,15 @@ impl Wakes {
     }
 }
 
+/// What is known of a chunk that was verified.
+#[derive(Debug, Clone, Copy)]
+struct Verified {
+    /// Frames that its encoder left out.
+    skipped: u64,
+    /// Of the attempt.
+    number: u32,
+}
+
 /// What is known of a frame.
 struct Entry<M: Media> {
     times: FrameTimes,
@@ -118,8 +130,10 @@ pub struct Stream<M: Media> {
     stores: Stores<M::Packet>,
     early: EarlyStart,
     pace: Pace,
-    /// Chunks that were verified, and whose frames stay for now. Of each, how many frames its encoder left out.
-    verified: BTreeMap<ChunkId, u64>,
+    /// Chunks that were verified, and whose frames stay for now.
+    verified: BTreeMap<ChunkId, Verified>,
+    /// Where there is a decoder's buffer to be kept.
+    joins: Option<Joins>,
     /// Failed attempts at chunks that aren't done.
     failures: BTreeMap<ChunkId, Vec<FailedAttempt<M::Failure>>>,
     /// Attempts that failed and are to be told of before the next one is offered.
@@ -150,6 +164,8 @@ pub struct Settings {
     pub forces_keys: bool,
     /// Distance of regular key frames in nanoseconds of running time.
     pub key_period: Option<u64>,
+    /// What the encoders are told of their decoder's buffer.
+    pub vbv: Option<Vbv>,
 }
 
 pub struct Engine<M: Media> {
@@ -421,24 +437,35 @@ impl<M: Media> Engine<M> {
 
     /// Finishes chunks that were verified, unless their frames may still be needed: their packets leave.
     fn finish_chunks(&mut self) {
-        let stream = &mut self.stream;
-        if stream.early != EarlyStart::Off {
+        if self.stream.early != EarlyStart::Off {
             return;
         }
         // In order: each may be what the next ones wait for.
-        for (chunk, skipped) in std::mem::take(&mut stream.verified) {
+        for (chunk, verified) in std::mem::take(&mut self.stream.verified) {
+            let stream = &mut self.stream;
             if stream.chunker.is_on_trial(chunk) {
-                stream.verified.insert(chunk, skipped);
+                stream.verified.insert(chunk, verified);
                 continue;
             }
-            self.tally.frames_skipped += skipped;
+            match stream.join(chunk) {
+                Join::Joins { runs_dry } => self.tally.vbv_underflows += u64::from(runs_dry),
+                Join::Waits => {
+                    stream.verified.insert(chunk, verified);
+                    continue;
+                }
+                Join::Again => {
+                    self.encode_again(chunk, verified.number);
+                    continue;
+                }
+            }
+            self.tally.frames_skipped += verified.skipped;
             self.tally.chunks_finished += 1;
             stream.failures.remove(&chunk);
             let unneeded = stream.chunker.done(chunk);
             stream.let_go(&unneeded);
             stream.stores.finish(chunk);
         }
-        stream.forget_frames();
+        self.stream.forget_frames();
         self.wakes.output = true;
         self.wakes.room = true;
     }
@@ -460,6 +487,7 @@ impl<M: Media> Stream<M> {
             early: EarlyStart::default(),
             pace: Pace::default(),
             verified: BTreeMap::new(),
+            joins: settings.vbv.map(Joins::new),
             failures: BTreeMap::new(),
             retries: BTreeMap::new(),
             keys: KeyRequests::new(settings.key_period),

@@ -2,7 +2,7 @@
 
 //! What sessions do: they take chunks, feed them, deliver packets, and end their attempts.
 
-use super::{Engine, Media, Stream};
+use super::{Engine, Media, Stream, Verified};
 use crate::logic::chunker::{self, Neighbours};
 use crate::logic::ids::{AttemptId, Chunk, ChunkId, FrameNo, SessionId};
 use crate::logic::liveness::Liveness;
@@ -123,6 +123,8 @@ pub struct Assigned<M: Media> {
     /// Private time from which on a packet is one of the chunk's own frames, or of its trail.
     pub own_from: u64,
     pub neighbours: Neighbours,
+    /// Bits that are in the decoder's buffer, where the encoder is to be told of that.
+    pub buffered: Option<u64>,
 }
 
 /// Why an attempt can't go on.
@@ -219,7 +221,11 @@ impl<M: Media> Engine<M> {
             return false;
         };
         stream.roster.waiting.remove(&chunk);
-        stream.verified.insert(chunk, 0);
+        let verified = Verified {
+            skipped: 0,
+            number: 1,
+        };
+        stream.verified.insert(chunk, verified);
         self.finish_chunks();
         true
     }
@@ -229,7 +235,13 @@ impl<M: Media> Engine<M> {
         // Looked up before it is taken: what can't be begun stays for others.
         let chunk = stream.roster.offered_to(session)?;
         let live = stream.chunker.live(chunk)?;
-        let (first, start, neighbours) = (live.lead_start, live.start, live.neighbours);
+        let (start, neighbours) = (live.start, live.neighbours);
+        let joins = stream.joins.as_ref();
+        let beginning = joins.and_then(|joins| joins.beginning(chunk));
+        let first = match &beginning {
+            Some(beginning) if beginning.is_exact => start,
+            _ => live.lead_start,
+        };
         let opens = stream.frames.get(start)?.held.clone()?;
         let own_from = if first == start {
             0
@@ -256,6 +268,7 @@ impl<M: Media> Engine<M> {
             opens,
             own_from,
             neighbours,
+            buffered: beginning.map(|it| it.buffered),
         })
     }
 
