@@ -4,12 +4,17 @@
 
 use crate::Form;
 use crate::process::run;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
 /// Beside the project's root: thirty seconds of a film, 24 frames each second.
 const FILM: &str = "../shared/media/big-buck-bunny-480p-30s.mp4";
+
+/// A camera that stands still over a road: no cuts.
+const STILL: &str = "../shared/media/car-detection.mp4";
 
 /// What is made where there is no film: it turns, it counts, it flickers, it has noise.
 const MADE: &str = "rotate=angle=t/3,noise=alls=3:allf=t";
@@ -118,6 +123,73 @@ impl Clip {
                 .unwrap_or_else(|| panic!("{command:?}: {said}"))
         };
         (next().parse().unwrap(), next().parse().unwrap())
+    }
+
+    /// Three minutes with a cut every few seconds, put together of pieces of the film: each is a part of the picture, as it is or turned.
+    pub fn cut(&self) -> Raw {
+        const SIZE: (u64, u64) = (640, 360);
+        const FRAMES: u64 = 180 * RATE;
+        let path = self.folder().join("cut.i420");
+        let mut file = File::create(&path).unwrap();
+        let (last, seconds) = (FRAMES, self.length().1);
+        let mut state = 7_u64;
+        let mut any = |from: f64, to: f64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            from + (to - from) * (state >> 40) as f64 / (1_u64 << 24) as f64
+        };
+        let mut frames = 0;
+        while frames < last {
+            let piece = (any(1.5, 12.0) * RATE as f64) as u64;
+            let piece = piece.min(last - frames);
+            let start = any(0.0, (seconds - piece as f64 / RATE as f64).max(0.0));
+            let part = any(0.55, 1.0);
+            let (x, y) = (any(0.0, 1.0), any(0.0, 1.0));
+            let flip = if any(0.0, 1.0) < 0.5 { ",hflip" } else { "" };
+            let mut command = ffmpeg();
+            command
+                .args(["-ss", &start.to_string(), "-i"])
+                .arg(&self.film);
+            let (width, height) = SIZE;
+            command.args(["-an", "-vf"]).arg(format!(
+                "fps={RATE},crop=iw*{part}:ih*{part}:(iw-ow)*{x}:(ih-oh)*{y},scale={width}:{height}{flip}"
+            ));
+            let piece = piece.to_string();
+            command.args([
+                "-pix_fmt",
+                "yuv420p",
+                "-frames:v",
+                &piece,
+                "-f",
+                "rawvideo",
+                "-",
+            ]);
+            let made = command.output().unwrap();
+            assert!(made.status.success(), "{command:?}");
+            let made_frames = made.stdout.len() as u64 / Format::I420.frame_bytes(SIZE);
+            assert!(made_frames > 0, "{command:?}");
+            file.write_all(&made.stdout).unwrap();
+            frames += made_frames;
+        }
+        Raw {
+            path,
+            format: Format::I420,
+            size: SIZE,
+            frames,
+        }
+    }
+
+    /// The film of a camera that stands still, where it is there.
+    pub fn still() -> Option<Self> {
+        let film = Path::new(env!("CARGO_MANIFEST_DIR")).join(STILL);
+        film.exists().then(|| Self {
+            film,
+            name: "a camera that stands still".to_string(),
+            folder: tempfile::tempdir().unwrap(),
+            size: (768, 432),
+            frames: 377,
+        })
     }
 
     /// So many of its frames, from its beginning and again, in a file without anything else.

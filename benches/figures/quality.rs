@@ -62,21 +62,26 @@ pub fn about() -> String {
 /// Names the frames of both that stand at the same place.
 const PAIRED: &str = "[0:v]format=yuv420p,settb=1/24,setpts=N[video];[1:v]format=yuv420p,settb=1/24,setpts=N[source];";
 
-/// PSNR of each frame's luma, in dB; see [`quality`].
-pub fn of_frames(video: &Path, input: &[String], source: &Path) -> Vec<f64> {
-    let filter = format!("{PAIRED}[video][source]psnr=stats_file=-");
+/// Of each frame's luma: PSNR in dB, and SSIM; see [`quality`].
+pub fn of_frames(video: &Path, input: &[String], source: &Path) -> (Vec<f64>, Vec<f64>) {
+    let filter = format!(
+        "{PAIRED}[video]split[a][b];[source]split[c][d];[a][c]psnr=stats_file=-,nullsink;[b][d]ssim=stats_file=-"
+    );
     let mut command = Command::new(&JUDGE.ffmpeg);
     command.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-i"]);
     command.arg(video).args(input).arg("-i").arg(source);
     command.args(["-lavfi", &filter, "-f", "null", "-"]);
     let said = output(&mut command).unwrap_or_else(|| panic!("{command:?}"));
-    let frames = said.lines().filter_map(|line| {
-        let (_, rest) = line.split_once("psnr_y:")?;
-        let number = rest.split_whitespace().next()?;
-        // Without loss.
-        number.parse::<f64>().ok().map(|psnr| psnr.min(99.0))
-    });
-    frames.collect()
+    let of = |mark: &str| {
+        let frames = said.lines().filter_map(|line| {
+            let (_, rest) = line.split_once(mark)?;
+            let number = rest.split_whitespace().next()?;
+            // Without loss it is infinite.
+            number.parse::<f64>().ok().map(|number| number.min(99.0))
+        });
+        frames.collect()
+    };
+    (of("psnr_y:"), of(" Y:"))
 }
 
 /// Compares it with what it was made of: what ffmpeg needs to read that, and its path. It has to have as many frames.

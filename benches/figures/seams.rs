@@ -19,57 +19,81 @@ struct Case {
     parser: &'static str,
     /// Four, from good to bad.
     qualities: [u32; 4],
+    /// Of its decoder's buffer, where it has one: milliseconds of the bitrate that its quality is.
+    buffer: Option<u32>,
 }
 
 /// (A VBV would hold the peaks of `pass=qual` to x264enc's default bitrate.)
-const CASES: [Case; 8] = [
+const CASES: [Case; 10] = [
     Case {
         encoder: "x264enc speed-preset=fast pass=qual vbv-buf-capacity=0 quantizer=@",
         one: " threads=1",
         parser: "h264parse ! ",
         qualities: [20, 24, 28, 32],
+        buffer: None,
     },
     Case {
         encoder: "x265enc speed-preset=superfast option-string=log-level=none:pools=1:frame-threads=1:crf=@",
         one: "",
         parser: "h265parse ! ",
         qualities: [22, 26, 30, 34],
+        buffer: None,
     },
     Case {
         encoder: "vp8enc cpu-used=3 end-usage=cq target-bitrate=4000000 cq-level=@",
         one: " threads=1",
         parser: "",
         qualities: [16, 24, 32, 40],
+        buffer: None,
     },
     Case {
         encoder: "vp9enc deadline=1 cpu-used=5 end-usage=cq target-bitrate=4000000 cq-level=@",
         one: " threads=1",
         parser: "",
         qualities: [24, 32, 40, 48],
+        buffer: None,
     },
     Case {
         encoder: "av1enc usage-profile=realtime cpu-used=10 end-usage=q min-quantizer=@ max-quantizer=@",
         one: " threads=1",
         parser: "av1parse ! ",
         qualities: [24, 32, 40, 48],
+        buffer: None,
     },
     Case {
         encoder: "openh264enc complexity=high rate-control=off qp-min=@ qp-max=@",
         one: " multi-thread=1",
         parser: "h264parse ! ",
         qualities: [24, 28, 32, 36],
+        buffer: None,
     },
     Case {
         encoder: "x264enc speed-preset=fast vbv-buf-capacity=0 bitrate=@",
         one: " threads=1",
         parser: "h264parse ! ",
         qualities: [1_000, 600, 300, 150],
+        buffer: None,
     },
     Case {
         encoder: "x265enc speed-preset=superfast option-string=log-level=none:pools=1:frame-threads=1 bitrate=@",
         one: "",
         parser: "h265parse ! ",
         qualities: [800, 400, 200, 100],
+        buffer: None,
+    },
+    Case {
+        encoder: "x264enc speed-preset=fast vbv-buf-capacity=2000 bitrate=@",
+        one: " threads=1",
+        parser: "h264parse ! ",
+        qualities: [1_000, 600, 300, 150],
+        buffer: Some(2_000),
+    },
+    Case {
+        encoder: "x265enc speed-preset=superfast option-string=log-level=none:pools=1:frame-threads=1:vbv-bufsize=@:vbv-maxrate=@ bitrate=@",
+        one: "",
+        parser: "h265parse ! ",
+        qualities: [800, 400, 200, 100],
+        buffer: Some(1_000),
     },
 ];
 
@@ -81,10 +105,14 @@ const AROUND: usize = 8;
 
 /// One encoded video.
 struct Encoded {
-    /// Of each frame, as it is shown: bytes, whether it is a key frame, and PSNR of the luma in dB.
+    /// Of each frame, as it is shown: bytes, whether it is a key frame, PSNR of the luma in dB, and SSIM.
     bytes: Vec<u64>,
     keys: Vec<usize>,
     psnr: Vec<f64>,
+    ssim: Vec<f64>,
+    /// What is in the decoder's buffer at its emptiest, as a part of its size, and how often it isn't enough.
+    buffer: Option<(f64, usize)>,
+    vmaf: Option<f64>,
     /// Frames with which chunks begin.
     starts: Vec<usize>,
 }
@@ -97,6 +125,10 @@ impl Encoded {
     /// Mean over all frames, in dB.
     fn quality(&self) -> f64 {
         self.psnr.iter().sum::<f64>() / self.psnr.len() as f64
+    }
+
+    fn worst(&self) -> f64 {
+        self.psnr.iter().copied().fold(f64::INFINITY, f64::min)
     }
 
     /// Frames with which chunks begin, but for the first.
@@ -119,11 +151,42 @@ pub fn measure(form: Form) -> Vec<Table> {
         Form::Full => (CASES.as_slice(), [2, 4, 8].as_slice()),
         Form::Short => (&CASES[..1], [2].as_slice()),
     };
-    let frames = match form {
-        Form::Full => clip.length().0,
-        Form::Short => 48,
+    let wanted = std::env::var("VT_FILMS").ok();
+    let is_wanted = |film: &str| {
+        wanted
+            .as_ref()
+            .is_none_or(|it| it.split(',').any(|it| it == film))
     };
-    let raw = clip.raw(Format::I420, Some(frames));
+    let mut tables = Vec::new();
+    let once = |clip: &Clip| clip.raw(Format::I420, Some(clip.length().0));
+    let mut measure = |name: &str, raw: &Raw| {
+        tables.push(table(form, name, &clip, raw, cases, sessions));
+    };
+    if form == Form::Short {
+        measure(&clip.name, &clip.raw(Format::I420, Some(48)));
+        return tables;
+    }
+    if is_wanted("clip") {
+        measure(&clip.name, &once(&clip));
+    }
+    if is_wanted("cut") {
+        measure("three minutes of pieces of it", &clip.cut());
+    }
+    if let Some(still) = Clip::still().filter(|_| is_wanted("still")) {
+        measure(&still.name, &once(&still));
+    }
+    tables
+}
+
+fn table(
+    form: Form,
+    name: &str,
+    clip: &Clip,
+    raw: &Raw,
+    cases: &[Case],
+    sessions: &[u32],
+) -> Table {
+    let frames = raw.frames;
     let mut rows = Vec::new();
     for (at, case) in cases.iter().enumerate() {
         let wanted = std::env::var("VT_ENCODERS").ok();
@@ -134,7 +197,7 @@ pub fn measure(form: Form) -> Vec<Table> {
         let of = |element: &dyn Fn(&str) -> String| {
             let encoded = case.qualities.iter().map(|quality| {
                 let encoder = case.encoder.replace('@', &quality.to_string());
-                encode(form, &clip, &raw, case, &element(&encoder))
+                encode(form, clip, raw, case, *quality, &element(&encoder))
             });
             encoded.collect::<Vec<_>>()
         };
@@ -153,14 +216,16 @@ pub fn measure(form: Form) -> Vec<Table> {
             rows.push(row);
         }
     }
-    vec![Table {
+    Table {
         title: "What seams cost",
         about: format!(
             "{} as raw video in a file, {frames} frames. Against the same encoder with one thread, which makes its key frames where it \
              wants: BD-rate of the luma's PSNR over four qualities, then size and PSNR at the second of them. *Seams at its key frames* are those where \
              the encoder alone has one, too. *Jump* is the change of the mean PSNR from the {AROUND} frames before a seam to the {AROUND} after it; the figure \
-             is the most by which it is larger than that of the encoder alone at the same frames.",
-            clip.name,
+             is the most by which it is larger than that of the encoder alone at the same frames. *Buffer*: what is in the decoder's (VBV) at its emptiest, over all \
+             qualities, and how often it isn't enough. {}",
+            name,
+            quality::about(),
         ),
         columns: vec![
             "encoder",
@@ -170,10 +235,15 @@ pub fn measure(form: Form) -> Vec<Table> {
             "BD-rate",
             "size",
             "PSNR",
+            "SSIM",
+            "VMAF",
+            "worst frame",
             "jump",
+            "buffer alone",
+            "buffer in chunks",
         ],
         rows,
-    }]
+    }
 }
 
 fn row(case: &Case, sessions: u32, plain: &[Encoded], ours: &[Encoded]) -> Vec<String> {
@@ -200,11 +270,34 @@ fn row(case: &Case, sessions: u32, plain: &[Encoded], ours: &[Encoded]) -> Vec<S
         rate.map_or("–".into(), |rate| format!("{rate:+.2} %")),
         format!("{:+.2} %", (chunks.size() / alone.size() - 1.0) * 100.0),
         format!("{:+.3} dB", chunks.quality() - alone.quality()),
+        format!("{:+.4}", mean(&chunks.ssim) - mean(&alone.ssim)),
+        alone
+            .vmaf
+            .zip(chunks.vmaf)
+            .map_or("–".into(), |(alone, chunks)| {
+                format!("{:+.2}", chunks - alone)
+            }),
+        format!("{:+.2} dB", chunks.worst() - alone.worst()),
         jump.map_or("–".into(), |jump| format!("{jump:+.2} dB")),
+        buffer(plain),
+        buffer(ours),
     ]
 }
 
-fn encode(form: Form, clip: &Clip, raw: &Raw, case: &Case, element: &str) -> Encoded {
+fn mean(of: &[f64]) -> f64 {
+    of.iter().sum::<f64>() / of.len().max(1) as f64
+}
+
+/// The emptiest of all, and how often it isn't enough.
+fn buffer(of: &[Encoded]) -> String {
+    let of = of.iter().filter_map(|it| it.buffer);
+    let all = of.reduce(|(least, times), (other, more)| (least.min(other), times + more));
+    all.map_or("–".into(), |(least, times)| {
+        format!("{least:.2}, {times}")
+    })
+}
+
+fn encode(form: Form, clip: &Clip, raw: &Raw, case: &Case, quality: u32, element: &str) -> Encoded {
     let result = clip.folder().join("seams.mkv");
     let log = clip.folder().join("seams.log");
     let pipeline = format!(
@@ -219,20 +312,41 @@ fn encode(form: Form, clip: &Clip, raw: &Raw, case: &Case, element: &str) -> Enc
         .env("GST_DEBUG_NO_COLOR", "1")
         .env("GST_DEBUG_FILE", &log);
     process::run(&mut command);
-    let (bytes, keys) = packets(&result);
-    let psnr = quality::of_frames(&result, &raw.input(), &raw.path);
+    let (coded, bytes, keys) = packets(&result);
+    let (psnr, ssim) = quality::of_frames(&result, &raw.input(), &raw.path);
+    // (It takes longer than most encoders.)
+    let vmaf = (form == Form::Full && quality == case.qualities[1])
+        .then(|| quality::quality(&result, &raw.input(), &raw.path, raw.frames).vmaf);
     assert_eq!(bytes.len() as u64, raw.frames, "{pipeline}");
     assert_eq!(psnr.len() as u64, raw.frames, "{pipeline}");
     Encoded {
         bytes,
         keys,
         psnr,
+        ssim,
+        buffer: case.buffer.map(|time| bucket(&coded, quality, time)),
+        vmaf: vmaf.flatten(),
         starts: starts(&log),
     }
 }
 
-/// Bytes of each frame as it is shown, and which are key frames.
-fn packets(video: &Path) -> (Vec<u64>, Vec<usize>) {
+/// The decoder's buffer at its emptiest, as a part of its size, and how often it isn't enough: it takes in so many kbit/s and holds so many
+/// milliseconds of that, and x264 and x265 begin with nine tenths.
+fn bucket(coded: &[u64], kbits: u32, time: u32) -> (f64, usize) {
+    let rate = f64::from(kbits) * 1e3;
+    let size = rate * f64::from(time) / 1e3;
+    let (mut level, mut least, mut times) = (0.9 * size, size, 0);
+    for bytes in coded {
+        level -= *bytes as f64 * 8.0;
+        least = least.min(level);
+        times += usize::from(level < 0.0);
+        level = (level.max(0.0) + rate / RATE as f64).min(size);
+    }
+    (least / size, times)
+}
+
+/// Bytes of each frame as it is decoded, and as it is shown, and which are key frames.
+fn packets(video: &Path) -> (Vec<u64>, Vec<u64>, Vec<usize>) {
     let mut command = Command::new("ffprobe");
     command.args("-v error -select_streams v:0 -show_entries packet=pts,size,flags".split(' '));
     command.args(["-of", "csv=p=0"]).arg(video);
@@ -249,13 +363,15 @@ fn packets(video: &Path) -> (Vec<u64>, Vec<usize>) {
         (pts, size, next().contains('K'))
     });
     let mut packets: Vec<_> = packets.collect();
+    let coded = packets.iter().map(|(_, size, _)| *size).collect();
     packets.sort_by_key(|(pts, _, _)| *pts);
     let keys = packets
         .iter()
         .enumerate()
         .filter(|(_, (_, _, is_key))| *is_key);
     let keys = keys.map(|(at, _)| at).collect();
-    (packets.into_iter().map(|(_, size, _)| size).collect(), keys)
+    let shown = packets.into_iter().map(|(_, size, _)| size).collect();
+    (coded, shown, keys)
 }
 
 /// With which frames chunks begin, as the log says it; none for a plain encoder.

@@ -48,7 +48,7 @@ const LONGEST_SEGMENT: u64 = 120;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overlap {
     Exactly(u64),
-    /// As many, but no more than a quarter of the chunk: beyond, it costs more than it gains.
+    /// As many, but no more than a third of the chunk: beyond, it costs more than it gains.
     UpTo(u64),
 }
 
@@ -63,7 +63,7 @@ impl Overlap {
     fn of(self, length: Length) -> u64 {
         match self {
             Self::Exactly(frames) => frames,
-            Self::UpTo(frames) => frames.min(length.longest() / 4),
+            Self::UpTo(frames) => frames.min(length.longest() / 3),
         }
     }
 }
@@ -154,7 +154,12 @@ impl Request {
 
     /// The longest chunk that gains anything.
     fn longest(&self, min_frames: u64) -> u64 {
-        let longest = min_frames.max(self.beginning.longest());
+        // So long that the lead is a quarter of it.
+        let with_lead = match self.before {
+            Overlap::Exactly(_) => 0,
+            Overlap::UpTo(frames) => frames.saturating_mul(4),
+        };
+        let longest = min_frames.max(self.beginning.longest()).max(with_lead);
         let unit = self.unit(min_frames);
         whole(longest, unit).max(unit)
     }
@@ -742,13 +747,13 @@ pub(super) mod tests {
         let shrunk = plan(set, set, 100_000).unwrap();
         assert_eq!(of(shrunk), (Length::Fixed(26), 20, 20, 12));
         let shrunk = plan(automatic, automatic, 100_000).unwrap();
-        assert_eq!(of(shrunk), (Length::Fixed(26), 6, 6, 12));
+        assert_eq!(of(shrunk), (Length::Fixed(26), 8, 8, 12));
         assert_eq!(plan(set, set, 41_000).unwrap().length, Length::Fixed(1));
         assert_eq!(plan(set, set, 40_999).unwrap_err().needed_frames, 41);
     }
 
     #[test]
-    fn an_automatic_overlap_is_at_most_a_quarter_of_the_chunk() {
+    fn an_automatic_overlap_is_at_most_a_third_of_the_chunk() {
         let overlaps = |chunk_frames| {
             let plan = Plan::make(&Request {
                 chunk_frames: Some(chunk_frames),
@@ -760,8 +765,8 @@ pub(super) mod tests {
             (plan.before, plan.after)
         };
         assert_eq!(overlaps(200), (24, 10));
-        assert_eq!(overlaps(60), (15, 10));
-        assert_eq!(overlaps(3), (0, 0));
+        assert_eq!(overlaps(60), (20, 10));
+        assert_eq!(overlaps(2), (0, 0));
     }
 
     /// Any number, those near both ends of the range above all.
@@ -820,7 +825,7 @@ pub(super) mod tests {
                     for (asked, planned) in [(before, plan.before), (after, plan.after)] {
                         match asked {
                             Overlap::Exactly(frames) => prop_assert_eq!(planned, frames),
-                            Overlap::UpTo(most) => prop_assert_eq!(planned, most.min(own / 4)),
+                            Overlap::UpTo(most) => prop_assert_eq!(planned, most.min(own / 3)),
                         }
                     }
                     for (index, done) in [(0, 0), (1, 17), (7, 1_000), (u64::MAX, u64::MAX)] {

@@ -50,6 +50,11 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Frames that encoders were fed, overlap and repeated chunks included.
+    pub fn frames_encoded(&self) -> u64 {
+        self.sessions.iter().map(|session| session.frames).sum()
+    }
+
     /// A session ended an attempt that took `busy` nanoseconds.
     pub fn attempt(&mut self, session: SessionId, frames: u64, busy: u64) {
         if let Some(tally) = self.sessions.get_mut(session.0) {

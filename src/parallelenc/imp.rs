@@ -69,15 +69,15 @@ pub struct ParallelEnc {
     #[property(name = "overlap-before", get, set, type = i32, member = overlap_before, minimum = AUTOMATIC_OVERLAP,
         maximum = MAX_OVERLAP, default = AUTOMATIC_OVERLAP, mutable_ready, nick = "Overlap before a chunk in frames",
         blurb = "The number of frames that an encoder is given before those of its chunk, whose packets are thrown away. It \
-                 lets the encoder's rate control settle. -1 means 24 frames where a bitrate drives the encoder and 10 where that is \
-                 the quality of x264enc or x265enc, at most a quarter of the chunk, if the encoder is known to honour \
+                 lets the encoder's rate control settle. -1 means 24 frames where a bitrate drives the encoder, 10 where that is \
+                 the quality of x264enc or x265enc and 152 where it is that of vp8enc, at most a third of the chunk, if the encoder is known to honour \
                  force-key-unit events with a closed GOP; otherwise, and with a constant quantizer, none. If the encoder turns out not to honour them, the overlap \
                  is dropped with a warning.")]
     #[property(name = "overlap-after", get, set, type = i32, member = overlap_after, minimum = AUTOMATIC_OVERLAP,
         maximum = MAX_OVERLAP, default = AUTOMATIC_OVERLAP, mutable_ready, nick = "Overlap after a chunk in frames",
         blurb = "The number of frames that an encoder is given after those of its chunk, whose packets are thrown away. It \
                  feeds the look-ahead of the last frames, and is encoded no further than it takes to have them. -1 means the look-ahead of the encoder, at most 24 frames and at most a \
-                 quarter of the chunk, under the same conditions as with overlap-before.")]
+                 third of the chunk, under the same conditions as with overlap-before.")]
     #[property(name = "source-frame-count", get, set, type = u64, member = source_frame_count, default = 0,
         mutable_ready, nick = "Number of frames of the source",
         blurb = "The number of frames that the source has, which is used to make all chunks equal. 0 means to ask upstream \
@@ -176,7 +176,7 @@ impl ObjectImpl for ParallelEnc {
                 .nick("Statistics")
                 .blurb(
                     "What was done since the start, in frames, chunks and bytes: parallel, chunk-frames (of the longest, as planned), chunks-planned, \
-                     chunks-finished, chunks-from-cache (of these, encoded by an earlier run), attempts-failed, vbv-retries (chunks that were encoded again, as they would have emptied the decoder's buffer), vbv-underflows (those that empty it all the same), frames-in, frames-out, frames-skipped (by the encoder), frames-copied (out \
+                     chunks-finished, chunks-from-cache (of these, encoded by an earlier run), attempts-failed, vbv-retries (chunks that were encoded again, as they would have emptied the decoder's buffer), vbv-underflows (those that empty it all the same), frames-in, frames-out, frames-skipped (by the encoder), frames-encoded (by all encoders, those of overlaps and repeated chunks, too), frames-copied (out \
                      of a pool that is too small), frames-unseen (which couldn't be read to look for cuts), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early (now, before chunks are finished, because input stands still), overlap-before, overlap-after (as planned), \
                      cut (where chunks end: scene or fixed), sessions-planned (which work at the same time), limited-by (what keeps chunks from being longer or sessions from \
                      being more: chunk-frames, source-length, longest-chunk (longer ones gain nothing) or max-raw-bytes), sessions-open, \

@@ -47,6 +47,7 @@ impl Shared {
             .field("frames-in", tally.frames_in)
             .field("frames-out", tally.frames_out)
             .field("frames-skipped", tally.frames_skipped)
+            .field("frames-encoded", tally.frames_encoded())
             .field("frames-copied", tally.frames_copied)
             .field("frames-unseen", tally.frames_unseen)
             .field("bytes-held", bytes_held)

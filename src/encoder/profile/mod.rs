@@ -247,8 +247,12 @@ impl Profile {
 
     /// What the beginning of a chunk costs.
     pub(crate) fn beginning(&self, encoder: &gst::Element) -> Beginning {
-        // Where a row says how the encoder is driven by a quality, it says as well how it isn't.
-        let is_driven = !self.constant_quality.is_empty() && self.drive(encoder) == Drive::Bitrate;
+        let is_driven = match self.drive(encoder) {
+            // Where a row says how the encoder is driven by a quality, it says as well how it isn't.
+            Drive::Bitrate => !self.constant_quality.is_empty(),
+            Drive::Quality => self.quality_lead > AUTOMATIC_OVERLAP,
+            Drive::Quantizer => false,
+        };
         match self.forced_key {
             ForcedKey::Always => Beginning::Nothing,
             // What a decoder's buffer holds is far less than a chunk.

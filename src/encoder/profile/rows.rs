@@ -67,6 +67,10 @@ const AV1ENC: Profile = Profile {
 /// nothing.
 const QUALITY_LEAD: u64 = 10;
 
+/// In one pass, libvpx's VP8 looks at its quality level only after 150 frames that refer to others (`ni_frames` in its source), and takes
+/// its quantizer from the bitrate before. Measured at cq-level 32 and 4 Mbit/s: without a lead chunks have 75 % more bits.
+const VP8_QUALITY_LEAD: u64 = 152;
+
 /// libvpx's.
 const VPX: Profile = Profile {
     // With row-mt vp9enc's bits depend on whether there is more than one.
@@ -139,6 +143,7 @@ pub(super) const ROWS: &[Profile] = &[
         factories: "vp8enc",
         // (Not in real time, and not where it was told to make none by itself.)
         cuts_unless: Some(&[("deadline", "1"), ("keyframe-mode", "disabled")]),
+        quality_lead: VP8_QUALITY_LEAD,
         ..VPX
     },
     Profile {
