@@ -148,7 +148,7 @@ impl Encoded {
 pub fn measure(form: Form) -> Vec<Table> {
     let clip = Clip::new(form);
     let (cases, sessions) = match form {
-        Form::Full => (CASES.as_slice(), [2, 4, 8].as_slice()),
+        Form::Full => (CASES.as_slice(), [2, 8].as_slice()),
         Form::Short => (&CASES[..1], [2].as_slice()),
     };
     let wanted = std::env::var("VT_FILMS").ok();

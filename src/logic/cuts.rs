@@ -18,8 +18,11 @@ use std::collections::VecDeque;
 const CUT: f64 = 0.7;
 /// by so much more than of each of the last frames,
 const RISE: f64 = 0.4;
-/// and it costs so many times as much as each of them.
+/// and it costs so many times as much as each of them,
 const JUMP: u32 = 2;
+/// or else all of it is new, and by so much more: a scene may be flatter than the one before it.
+const ALL: f64 = 0.95;
+const LEAP: f64 = 0.6;
 /// (Several of them: where frames are repeated to fill a rate, each other one has nothing new.)
 const LAST: u64 = 4;
 /// It is a flash, and no cut, if the frame after it has so little of this frame's newness compared with the frame before it.
@@ -99,9 +102,12 @@ impl Film {
             return false;
         };
         let newness = change.newness();
-        let last = (frame.saturating_sub(LAST)..frame).filter_map(|it| self.change(it));
-        let stands_out = last.into_iter().all(|last| {
-            newness - last.newness() >= RISE && change.inter >= JUMP.saturating_mul(last.inter)
+        let is_all_new = newness >= ALL;
+        let mut last = (frame.saturating_sub(LAST)..frame).filter_map(|it| self.change(it));
+        let stands_out = last.all(|last| {
+            let rise = newness - last.newness();
+            let jumps = change.inter >= JUMP.saturating_mul(last.inter);
+            rise >= RISE && jumps || rise >= LEAP && is_all_new
         });
         let next = self.change(frame.saturating_add(1));
         let is_flash = next.is_some_and(|next| next.newness_past_one() < newness * FLASH);
@@ -109,11 +115,22 @@ impl Film {
     }
 }
 
+/// Why a seam may be somewhere, the best reason last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reason {
+    /// There is a cut, which comes too soon after another one for a key frame.
+    SoonCut,
+    /// The encoder has a key frame at the latest here, if no cut was missed before.
+    Distance,
+    /// It has one here.
+    Key,
+}
+
 /// Where a seam may be.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     frame: u64,
-    is_cut: bool,
+    reason: Reason,
 }
 
 /// Looks for the end of one chunk.
@@ -169,9 +186,12 @@ impl Search {
         let Window { least, goal, most } = self.window;
         let length = frame - self.start;
         let is_far = |best: &Place| {
-            // What might be nearer, but for what waiting costs.
-            let off = goal.abs_diff(best.frame - self.start).min(goal / 4);
-            length > goal.saturating_add(off)
+            // What might be nearer or better, but for what waiting costs.
+            let off = match best.reason {
+                Reason::Key => goal.abs_diff(best.frame - self.start),
+                _ => goal,
+            };
+            length > goal.saturating_add(off.min(goal / 4))
         };
         if let Some(best) = self.best.filter(is_far) {
             self.seam = Some(best.frame);
@@ -180,22 +200,28 @@ impl Search {
         let since = frame - self.last_key;
         let is_cut = film.is_cut(frame);
         let is_soon = since < self.least_distance;
-        let is_key = film.is_asked(frame) || self.distance == Some(since) || is_cut && !is_soon;
-        if is_key {
+        let reason = if film.is_asked(frame) || is_cut && !is_soon {
+            Some(Reason::Key)
+        } else if self.distance == Some(since) {
+            Some(Reason::Distance)
+        } else {
+            is_cut.then_some(Reason::SoonCut)
+        };
+        if reason > Some(Reason::SoonCut) {
             self.last_key = frame;
         }
         if length < least {
             return;
         }
-        if is_key || is_cut {
+        if let Some(reason) = reason {
             self.first.get_or_insert(frame);
             let off = |frame: u64| goal.abs_diff(frame - self.start);
-            let is_better = self.best.is_none_or(|best| match best.is_cut == is_cut {
+            let is_better = self.best.is_none_or(|best| match best.reason == reason {
                 true => off(frame) < off(best.frame),
-                false => is_cut,
+                false => reason > best.reason,
             });
             if is_better {
-                self.best = Some(Place { frame, is_cut });
+                self.best = Some(Place { frame, reason });
             }
         }
         let newness = film.newness(frame);
@@ -292,6 +318,9 @@ pub(super) mod tests {
         assert_eq!(of(&[]), Some(240));
         assert_eq!(of(&[10]), Some(240), "too soon for a key frame");
         assert_eq!(of(&[24]), Some(264));
+        assert_eq!(of(&[300]), Some(300), "certain, and not much later");
+        assert_eq!(of(&[320]), Some(240), "much later");
+        assert_eq!(of(&[200, 220]), Some(200), "the other comes too soon");
     }
 
     #[test]
@@ -322,7 +351,7 @@ pub(super) mod tests {
         let mut film = film(600, &[]);
         film.looked[130].is_asked = true;
         assert_eq!(seam(&film, WINDOW, Some(240)), Some(130));
-        assert_eq!(seam(&film, WINDOW, Some(100)), Some(230), "nearer");
+        assert_eq!(seam(&film, WINDOW, Some(100)), Some(130), "certain");
     }
 
     #[test]

@@ -95,6 +95,7 @@ impl Shared {
             }
             None => None,
         };
+        gst::trace!(CAT, obj = self.sink, "What is new: {change:?}");
         let bytes = buffer.size() as u64;
         let mut buffer = stampable(buffer);
         buffer.make_mut().set_duration(duration);
