@@ -52,7 +52,7 @@
 //! |---|---|---|
 //! | the input's chain function | room in the budget | a chunk done, another plan, a session less, flush, stop, failure, downstream's refusal |
 //! | who asks DRAIN | no frame held | a chunk done, flush, stop, failure, downstream's refusal |
-//! | session task | a chunk | a chunk opened, failed or sent, flush, stop, failure; being abandoned |
+//! | session task | a chunk | a chunk opened, failed, is to be encoded again or was sent, flush, stop, failure; being abandoned |
 //! | session task | the chunk's next frame, or all of them | a frame, a chunk closed, EOS, another plan, the encoder's error, flush, stop, failure; being abandoned |
 //! | session task | the encoder's EOS | that EOS, the last own frame's packet, the encoder's error, another plan, flush, stop, failure; being abandoned |
 //! | session task, and threads that open and close the first encoder | its turn to open or close an encoder | whoever has it, when that encoder is open or closed, or its session is abandoned; `stall-timeout`, after which it has the turn; to open one, a stop |

@@ -140,3 +140,50 @@ fn an_account_that_cannot_begin_anew_is_one_encoders() {
         assert_eq!(output.packets.len(), 30, "{encoder}");
     }
 }
+
+/// What is set in mid-stream holds from the next chunk on, and nobody reckons with the buffer that was.
+#[test]
+fn another_bitrate_in_mid_stream_is_no_underflow() {
+    common::init();
+    if gst::ElementFactory::find("x264enc").is_none() {
+        return;
+    }
+    let pictures = synthetic(300);
+    let bytes = |raised: bool| {
+        let pipeline = pipeline(
+            &pictures,
+            "vtparallelenc name=enc sessions=2 chunk-frames=37 encoder=\"x264enc speed-preset=ultrafast bitrate=200\"",
+            "fakesink name=sink sync=false",
+        );
+        let warnings = pipeline.warnings();
+        let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
+        let enc: gst::Bin = pipeline.element("enc").downcast().unwrap();
+        let sink = pipeline.element("sink").static_pad("sink").unwrap();
+        let proxy = enc.clone().dynamic_cast::<gst::ChildProxy>().unwrap();
+        sink.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            if raised {
+                proxy.set_child_property("encoder::bitrate", 4_000u32);
+            }
+            gst::PadProbeReturn::Remove
+        });
+        match pipeline.run() {
+            End::Eos => (),
+            end => panic!("{end:?}"),
+        }
+        let stats = enc.property::<gst::Structure>("stats");
+        pipeline.set_state(gst::State::Null).unwrap();
+        let retries: u64 = stats.get("vbv-retries").unwrap();
+        assert!(!raised || retries < 3, "{stats}");
+        let said = warnings.lock().unwrap();
+        assert!(!raised || said.is_empty(), "{said:?}");
+        let output = output.lock().unwrap();
+        assert_eq!(output.packets.len(), 300);
+        output
+            .packets
+            .iter()
+            .map(|it| it.bytes.len())
+            .sum::<usize>()
+    };
+    let (low, high) = (bytes(false), bytes(true));
+    assert!(high > 2 * low, "{high}, {low}");
+}

@@ -7,6 +7,7 @@
 use super::description::Recipe;
 use super::profile::Profile;
 use super::properties::set_from_text;
+use crate::logic::bucket::Vbv;
 use crate::logic::chunker::Neighbours;
 use gst::prelude::*;
 
@@ -51,8 +52,10 @@ fn number(encoder: &gst::Element, property: &str) -> Option<u64> {
 pub(crate) struct Hints {
     pub(crate) neighbours: Neighbours,
     pub(crate) rate: Option<gst::Fraction>,
-    /// Bits that are in its decoder's buffer when it begins, where that isn't as it is set.
-    pub(crate) buffered: Option<u64>,
+    /// Its decoder's buffer, with what is in it when it begins.
+    pub(crate) vbv: Option<Vbv>,
+    /// That isn't as it is set.
+    pub(crate) tells_vbv: bool,
 }
 
 /// The encoder wants to know.
@@ -63,10 +66,23 @@ pub(super) fn are_wanted(encoder: &gst::Element) -> bool {
 }
 
 impl Hints {
+    /// The encoder, with all that was set since, has the decoder's buffer that it was told of.
+    pub(crate) fn have_its_vbv(&self, encoder: &gst::Element) -> bool {
+        let has = Profile::of(encoder).vbv(encoder);
+        match (self.vbv, has) {
+            (Some(told), Some(has)) => {
+                let is_told = told.initial.abs_diff(has.initial) <= told.size / 1_000;
+                (told.rate, told.size) == (has.rate, has.size) && is_told
+            }
+            (told, _) => told.is_none(),
+        }
+    }
+
     /// Sets all that the user hasn't, and what is in the decoder's buffer.
     pub(crate) fn apply(&self, encoder: &gst::Element, recipe: &Recipe) {
-        if let Some(buffered) = self.buffered {
-            Profile::of(encoder).begin_with(encoder, buffered);
+        if let Some(vbv) = self.vbv.filter(|_| self.tells_vbv) {
+            let part = vbv.initial as f64 / vbv.size as f64;
+            Profile::of(encoder).begin_with(encoder, part);
         }
         if !recipe.takes_hints() {
             return;

@@ -58,10 +58,14 @@ impl Bucket {
         }
     }
 
-    /// A picture is taken out, and then so many nanoseconds pass.
-    pub fn picture(&mut self, bits: u64, duration: u64) {
+    /// A picture is taken out.
+    pub fn take(&mut self, bits: u64) {
         self.level -= i128::from(bits) * NANOS;
         self.missing = self.missing.max(-self.level);
+    }
+
+    /// So many nanoseconds pass.
+    pub fn fill(&mut self, duration: u64) {
         let comes = i128::from(self.vbv.rate).saturating_mul(i128::from(duration));
         self.level = (self.level.saturating_add(comes)).min(i128::from(self.vbv.size) * NANOS);
     }
@@ -94,36 +98,41 @@ mod tests {
         steady: 300,
     };
 
+    fn picture(bucket: &mut Bucket, bits: u64, duration: u64) {
+        bucket.take(bits);
+        bucket.fill(duration);
+    }
+
     #[test]
     fn what_comes_in_beyond_its_size_is_lost() {
         let mut bucket = Bucket::new(VBV);
-        bucket.picture(0, 10 * FRAME);
-        bucket.picture(500, FRAME);
+        picture(&mut bucket, 0, 10 * FRAME);
+        picture(&mut bucket, 500, FRAME);
         assert_eq!(bucket.take_missing(), 0);
         // Of the 100 that came since.
-        bucket.picture(101, FRAME);
+        picture(&mut bucket, 101, FRAME);
         assert_eq!(bucket.take_missing(), 1);
     }
 
     #[test]
     fn after_an_underflow_the_decoder_has_waited() {
         let mut bucket = Bucket::new(VBV);
-        bucket.picture(1_000, FRAME);
+        picture(&mut bucket, 1_000, FRAME);
         assert_eq!(bucket.take_missing(), 550);
-        bucket.picture(0, FRAME);
-        bucket.picture(100, FRAME);
+        picture(&mut bucket, 0, FRAME);
+        picture(&mut bucket, 100, FRAME);
         assert_eq!(bucket.take_missing(), 0);
     }
 
     #[test]
     fn another_attempt_begins_with_what_there_is() {
         let mut bucket = Bucket::new(VBV);
-        bucket.picture(350, FRAME);
+        picture(&mut bucket, 350, FRAME);
         assert_eq!(bucket.safe_level(), 190);
         assert_eq!(VBV.corrected(190, 30), 150);
         // An encoder begins with something.
         assert_eq!(VBV.corrected(190, 300), 10);
-        bucket.picture(200, 0);
+        picture(&mut bucket, 200, 0);
         assert_eq!(bucket.safe_level(), 10);
     }
 
@@ -137,7 +146,7 @@ mod tests {
                 steady: extreme,
             };
             let mut bucket = Bucket::new(vbv);
-            bucket.picture(u64::MAX, u64::MAX);
+            picture(&mut bucket, u64::MAX, u64::MAX);
             let missing = bucket.take_missing();
             assert!(bucket.safe_level() <= extreme);
             assert!(vbv.corrected(extreme, missing) <= extreme);
@@ -153,7 +162,7 @@ mod tests {
             let missing = |initial: u64| {
                 let mut bucket = Bucket::new(Vbv { initial: initial.min(500), ..VBV });
                 for bits in &pictures {
-                    bucket.picture(*bits, FRAME);
+                    picture(&mut bucket, *bits, FRAME);
                 }
                 bucket.take_missing()
             };

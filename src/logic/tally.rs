@@ -34,7 +34,7 @@ pub struct Tally {
     pub chunks_from_cache: u64,
     /// Attempts that failed and were repeated.
     pub attempts_failed: u64,
-    /// Chunks that were encoded again, as they wanted more than there was in the decoder's buffer.
+    /// How often a chunk was encoded again, as it wanted more than there was in the decoder's buffer.
     pub vbv_retries: u64,
     /// Chunks that leave it empty all the same.
     pub vbv_underflows: u64,
@@ -50,7 +50,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Frames that encoders were fed, overlap and repeated chunks included.
+    /// Frames that encoders were fed for chunks that were delivered, their overlaps and those that were encoded again included.
     pub fn frames_encoded(&self) -> u64 {
         self.sessions.iter().map(|session| session.frames).sum()
     }

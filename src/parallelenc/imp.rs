@@ -100,8 +100,8 @@ pub struct ParallelEnc {
         nick = "Maximum of raw video in bytes",
         blurb = "The most bytes of raw video that are held at once. 0 means an equal share of a quarter of the machine's \
                  memory, or of the container's limit where one is set, with all elements of the process that are at READY or above and \
-                 have 0 as well. If it doesn't hold 250 frames for each session, chunks are shorter; where they would \
-                 have less than 24 frames and sessions is 0, fewer sessions work, but two in any case. stats says what limited the \
+                 have 0 as well. If it doesn't hold a chunk as long as chunk-frames says for each session, chunks are shorter; where they would \
+                 have less than 24 frames, or less than 240 if a rate control has to settle in them, and sessions is 0, fewer sessions work, but two in any case. stats says what limited the \
                  plan, in limited-by. If it doesn't hold one chunk, chunks become shorter than set, with a warning; an error if \
                  it doesn't hold two frames and the overlap that was set.")]
     #[property(name = "max-attempts", get, set, type = u32, member = max_attempts, minimum = 1,
@@ -176,7 +176,7 @@ impl ObjectImpl for ParallelEnc {
                 .nick("Statistics")
                 .blurb(
                     "What was done since the start, in frames, chunks and bytes: parallel, chunk-frames (of the longest, as planned), chunks-planned, \
-                     chunks-finished, chunks-from-cache (of these, encoded by an earlier run), attempts-failed, vbv-retries (chunks that were encoded again, as they would have emptied the decoder's buffer), vbv-underflows (those that empty it all the same), frames-in, frames-out, frames-skipped (by the encoder), frames-encoded (by all encoders, those of overlaps and repeated chunks, too), frames-copied (out \
+                     chunks-finished, chunks-from-cache (of these, encoded by an earlier run), attempts-failed, vbv-retries (how often a chunk was encoded again, as it would have emptied the decoder's buffer), vbv-underflows (those that empty it all the same), frames-in, frames-out, frames-skipped (by the encoder), frames-encoded (for chunks that were delivered, with their overlaps and those that were encoded again), frames-copied (out \
                      of a pool that is too small), frames-unseen (which couldn't be read to look for cuts), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early (now, before chunks are finished, because input stands still), overlap-before, overlap-after (as planned), \
                      cut (where chunks end: scene or fixed), sessions-planned (which work at the same time), limited-by (what keeps chunks from being longer or sessions from \
                      being more: chunk-frames, source-length, longest-chunk (longer ones gain nothing) or max-raw-bytes), sessions-open, \

@@ -43,6 +43,14 @@ impl Session {
         }
         let instance = self.primed(work, made);
         let instance = instance.map_err(|error| unopened(assignment, error))?;
+        if !work.hints.have_its_vbv(&instance.encoder) {
+            gst::info!(
+                CAT,
+                obj = self.slot,
+                "VBV set anew: no account from here on"
+            );
+            assignment.end_account();
+        }
         match self.feed(assignment, work, &instance) {
             Ok(()) => (),
             // Its encoder was told that it may end, whatever it says to that.
@@ -73,7 +81,7 @@ impl Session {
                 && instance.caps.as_ref() == Some(&context.caps)
                 && instance.downstream == context.downstream
                 && !work.recipe.takes_hints()
-                && work.hints.buffered.is_none()
+                && !work.hints.tells_vbv
         };
         let instance = match self.take_placed().filter(fits) {
             Some(instance) => instance,

@@ -151,6 +151,9 @@ pub(crate) trait Assignment {
     /// The encoder leaves out the frame with this private time.
     fn skip(&self, private: gst::ClockTime);
 
+    /// The encoder has another decoder's buffer than it was told of, as something was set since: nobody keeps account of it any more.
+    fn end_account(&self);
+
     /// Chunks can't be kept.
     fn cache_failed(&self, reason: &str);
 }

@@ -161,6 +161,10 @@ impl Assignment for Assigned {
         self.shared.skip(&self.branch.intake, private);
     }
 
+    fn end_account(&self) {
+        self.shared.lock().end_account();
+    }
+
     fn cache_failed(&self, reason: &str) {
         self.shared.cache_failed(reason);
     }
@@ -169,17 +173,13 @@ impl Assignment for Assigned {
 impl Shared {
     /// The attempt has made all of its chunk: its frames go, its packets may leave.
     pub(super) fn delivered(&self, attempt: AttemptId, busy: u64) -> Result<(), Why> {
-        let runs_dry = {
+        let delivered = {
             let mut engine = self.lock();
-            let before = engine.tally.vbv_underflows;
             let delivered = engine.delivered(attempt, busy);
             may_panic!("delivering a chunk, locked");
-            delivered?;
-            engine.tally.vbv_underflows > before
+            delivered
         };
-        if runs_dry {
-            self.warn_of_underflow();
-        }
+        delivered?;
         self.warn_of_closed_sessions();
         Ok(())
     }

@@ -288,11 +288,11 @@ impl Shared {
         }
     }
 
-    /// A chunk empties the decoder's buffer, whatever its encoder is told. Said once.
+    /// What is sent empties the decoder's buffer, whatever its encoder was told. Said once.
     pub(super) fn warn_of_underflow(&self) {
         if self.is_news(|said| &mut said.underflow) {
-            let text = "A decoder's buffer of the size that the encoder was told (VBV) runs dry in some chunk, although that was encoded \
-                        anew for what was in the buffer; where players depend on it, set allow-parallel=false or a larger buffer";
+            let text = "A decoder's buffer of the size that the encoder was told (VBV) runs dry at some moment, where players may \
+                        stall; set a larger buffer, or see whether allow-parallel=false helps";
             self.warn(gst::StreamError::Encode, text, None);
         }
     }

@@ -112,12 +112,8 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
         obj = session.slot,
         "Attempt {number} at chunk {chunk}, from frame {start} on with {lead} before it"
     );
-    if let Some(bits) = taken.buffered {
-        gst::debug!(
-            CAT,
-            obj = session.slot,
-            "Its decoder's buffer holds {bits} bits"
-        );
+    if let Some(vbv) = taken.vbv {
+        gst::debug!(CAT, obj = session.slot, "Its decoder's buffer: {vbv:?}");
     }
     let context = taken.opens.context.clone();
     let work = Work {
@@ -126,7 +122,8 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
         hints: Hints {
             neighbours: taken.neighbours,
             rate: frame_rate(&context.caps),
-            buffered: taken.buffered,
+            vbv: taken.vbv,
+            tells_vbv: taken.tells_vbv,
         },
         opens: taken.opens,
         recipe,

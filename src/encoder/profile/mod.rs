@@ -290,27 +290,27 @@ impl Profile {
             }
         };
         let initial = match option(VBV_INITIAL).unwrap_or(DEFAULT_VBV_INITIAL) {
-            kbits if kbits > 1.0 => kbits,
+            kbits if kbits > 1.0 => kbits.min(size),
             part => part * size,
         };
-        let is_set = rate > 0.0 && size > 0.0;
-        is_set.then(|| Vbv {
-            rate: bits(rate),
-            size: bits(size),
-            initial: bits(initial.min(size)),
-            steady: match self.drive(encoder) {
-                Drive::Bitrate => bits(size * STEADY_VBV),
-                _ => bits(initial.min(size)),
-            },
+        let steady = match self.drive(encoder) {
+            Drive::Bitrate => size * STEADY_VBV,
+            _ => initial,
+        };
+        let (rate, size) = (bits(rate), bits(size));
+        (rate > 0 && size > 0).then(|| Vbv {
+            rate,
+            size,
+            initial: bits(initial),
+            steady: bits(steady),
         })
     }
 
-    /// Tells the encoder how many bits are in its decoder's buffer when it begins.
-    pub(crate) fn begin_with(&self, encoder: &gst::Element, buffered: u64) {
-        let Some(vbv) = self.vbv(encoder) else {
+    /// Tells the encoder what is in its decoder's buffer when it begins, as a part of its size.
+    pub(crate) fn begin_with(&self, encoder: &gst::Element, part: f64) {
+        if self.vbv(encoder).is_none() {
             return;
-        };
-        let part = buffered as f64 / vbv.size as f64;
+        }
         let set: Option<String> = encoder.property(OPTIONS);
         let set = set.filter(|set| !set.is_empty());
         let begin = format!("{VBV_INITIAL}={part:.4}");
@@ -480,8 +480,14 @@ mod tests {
             let patterns = qualities.chain(cuts);
             let quality = patterns.map(|(property, _)| *property);
             let settings = row.settings.iter().map(|(property, _)| *property);
+            let vbv = match row.vbv {
+                Some(VbvSettings::Properties(rate, time)) => vec![rate, time],
+                Some(VbvSettings::Options(_, _, target)) => vec![OPTIONS, target],
+                None => Vec::new(),
+            };
             let named = threads
                 .into_iter()
+                .chain(vbv)
                 .chain(look_ahead)
                 .chain(quality)
                 .chain(settings)
@@ -607,7 +613,8 @@ mod tests {
             let vbv = profile.vbv(&encoder);
             let of = vbv.map(|vbv| (vbv.rate, vbv.size, vbv.initial, vbv.steady));
             // What it is told is what it has then.
-            profile.begin_with(&encoder, 30_000);
+            let size = vbv.map_or(1, |vbv| vbv.size);
+            profile.begin_with(&encoder, 30_000.0 / size as f64);
             let told = profile.vbv(&encoder).map(|vbv| vbv.initial);
             let rounding = vbv.map_or(0, |vbv| vbv.size / 20_000);
             assert!(vbv.is_none() || told.unwrap().abs_diff(30_000) <= rounding);

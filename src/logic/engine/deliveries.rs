@@ -140,7 +140,7 @@ impl<M: Media> Engine<M> {
             true => live.chunk(work.position),
             false => stream.chunker.complete(work.chunk),
         };
-        let chunk = chunk.ok_or(Why::Aborted)?;
+        let chunk = work.fed(chunk.ok_or(Why::Aborted)?);
         let skipped = stream.stores.verify(chunk).map_err(Why::Fault)?;
         work.phase = AttemptPhase::Closing(chunk, skipped);
         work.from_cache = from_cache;
@@ -159,15 +159,19 @@ impl<M: Media> Engine<M> {
             return Err(Why::Aborted);
         };
         work.phase = AttemptPhase::Done;
-        let number = work.number;
-        self.tally.chunks_from_cache += u64::from(work.from_cache);
+        let (number, from_cache) = (work.number, work.from_cache);
         self.tally.attempt(attempt.session, chunk.fed.len(), busy);
         self.sessions[attempt.session.0].works = true;
         let stream = &mut self.stream;
         stream.roster.succeeded(attempt.session);
-        stream
-            .verified
-            .insert(chunk.id, Verified { skipped, number });
+        stream.verified.insert(
+            chunk.id,
+            Verified {
+                skipped,
+                number,
+                from_cache,
+            },
+        );
         let is_oldest = stream.chunker.oldest() == Some(chunk.id);
         if is_oldest && stream.early != EarlyStart::Pushing {
             // It made no packet that could have been sent first.

@@ -151,7 +151,11 @@ impl<M: Media> Engine<M> {
             resume_at: stream.stores.resume_at(work.chunk),
         };
         let side = ending.side(&facts);
-        facts.has_overlap = side.is_some_and(|side| live.has_overlap(side));
+        facts.has_overlap = match side {
+            Some(Side::Lead) => work.first < live.start,
+            Some(Side::Trail) => live.has_overlap(Side::Trail),
+            None => false,
+        };
         Some(facts)
     }
 

@@ -288,13 +288,16 @@ impl<M: Media> Engine<M> {
         }
     }
 
-    /// Frames can't come in, the oldest chunk is in nobody's hands, and nobody can take it, as all sessions wait for frames: the one
+    /// Frames can't come in or aren't needed, the oldest chunk is in nobody's hands, and nobody can take it, as all sessions wait for frames: the one
     /// with the newest chunk gives it back.
     pub(super) fn recall_if_stuck(&mut self) {
         let stream = &self.stream;
         let oldest = stream.chunker.oldest();
-        let is_waiting = oldest.is_some_and(|oldest| stream.roster.waiting.contains_key(&oldest));
-        if !stream.pace.is_at_door() || !is_waiting {
+        let waiting = oldest.filter(|oldest| stream.roster.waiting.contains_key(oldest));
+        // One of which all is there can be encoded whether frames come or not.
+        let is_complete = waiting.and_then(|oldest| stream.chunker.complete(oldest));
+        let is_stuck = is_complete.is_some() || stream.pace.is_at_door();
+        if waiting.is_none() || !is_stuck {
             return;
         }
         let mut newest = None;
@@ -314,6 +317,7 @@ impl<M: Media> Engine<M> {
 
     /// Frames of a chunk that is over for what was sent of it go: it begins with `start`.
     pub(super) fn resume(&mut self, chunk: ChunkId, start: FrameNo) {
+        self.stream.account_for_sent(chunk);
         self.stream.stores.resume(chunk, start);
         let gone = self.stream.chunker.begin_at(chunk, start);
         self.stream.let_go(&gone);

@@ -104,6 +104,8 @@ struct Verified {
     skipped: u64,
     /// Of the attempt.
     number: u32,
+    /// An earlier run encoded it.
+    from_cache: bool,
 }
 
 /// What is known of a frame.
@@ -460,6 +462,7 @@ impl<M: Media> Engine<M> {
             }
             self.tally.frames_skipped += verified.skipped;
             self.tally.chunks_finished += 1;
+            self.tally.chunks_from_cache += u64::from(verified.from_cache);
             stream.failures.remove(&chunk);
             let unneeded = stream.chunker.done(chunk);
             stream.let_go(&unneeded);

@@ -3,8 +3,9 @@
 //! What sessions do: they take chunks, feed them, deliver packets, and end their attempts.
 
 use super::{Engine, Media, Stream, Verified};
+use crate::logic::bucket::Vbv;
 use crate::logic::chunker::{self, Neighbours};
-use crate::logic::ids::{AttemptId, Chunk, ChunkId, FrameNo, SessionId};
+use crate::logic::ids::{AttemptId, Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::liveness::Liveness;
 use crate::logic::roster::Seat;
 use crate::logic::store::{Fault, Kind};
@@ -66,6 +67,16 @@ pub(super) struct Work {
     pub(super) late_keys: u64,
 }
 
+impl Work {
+    /// The chunk as this attempt is fed it, which may be without its lead.
+    pub(super) fn fed(&self, chunk: Chunk) -> Chunk {
+        Chunk {
+            fed: FrameRange::new(self.first.0, chunk.fed.end.0),
+            ..chunk
+        }
+    }
+}
+
 /// What an attempt has made so far.
 #[derive(Default)]
 pub(super) struct Made {
@@ -123,8 +134,10 @@ pub struct Assigned<M: Media> {
     /// Private time from which on a packet is one of the chunk's own frames, or of its trail.
     pub own_from: u64,
     pub neighbours: Neighbours,
-    /// Bits that are in the decoder's buffer, where the encoder is to be told of that.
-    pub buffered: Option<u64>,
+    /// What the encoder is told of its decoder's buffer.
+    pub vbv: Option<Vbv>,
+    /// What is in that at first isn't as the encoder is set.
+    pub tells_vbv: bool,
 }
 
 /// Why an attempt can't go on.
@@ -224,6 +237,7 @@ impl<M: Media> Engine<M> {
         let verified = Verified {
             skipped: 0,
             number: 1,
+            from_cache: false,
         };
         stream.verified.insert(chunk, verified);
         self.finish_chunks();
@@ -237,7 +251,7 @@ impl<M: Media> Engine<M> {
         let live = stream.chunker.live(chunk)?;
         let (start, neighbours) = (live.start, live.neighbours);
         let joins = stream.joins.as_ref();
-        let beginning = joins.and_then(|joins| joins.beginning(chunk));
+        let beginning = joins.map(|joins| joins.beginning(chunk));
         let first = match &beginning {
             Some(beginning) if beginning.is_exact => start,
             _ => live.lead_start,
@@ -268,7 +282,8 @@ impl<M: Media> Engine<M> {
             opens,
             own_from,
             neighbours,
-            buffered: beginning.map(|it| it.buffered),
+            vbv: beginning.as_ref().map(|it| it.vbv),
+            tells_vbv: beginning.is_some_and(|it| it.tells),
         })
     }
 
@@ -364,6 +379,7 @@ impl<M: Media> Engine<M> {
                 false => self.wait_for_frame(attempt),
             };
         };
+        let chunk = work.fed(chunk);
         let frames = chunk.fed.iter().map(|frame| {
             let entry = stream.frames.get(frame)?;
             Some((entry.held.clone()?, stream.private(frame), entry.force_key))

@@ -99,8 +99,8 @@ struct Encoder {
 }
 
 impl Encoder {
-    fn new(manner: Manner, seed: u64, buffered: Option<u64>) -> Self {
-        let buffered = buffered.unwrap_or(VBV.initial);
+    fn new(manner: Manner, seed: u64, vbv: Option<Vbv>) -> Self {
+        let buffered = vbv.map_or(VBV.initial, |vbv| vbv.initial);
         Self {
             manner,
             buffered,
@@ -482,7 +482,7 @@ impl World {
                     *worker = Worker::Working {
                         attempt: assigned.attempt,
                         position: assigned.first,
-                        encoder: Encoder::new(self.manner, seed, assigned.buffered),
+                        encoder: Encoder::new(self.manner, seed, assigned.vbv),
                         has_fed: false,
                         verified: false,
                     };
@@ -752,7 +752,8 @@ impl World {
         if self.has_vbv && is_steady && self.engine.tally.vbv_underflows == 0 {
             let mut bucket = Bucket::new(VBV);
             for coded in &self.sent {
-                bucket.picture(coded.bits, GAP);
+                bucket.take(coded.bits);
+                bucket.fill(GAP);
             }
             assert_eq!(bucket.take_missing(), 0, "the buffer runs dry unseen");
         }

@@ -67,7 +67,7 @@ impl Shared {
 
     fn send_packet(&self, sending: Sending<Video>) {
         let ends_early_start = sending.ends_early_start;
-        let chunk = sending.chunk;
+        let (chunk, opens) = (sending.chunk, sending.opens.is_some());
         let out = self.writer.lock().packet(sending);
         let sent = match out {
             Ok(out) => self.send(out),
@@ -84,6 +84,9 @@ impl Shared {
         };
         if ends_early_start {
             self.lock().end_early_start();
+        }
+        if opens && self.lock().tally.vbv_underflows > 0 {
+            self.warn_of_underflow();
         }
         if let Err(flow) = sent {
             self.refused(flow);
