@@ -58,7 +58,9 @@ fn with_open_gops_where_the_user_wants_them() {
         "slices=4:open-gop=1",
     ] {
         assert_all(
-            &format!("x264enc threads=1 speed-preset=veryfast bitrate=800 option-string={options}"),
+            &format!(
+                "x264enc threads=1 speed-preset=veryfast bitrate=1500 option-string={options}"
+            ),
             "h264parse ! avdec_h264",
             25.0,
         );
