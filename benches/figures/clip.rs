@@ -131,7 +131,7 @@ impl Clip {
         const FRAMES: u64 = 180 * RATE;
         let path = self.folder().join("cut.i420");
         let mut file = File::create(&path).unwrap();
-        let (last, seconds) = (FRAMES, self.length().1);
+        let seconds = self.length().1;
         let mut state = 7_u64;
         let mut any = |from: f64, to: f64| {
             state = state
@@ -140,9 +140,9 @@ impl Clip {
             from + (to - from) * (state >> 40) as f64 / (1_u64 << 24) as f64
         };
         let mut frames = 0;
-        while frames < last {
+        while frames < FRAMES {
             let piece = (any(1.5, 12.0) * RATE as f64) as u64;
-            let piece = piece.min(last - frames);
+            let piece = piece.min(FRAMES - frames);
             let start = any(0.0, (seconds - piece as f64 / RATE as f64).max(0.0));
             let part = any(0.55, 1.0);
             let (x, y) = (any(0.0, 1.0), any(0.0, 1.0));

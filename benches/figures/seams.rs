@@ -124,7 +124,7 @@ impl Encoded {
 
     /// Mean over all frames, in dB.
     fn quality(&self) -> f64 {
-        self.psnr.iter().sum::<f64>() / self.psnr.len() as f64
+        mean(&self.psnr)
     }
 
     fn worst(&self) -> f64 {
@@ -138,7 +138,6 @@ impl Encoded {
 
     /// By how much quality changes where this frame follows, in dB.
     fn jump(&self, frame: usize) -> f64 {
-        let mean = |psnr: &[f64]| psnr.iter().sum::<f64>() / psnr.len().max(1) as f64;
         let before = &self.psnr[frame.saturating_sub(AROUND)..frame];
         let after = &self.psnr[frame..self.psnr.len().min(frame + AROUND)];
         (mean(after) - mean(before)).abs()

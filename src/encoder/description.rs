@@ -151,6 +151,11 @@ impl Recipe {
         Ok(made)
     }
 
+    /// The encoder's row, where chunks are encoded.
+    pub(super) fn profile(&self) -> Option<&'static Profile> {
+        self.chunked.as_ref().map(|it| it.profile)
+    }
+
     /// The encoder wants to know of its chunk.
     pub(crate) fn takes_hints(&self) -> bool {
         self.chunked.as_ref().is_some_and(|it| it.takes_hints)

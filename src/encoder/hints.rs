@@ -5,7 +5,6 @@
 //! RecommendedParallelizationLimit, RecommendedParallelizedSubdivisionMinimumFrameCount and …MinimumDuration).
 
 use super::description::Recipe;
-use super::profile::Profile;
 use super::properties::set_from_text;
 use crate::logic::bucket::Vbv;
 use crate::logic::chunker::Neighbours;
@@ -67,22 +66,21 @@ pub(super) fn are_wanted(encoder: &gst::Element) -> bool {
 
 impl Hints {
     /// The encoder, with all that was set since, has the decoder's buffer that it was told of.
-    pub(crate) fn have_its_vbv(&self, encoder: &gst::Element) -> bool {
-        let has = Profile::of(encoder).vbv(encoder);
-        match (self.vbv, has) {
-            (Some(told), Some(has)) => {
+    pub(crate) fn have_its_vbv(&self, encoder: &gst::Element, recipe: &Recipe) -> bool {
+        self.vbv.is_none_or(|told| {
+            let has = recipe.profile().and_then(|profile| profile.vbv(encoder));
+            has.is_some_and(|has| {
                 let is_told = told.initial.abs_diff(has.initial) <= told.size / 1_000;
                 (told.rate, told.size) == (has.rate, has.size) && is_told
-            }
-            (told, _) => told.is_none(),
-        }
+            })
+        })
     }
 
     /// Sets all that the user hasn't, and what is in the decoder's buffer.
     pub(crate) fn apply(&self, encoder: &gst::Element, recipe: &Recipe) {
-        if let Some(vbv) = self.vbv.filter(|_| self.tells_vbv) {
-            let part = vbv.initial as f64 / vbv.size as f64;
-            Profile::of(encoder).begin_with(encoder, part);
+        let vbv = self.vbv.filter(|_| self.tells_vbv);
+        if let Some((vbv, profile)) = vbv.zip(recipe.profile()) {
+            profile.begin_with(encoder, vbv.initial as f64 / vbv.size as f64);
         }
         if !recipe.takes_hints() {
             return;

@@ -43,7 +43,7 @@ impl Session {
         }
         let instance = self.primed(work, made);
         let instance = instance.map_err(|error| unopened(assignment, error))?;
-        if !work.hints.have_its_vbv(&instance.encoder) {
+        if !work.hints.have_its_vbv(&instance.encoder, &work.recipe) {
             gst::info!(
                 CAT,
                 obj = self.slot,

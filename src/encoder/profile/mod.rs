@@ -114,7 +114,7 @@ impl OwnKeys {
 
 /// What an encoder's rate follows, with the settings that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Drive {
+enum Drive {
     /// Each frame has the same quantizer, or nearly.
     Quantizer,
     /// A quality.
@@ -235,7 +235,7 @@ impl Profile {
         !self.factories.is_empty()
     }
 
-    pub(crate) fn drive(&self, encoder: &gst::Element) -> Drive {
+    fn drive(&self, encoder: &gst::Element) -> Drive {
         if any_has(encoder, self.constant_quantizer) {
             Drive::Quantizer
         } else if any_has(encoder, self.constant_quality) {
@@ -247,7 +247,7 @@ impl Profile {
 
     /// What the beginning of a chunk costs.
     pub(crate) fn beginning(&self, encoder: &gst::Element) -> Beginning {
-        let is_driven = match self.drive(encoder) {
+        let settles = match self.drive(encoder) {
             // Where a row says how the encoder is driven by a quality, it says as well how it isn't.
             Drive::Bitrate => !self.constant_quality.is_empty(),
             Drive::Quality => self.quality_lead > AUTOMATIC_OVERLAP,
@@ -256,7 +256,7 @@ impl Profile {
         match self.forced_key {
             ForcedKey::Always => Beginning::Nothing,
             // What a decoder's buffer holds is far less than a chunk.
-            _ if is_driven && self.vbv(encoder).is_none() => Beginning::Settling,
+            _ if settles && self.vbv(encoder).is_none() => Beginning::Settling,
             _ => Beginning::KeyFrame,
         }
     }
@@ -276,15 +276,16 @@ impl Profile {
         let number = |text: String| text.trim().parse::<f64>().ok();
         let option = |name: &str| option(encoder, OPTIONS, name).and_then(number);
         let property = |name: &str| number(serialized(encoder, name));
-        let (rate, size) = match self.vbv? {
-            _ if self.drive(encoder) == Drive::Quantizer => return None,
+        let settings = self.vbv?;
+        let drive = self.drive(encoder);
+        let (rate, size) = match settings {
+            _ if drive == Drive::Quantizer => return None,
             VbvSettings::Properties(rate, time) => {
                 let rate = property(rate)?;
                 (rate, rate * property(time)? / 1_000.0)
             }
             VbvSettings::Options(rate, size, target) => {
-                let is_driven = self.drive(encoder) == Drive::Bitrate;
-                let target = || property(target).filter(|_| is_driven);
+                let target = || property(target).filter(|_| drive == Drive::Bitrate);
                 let rate = option(rate).filter(|&rate| rate > 0.0);
                 (rate.or_else(target)?, option(size)?)
             }
@@ -293,7 +294,7 @@ impl Profile {
             kbits if kbits > 1.0 => kbits.min(size),
             part => part * size,
         };
-        let steady = match self.drive(encoder) {
+        let steady = match drive {
             Drive::Bitrate => size * STEADY_VBV,
             _ => initial,
         };

@@ -33,7 +33,7 @@ struct Correction {
 }
 
 /// What a chunk's encoder is told.
-pub(super) struct Beginning {
+pub(super) struct Told {
     /// The buffer, with what is in it at first.
     pub(super) vbv: Vbv,
     /// That isn't as the encoder is set.
@@ -54,14 +54,14 @@ impl Joins {
     }
 
     /// As the encoder is set at the beginning of the stream; else a guess, until it is known what is there.
-    pub(super) fn beginning(&self, chunk: ChunkId) -> Beginning {
+    pub(super) fn told(&self, chunk: ChunkId) -> Told {
         let correction = self.correction.filter(|_| chunk == self.next);
         let guess = match chunk {
             ChunkId(0) => self.vbv.initial,
             _ => self.vbv.steady,
         };
         let initial = correction.map_or(guess, |it| it.buffered);
-        Beginning {
+        Told {
             vbv: Vbv {
                 initial,
                 ..self.vbv

@@ -251,9 +251,9 @@ impl<M: Media> Engine<M> {
         let live = stream.chunker.live(chunk)?;
         let (start, neighbours) = (live.start, live.neighbours);
         let joins = stream.joins.as_ref();
-        let beginning = joins.map(|joins| joins.beginning(chunk));
-        let first = match &beginning {
-            Some(beginning) if beginning.is_exact => start,
+        let told = joins.map(|joins| joins.told(chunk));
+        let first = match &told {
+            Some(told) if told.is_exact => start,
             _ => live.lead_start,
         };
         let opens = stream.frames.get(start)?.held.clone()?;
@@ -282,8 +282,8 @@ impl<M: Media> Engine<M> {
             opens,
             own_from,
             neighbours,
-            vbv: beginning.as_ref().map(|it| it.vbv),
-            tells_vbv: beginning.is_some_and(|it| it.tells),
+            vbv: told.as_ref().map(|it| it.vbv),
+            tells_vbv: told.is_some_and(|it| it.tells),
         })
     }
 
