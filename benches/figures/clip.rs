@@ -125,10 +125,9 @@ impl Clip {
         (next().parse().unwrap(), next().parse().unwrap())
     }
 
-    /// Three minutes with a cut every few seconds, put together of pieces of the film: each is a part of the picture, as it is or turned.
-    pub fn cut(&self) -> Raw {
-        const SIZE: (u64, u64) = (640, 360);
-        const FRAMES: u64 = 180 * RATE;
+    /// So many minutes with a cut every few seconds, put together of pieces of the film: each is a part of the picture, as it is or turned.
+    pub fn cut(&self, size: (u64, u64), minutes: u64) -> Raw {
+        let wanted = minutes * 60 * RATE;
         let path = self.folder().join("cut.i420");
         let mut file = File::create(&path).unwrap();
         let seconds = self.length().1;
@@ -140,9 +139,9 @@ impl Clip {
             from + (to - from) * (state >> 40) as f64 / (1_u64 << 24) as f64
         };
         let mut frames = 0;
-        while frames < FRAMES {
+        while frames < wanted {
             let piece = (any(1.5, 12.0) * RATE as f64) as u64;
-            let piece = piece.min(FRAMES - frames);
+            let piece = piece.min(wanted - frames);
             let start = any(0.0, (seconds - piece as f64 / RATE as f64).max(0.0));
             let part = any(0.55, 1.0);
             let (x, y) = (any(0.0, 1.0), any(0.0, 1.0));
@@ -151,7 +150,7 @@ impl Clip {
             command
                 .args(["-ss", &start.to_string(), "-i"])
                 .arg(&self.film);
-            let (width, height) = SIZE;
+            let (width, height) = size;
             command.args(["-an", "-vf"]).arg(format!(
                 "fps={RATE},crop=iw*{part}:ih*{part}:(iw-ow)*{x}:(ih-oh)*{y},scale={width}:{height}{flip}"
             ));
@@ -167,7 +166,7 @@ impl Clip {
             ]);
             let made = command.output().unwrap();
             assert!(made.status.success(), "{command:?}");
-            let made_frames = made.stdout.len() as u64 / Format::I420.frame_bytes(SIZE);
+            let made_frames = made.stdout.len() as u64 / Format::I420.frame_bytes(size);
             assert!(made_frames > 0, "{command:?}");
             file.write_all(&made.stdout).unwrap();
             frames += made_frames;
@@ -175,7 +174,7 @@ impl Clip {
         Raw {
             path,
             format: Format::I420,
-            size: SIZE,
+            size,
             frames,
         }
     }

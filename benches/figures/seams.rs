@@ -97,8 +97,28 @@ const CASES: [Case; 10] = [
     },
 ];
 
-/// The picture is of the first case with so many.
-const PICTURE_SESSIONS: u32 = 2;
+/// How a case is encoded in chunks: sessions, and whether the length of the film is known before it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Run {
+    sessions: u32,
+    is_known: bool,
+}
+
+impl Run {
+    const fn new(sessions: u32, is_known: bool) -> Self {
+        Self { sessions, is_known }
+    }
+}
+
+/// The picture is of the first case with this.
+const PICTURE: Run = Run::new(2, false);
+
+const RUNS: [Run; 4] = [
+    PICTURE,
+    Run::new(8, false),
+    Run::new(2, true),
+    Run::new(8, true),
+];
 
 /// Frames around a seam that are looked at, on each side.
 const AROUND: usize = 8;
@@ -146,9 +166,9 @@ impl Encoded {
 
 pub fn measure(form: Form) -> Vec<Table> {
     let clip = Clip::new(form);
-    let (cases, sessions) = match form {
-        Form::Full => (CASES.as_slice(), [2, 8].as_slice()),
-        Form::Short => (&CASES[..1], [2].as_slice()),
+    let (cases, runs) = match form {
+        Form::Full => (CASES.as_slice(), RUNS.as_slice()),
+        Form::Short => (&CASES[..1], &RUNS[..1]),
     };
     let wanted = std::env::var("VT_FILMS").ok();
     let is_wanted = |film: &str| {
@@ -159,7 +179,7 @@ pub fn measure(form: Form) -> Vec<Table> {
     let mut tables = Vec::new();
     let once = |clip: &Clip| clip.raw(Format::I420, Some(clip.length().0));
     let mut measure = |name: &str, raw: &Raw| {
-        tables.push(table(form, name, &clip, raw, cases, sessions));
+        tables.push(table(form, name, &clip, raw, cases, runs));
     };
     if form == Form::Short {
         measure(&clip.name, &clip.raw(Format::I420, Some(48)));
@@ -169,7 +189,12 @@ pub fn measure(form: Form) -> Vec<Table> {
         measure(&clip.name, &once(&clip));
     }
     if is_wanted("cut") {
-        measure("three minutes of pieces of it", &clip.cut());
+        let cut = clip.cut((640, 360), 3);
+        measure("three minutes of pieces of it", &cut);
+    }
+    if is_wanted("long") {
+        let long = clip.cut((320, 180), 10);
+        measure("ten minutes of pieces of it", &long);
     }
     if let Some(still) = Clip::still().filter(|_| is_wanted("still")) {
         measure(&still.name, &once(&still));
@@ -177,14 +202,7 @@ pub fn measure(form: Form) -> Vec<Table> {
     tables
 }
 
-fn table(
-    form: Form,
-    name: &str,
-    clip: &Clip,
-    raw: &Raw,
-    cases: &[Case],
-    sessions: &[u32],
-) -> Table {
+fn table(form: Form, name: &str, clip: &Clip, raw: &Raw, cases: &[Case], runs: &[Run]) -> Table {
     let frames = raw.frames;
     let mut rows = Vec::new();
     for (at, case) in cases.iter().enumerate() {
@@ -201,14 +219,20 @@ fn table(
             encoded.collect::<Vec<_>>()
         };
         let plain = of(&|encoder| format!("{encoder}{}", case.one));
-        for &sessions in sessions {
-            let ours =
-                of(&|encoder| format!("vtparallelenc sessions={sessions} encoder=\"{encoder}\""));
-            let row = row(case, sessions, &plain, &ours);
+        for &run in runs {
+            let sessions = run.sessions;
+            let known = match run.is_known {
+                true => format!(" source-frame-count={frames}"),
+                false => String::new(),
+            };
+            let ours = of(&|encoder| {
+                format!("vtparallelenc sessions={sessions}{known} encoder=\"{encoder}\"")
+            });
+            let row = row(case, run, &plain, &ours);
             if form == Form::Full {
                 // It takes minutes.
                 eprintln!("{}", row.join(" | "));
-                if at == 0 && sessions == PICTURE_SESSIONS {
+                if at == 0 && run == PICTURE {
                     draw(&plain[1], &ours[1]);
                 }
             }
@@ -219,7 +243,7 @@ fn table(
         title: "What seams cost",
         about: format!(
             "{} as raw video in a file, {frames} frames. Against the same encoder with one thread, which makes its key frames where it \
-             wants: BD-rate of the luma's PSNR over four qualities, then size and PSNR at the second of them. *Seams at its key frames* are those where \
+             wants (*known*: with the film's length, as from a file): BD-rate of the luma's PSNR over four qualities, then size and PSNR at the second of them. *Seams at its key frames* are those where \
              the encoder alone has one, too. *Jump* is the change of the mean PSNR from the {AROUND} frames before a seam to the {AROUND} after it; the figure \
              is the most by which it is larger than that of the encoder alone at the same frames. *Buffer*: what is in the decoder's (VBV) at its emptiest, over all \
              qualities, and how often it isn't enough. {}",
@@ -245,7 +269,7 @@ fn table(
     }
 }
 
-fn row(case: &Case, sessions: u32, plain: &[Encoded], ours: &[Encoded]) -> Vec<String> {
+fn row(case: &Case, run: Run, plain: &[Encoded], ours: &[Encoded]) -> Vec<String> {
     let curve = |encoded: &[Encoded]| -> Vec<(f64, f64)> {
         let points = encoded.iter().map(|it| (it.quality(), it.size().ln()));
         points.collect()
@@ -263,7 +287,10 @@ fn row(case: &Case, sessions: u32, plain: &[Encoded], ours: &[Encoded]) -> Vec<S
     let jump = jumps.reduce(f64::max);
     vec![
         format!("`{}`", case.encoder),
-        sessions.to_string(),
+        match run.is_known {
+            true => format!("{}, known", run.sessions),
+            false => run.sessions.to_string(),
+        },
         chunks.starts.len().to_string(),
         format!("{} of {}", at_keys.sum::<usize>(), seams),
         rate.map_or("–".into(), |rate| format!("{rate:+.2} %")),

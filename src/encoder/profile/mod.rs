@@ -172,6 +172,8 @@ pub(crate) struct Profile {
     pub(crate) cuts_wait: bool,
     /// What has to be set for chunks: property and value.
     pub(crate) settings: &'static [(&'static str, &'static str)],
+    /// And where its rate control has to settle in each of them ([`Beginning::Settling`]).
+    pub(crate) settling: &'static [(&'static str, &'static str)],
     /// The property that is a list in which later entries win: ours go before what the user has set.
     pub(crate) list: Option<&'static str>,
     /// Properties, and patterns of their values, for which each frame has the same quantizer or what is nearly that: an overlap buys
@@ -378,7 +380,12 @@ impl Profile {
             Threads::Free(properties) => Some((properties, threads.to_string())),
             Threads::One(properties, value) => Some((properties, value.to_string())),
         };
-        let settings = self.settings.iter().map(|it| (it.0, it.1.to_string()));
+        let settling = match self.beginning(encoder) {
+            Beginning::Settling => self.settling,
+            Beginning::Nothing | Beginning::KeyFrame => &[],
+        };
+        let settings = self.settings.iter().chain(settling);
+        let settings = settings.map(|it| (it.0, it.1.to_string()));
         for (properties, value) in threads.into_iter().chain(settings) {
             let Some(property) = one_of(encoder, properties) else {
                 continue;
@@ -480,7 +487,8 @@ mod tests {
             let qualities = row.constant_quantizer.iter().chain(row.constant_quality);
             let patterns = qualities.chain(cuts);
             let quality = patterns.map(|(property, _)| *property);
-            let settings = row.settings.iter().map(|(property, _)| *property);
+            let settings = row.settings.iter().chain(row.settling);
+            let settings = settings.map(|(property, _)| *property);
             let vbv = match row.vbv {
                 Some(VbvSettings::Properties(rate, time)) => vec![rate, time],
                 Some(VbvSettings::Options(_, _, target)) => vec![OPTIONS, target],
@@ -576,6 +584,13 @@ mod tests {
         assert_eq!(x264.property::<u32>("threads"), 0);
         Profile::of(&x264).apply(&x264, 1, |_| false);
         assert_eq!(x264.property::<u32>("threads"), 1);
+        let options = || x264.property::<Option<String>>("option-string");
+        assert_eq!(options().unwrap_or_default(), "");
+        // Later ones win.
+        x264.set_property("vbv-buf-capacity", 0u32);
+        x264.set_property("option-string", "ratetol=2");
+        Profile::of(&x264).apply(&x264, 1, |_| false);
+        assert_eq!(options().unwrap(), "ratetol=0.1:ratetol=2");
         let Some(x265) = make("x265enc") else { return };
         x265.set_property("option-string", "open-gop=1");
         Profile::of(&x265).apply(&x265, 1, |_| false);
