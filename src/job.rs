@@ -2,11 +2,15 @@
 
 //! What is to be done, as the properties say it: fixed from READY on. `None` is automatic.
 
+use crate::logic::split::Overhead;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// More sessions than this aren't made.
 pub(crate) const MAX_SESSIONS: u32 = 64;
+
+/// Nor encoders with more threads (x264's most).
+pub(crate) const MAX_THREADS: u32 = 128;
 
 /// So long a shutdown waits for encoders at most. Most of what one may still do (its look-ahead) is done by then, and people
 /// press Ctrl-C again after that.
@@ -31,6 +35,8 @@ pub(crate) struct Job {
     pub(crate) encoder: Option<String>,
     /// At least 1.
     pub(crate) sessions: Option<u32>,
+    /// Threads of each, at least 1.
+    pub(crate) threads: Option<u32>,
     pub(crate) chunk_frames: Option<u64>,
     pub(crate) cut: Cut,
     pub(crate) min_chunk_frames: u64,
@@ -42,7 +48,9 @@ pub(crate) struct Job {
     pub(crate) key_frame_interval: Option<Duration>,
     pub(crate) allow_parallel: bool,
     pub(crate) allow_parallel_live: bool,
-    /// Most bytes of raw frames; `None`: a [share](crate::memory::Share) of the process's.
+    /// What seams may cost.
+    pub(crate) max_overhead: Overhead,
+    /// Most bytes of raw frames; `None`: a [share](crate::shares::Memory) of the process's.
     pub(crate) max_raw_bytes: Option<u64>,
     /// At least 1.
     pub(crate) max_attempts: u32,

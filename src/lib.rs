@@ -25,7 +25,7 @@
 //! | 5 | `stream`: the two private elements and what runs between them |
 //! | 4 | `session`: one live encoder in one slot; makes an attempt at a chunk with a fresh encoder |
 //! | 3 | `encoder`: encoders before they encode anything, and what is known of them; `cache`: what encoders made in earlier runs, in files |
-//! | 2 | `media`: GStreamer's values; `host`, `job`, `memory`, `panics`, `tasks`, `clock`: what all parts want of the bin, the settings, the system |
+//! | 2 | `media`: GStreamer's values; `host`, `job`, `shares`, `panics`, `tasks`, `clock`: what all parts want of the bin, the settings, the system |
 //! | 1 | [`logic`]: the brains: plain Rust that knows no GStreamer, no clock and no thread. [`logic::engine`] is all of them as one machine |
 //!
 //! Where to look first: a frame is cut in `logic/chunker.rs`, an attempt is judged in `logic/engine/verdict.rs`, a packet gets its DTS in
@@ -97,10 +97,10 @@ mod host;
 mod job;
 pub mod logic;
 mod media;
-mod memory;
 mod panics;
 pub mod parallelenc;
 mod session;
+mod shares;
 mod stream;
 mod tasks;
 

@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::pictures::{pipeline, synthetic};
-use common::{End, Output, Pipeline, record};
+use common::pictures::{encode_with_stats, pipeline, synthetic};
+use common::{End, Output, record};
 use gst::glib;
 use gst::prelude::*;
 
@@ -60,20 +60,6 @@ fn least(encoder: &Encoder, output: &Output) -> f64 {
     least / size
 }
 
-fn run(pictures: &[Vec<u8>], description: &str) -> (Output, Option<gst::Structure>) {
-    let pipeline: Pipeline = pipeline(pictures, description, "fakesink name=sink sync=false");
-    let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
-    match pipeline.run() {
-        End::Eos => (),
-        end => panic!("{description}: {end:?}"),
-    }
-    let enc = pipeline.by_name("enc");
-    let stats = enc.map(|enc| enc.property::<gst::Structure>("stats"));
-    pipeline.set_state(gst::State::Null).unwrap();
-    let output = output.lock().unwrap().clone();
-    (output, stats)
-}
-
 #[test]
 fn chunks_never_empty_a_buffer_that_one_encoder_does_not() {
     common::init();
@@ -88,11 +74,11 @@ fn chunks_never_empty_a_buffer_that_one_encoder_does_not() {
             eprintln!("no {factory}");
             continue;
         }
-        let (plain, _) = run(&pictures, &format!("{description} {alone}"));
+        let (plain, _) = encode_with_stats(&pictures, &format!("{description} {alone}"));
         let of_one = least(encoder, &plain);
         let mut bytes = None;
         for sessions in [1, 2, 5] {
-            let (output, stats) = run(
+            let (output, stats) = encode_with_stats(
                 &pictures,
                 &format!(
                     "vtparallelenc name=enc sessions={sessions} chunk-frames=37 encoder=\"{description}\""
@@ -130,7 +116,7 @@ fn an_account_that_cannot_begin_anew_is_one_encoders() {
         if gst::ElementFactory::find(encoder.split(' ').next().unwrap()).is_none() {
             continue;
         }
-        let (output, stats) = run(
+        let (output, stats) = encode_with_stats(
             &pictures,
             &format!("vtparallelenc name=enc sessions=2 chunk-frames=10 encoder=\"{encoder}\""),
         );
@@ -152,7 +138,7 @@ fn another_bitrate_in_mid_stream_is_no_underflow() {
     let bytes = |raised: bool| {
         let pipeline = pipeline(
             &pictures,
-            "vtparallelenc name=enc sessions=2 chunk-frames=37 encoder=\"x264enc speed-preset=ultrafast bitrate=200\"",
+            "vtparallelenc name=enc sessions=2 chunk-frames=37 max-bitrate-overhead=100 encoder=\"x264enc speed-preset=ultrafast bitrate=200\"",
             "fakesink name=sink sync=false",
         );
         let warnings = pipeline.warnings();

@@ -10,7 +10,7 @@ const LAYERS: &[&[&[&str]]] = &[
     &[&["logic"]],
     &[
         &["media"],
-        &["clock", "host", "job", "memory", "panics", "tasks"],
+        &["clock", "host", "job", "panics", "shares", "tasks"],
     ],
     &[&["cache"], &["encoder"]],
     &[&["session"]],

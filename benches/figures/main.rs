@@ -16,6 +16,7 @@ mod encoders;
 mod engine;
 mod memory;
 mod peers;
+mod plan;
 mod plugin;
 mod process;
 mod quality;
@@ -39,13 +40,14 @@ pub enum Form {
 type Measure = fn(Form) -> Vec<Table>;
 
 /// Name and measurement, in the order of the document.
-const FIGURES: [(&str, Measure); 6] = [
+const FIGURES: [(&str, Measure); 7] = [
     ("encoders", encoders::measure),
     ("peers", peers::measure),
     ("scaling", scaling::measure),
     ("cost", cost::measure),
     ("memory", memory::measure),
     ("seams", seams::measure),
+    ("plan", plan::measure),
 ];
 
 fn main() -> ExitCode {

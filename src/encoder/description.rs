@@ -7,7 +7,8 @@ use super::hints::{self, Recommended};
 use super::profile::{Concurrency, OwnKeys, Profile};
 use super::properties::{KEY_INTERVAL, Overrides, key_interval};
 use crate::logic::bucket::Vbv;
-use crate::logic::plan::Beginning;
+use crate::logic::request::Beginning;
+use crate::logic::split::SeamCost;
 use crate::media::outside::Outside;
 use crate::media::queries::answer_encoder;
 use crate::media::{bitstream, caps};
@@ -120,8 +121,9 @@ pub(crate) struct Recipe {
     /// A factory name or bin description.
     pub(crate) description: String,
     pub(crate) overrides: Arc<Overrides>,
-    /// `None` leaves the encoder as it is.
     pub(crate) chunked: Option<Chunked>,
+    /// Where one encoder encodes the whole stream: it may take so many threads. `None` leaves it as it is.
+    pub(crate) alone: Option<(&'static Profile, u32)>,
 }
 
 /// What an encoder of chunks is made with, beside others.
@@ -147,6 +149,9 @@ impl Recipe {
             }
             let sets = |property: &str| self.sets(property);
             chunked.profile.apply(&encoder, chunked.threads, sets);
+        }
+        if let Some((profile, threads)) = self.alone {
+            profile.apply_threads(&encoder, threads, |property| self.sets(property));
         }
         Ok(made)
     }
@@ -283,6 +288,7 @@ pub(crate) struct Traits {
     pub(crate) recommended: Recommended,
     pub(crate) takes_hints: bool,
     pub(crate) concurrency: Concurrency,
+    pub(crate) seam_cost: Option<SeamCost>,
 }
 
 impl Traits {
@@ -303,6 +309,7 @@ impl Traits {
             beginning: profile.beginning(&encoder),
             own_keys: profile.own_keys(&encoder, is_set),
             vbv: profile.vbv(&encoder),
+            seam_cost: profile.seam_cost(&encoder),
             recommended,
             takes_hints: hints::are_wanted(&encoder),
             concurrency: match outside_of(made) {

@@ -505,8 +505,9 @@ impl Chunker {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::cuts::tests::change;
+    use super::super::plan::Seams;
     use super::super::plan::tests::{fixed, request};
-    use super::super::plan::{Overlap, Request, Seams};
+    use super::super::request::{Overlap, Request};
     use super::*;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
@@ -906,7 +907,7 @@ pub(super) mod tests {
             order in prop::collection::vec(any::<prop::sample::Index>(), 180),
         ) {
             let mut plan = fixed(own, min, before, after);
-            plan.seams = seams.map(|(key_distance, more)| Seams { key_distance, least_key_distance: 2, most: own + more });
+            plan.seams = seams.map(|(key_distance, more)| Seams { key_distance, least_key_distance: 2, least: 0, most: own + more });
             let min = plan.min_frames;
             let most = plan.longest();
             let mut chunker = Chunker::new(plan);

@@ -2,6 +2,8 @@
 
 //! How long chunks are, one after the other, as far as counts say it: so that all sessions end together.
 
+use super::split::Overhead;
+
 /// Where the length of the source isn't known, the first round has chunks of this length, in frames, or of a longer one, and each further round is longer
 /// by a quarter: whenever the source ends, what the sessions end apart is a part of what they have done.
 pub(super) const FIRST_CHUNK: u64 = 100;
@@ -172,6 +174,38 @@ impl Length {
         match self {
             Length::Tapering(taper) => taper.after(done),
             other => other.of(index),
+        }
+    }
+
+    /// What seams cost of a film, if one costs so many hundredths of a frame's bits. (Its first chunk begins with no seam.)
+    pub(super) fn overhead(self, cost: u64, frames: Option<u64>) -> Overhead {
+        let wide = u128::from;
+        let (seams, frames) = match (self, frames) {
+            (Self::Tapering(taper), _) => {
+                let frames = taper.total.saturating_mul(taper.unit.max(1));
+                (
+                    taper.rounds().map(|round| round.chunks).sum::<u128>(),
+                    frames,
+                )
+            }
+            (_, Some(frames)) => (wide(frames / self.longest().max(1)).max(1), frames),
+            // (It grows to that.)
+            (_, None) => return Overhead(cost.saturating_mul(100) / self.longest().max(1)),
+        };
+        let cost = (wide(cost) * 100).saturating_mul(seams.saturating_sub(1)) / wide(frames.max(1));
+        Overhead(u64::try_from(cost).unwrap_or(u64::MAX))
+    }
+
+    /// Frames of the shortest chunk that is planned, but for a rest.
+    pub(super) fn shortest(self) -> u64 {
+        match self {
+            Self::Fixed(frames) => frames,
+            Self::Growing { first, longest, .. } => first.min(longest),
+            Self::Tapering(taper) => {
+                let rounds = taper.rounds();
+                let of = rounds.map(|round| taper.frames(round.units / round.chunks.max(1)));
+                of.min().unwrap_or(1)
+            }
         }
     }
 

@@ -6,7 +6,8 @@
 //! caller brings, frames and packets are payloads of types that the caller chooses, and each verdict tells the caller what to do next.
 //!
 //! In the order in which a frame meets them: [`ids`] names things, [`budget`] lets a frame in, [`keys`] says whether it is to be a key
-//! frame, [`scenes`] how much of it is new, [`plan`] has settled how long chunks are ([`lengths`]) and [`chunker`] gives the frame to one, by
+//! frame, [`scenes`] how much of it is new, [`split`] has settled how many sessions share the
+//! cores and [`plan`] how long chunks are ([`lengths`]), by what was asked for ([`request`]), [`chunker`] gives the frame to one, by
 //! the best seam that [`cuts`] finds, [`roster`] gives chunks to sessions,
 //! [`liveness`] sees whether these live, [`store`] holds packets until they are in order, [`bucket`] sees whether the decoder's buffer is ever empty, [`timeline`] restores their times,
 //! [`early_start`] and [`pace`] say when some leave before that, [`tally`] counts all of it. [`engine`] is all of them as one machine.
@@ -23,8 +24,10 @@ pub mod lengths;
 pub mod liveness;
 pub mod pace;
 pub mod plan;
+pub mod request;
 pub mod roster;
 pub mod scenes;
+pub mod split;
 pub mod store;
 pub mod tally;
 pub mod timeline;

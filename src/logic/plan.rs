@@ -6,250 +6,12 @@
 //! [chunker](super::chunker) then follows the frames one by one.
 
 use super::cuts::Window;
-use super::lengths::{FIRST_CHUNK, Length, Taper, whole};
-use thiserror::Error;
+use super::lengths::{Length, Taper, whole};
+use super::request::{Beginning, BudgetTooSmall, Request};
+use super::split::Overhead;
 
-/// Longest automatic chunk, in frames: the key frame distance that encoders choose themselves (x264 and
-/// x265: 250). Measured on x264: 240-frame chunks cost 2 % of the bits, 96-frame chunks 14 %.
-pub const LONGEST_AUTOMATIC_CHUNK: u64 = 250;
-
-/// As above, where each frame is a key frame: longer chunks save no bits, only encoders to open (measured at 1080p: 1 ms each), and
-/// need more memory.
-const LONGEST_AUTOMATIC_INTRA_CHUNK: u64 = 100;
-
-/// As above, where a bitrate is the encoder's target: its rate control begins anew with each chunk and settles only as it goes on.
-/// Measured on x264 and x265, three minutes at 300 and 900 kbit/s: chunks of 250 frames spend 5 % less to 4 % more than one encoder, those
-/// of 500 within 2.2 %.
-const LONGEST_SETTLING_CHUNK: u64 = 500;
-
-/// The last rounds of chunks are made shorter so that all sessions end together, but no shorter than this, in frames. Each chunk
-/// costs the bits of about 20 frames (x264, the measurement above), and what the sessions end apart is about half of a last
-/// chunk: the sum of both is smallest at 58 frames. (With a lead, whose frames are encoded as well, at three times as many more.)
-const SHORTEST_LAST_CHUNK: u64 = 60;
-
-/// As above, where each frame is a key frame and chunks cost no bits, but still an encoder to open.
-const SHORTEST_LAST_INTRA_CHUNK: u64 = 24;
-
-/// As [`SHORTEST_LAST_CHUNK`], where a rate control has to settle.
-const SHORTEST_SETTLING_CHUNK: u64 = 240;
-
-/// Where memory is short, fewer sessions work before chunks of several frames for each key frame become shorter than this:
-/// at 20 frames' bits for each chunk, what more sessions gain in time is then lost in bits.
-const SHORTEST_SHARED_CHUNK: u64 = 24;
-
-/// A greater distance of key frames is none that chunks could be multiples of, in frames: ten seconds at 60 frames a second.
-const LONGEST_KEY_DISTANCE: u64 = 600;
-
-/// Distances that segments and ladders have, in frames: four seconds at 30 frames a second. They are kept where fewer sessions have room
-/// for that; greater ones only where all have, as an encoder that is told of one makes other key frames between them.
-const LONGEST_SEGMENT: u64 = 120;
-
-/// Frames fed around a chunk's own ones, on one side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Overlap {
-    Exactly(u64),
-    /// As many, but no more than a third of the chunk: beyond, it costs more than it gains.
-    UpTo(u64),
-}
-
-impl Overlap {
-    /// In frames.
-    pub fn most(self) -> u64 {
-        match self {
-            Self::Exactly(frames) | Self::UpTo(frames) => frames,
-        }
-    }
-
-    fn of(self, length: Length) -> u64 {
-        match self {
-            Self::Exactly(frames) => frames,
-            Self::UpTo(frames) => frames.min(length.longest() / 3),
-        }
-    }
-}
-
-/// What the beginning of a chunk costs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beginning {
-    /// Nothing, as each frame is a key frame.
-    Nothing,
-    /// The bits of a key frame, where none would stand there anyway.
-    KeyFrame,
-    /// That, and the time in which a rate control settles.
-    Settling,
-}
-
-impl Beginning {
-    /// The longest chunk that gains anything, in frames.
-    fn longest(self) -> u64 {
-        match self {
-            Self::Nothing => LONGEST_AUTOMATIC_INTRA_CHUNK,
-            Self::KeyFrame => LONGEST_AUTOMATIC_CHUNK,
-            Self::Settling => LONGEST_SETTLING_CHUNK,
-        }
-    }
-
-    /// The shortest one at the end of a film that gains anything, in frames.
-    fn shortest_last(self) -> u64 {
-        match self {
-            Self::Nothing => SHORTEST_LAST_INTRA_CHUNK,
-            Self::KeyFrame => SHORTEST_LAST_CHUNK,
-            Self::Settling => SHORTEST_SETTLING_CHUNK,
-        }
-    }
-
-    /// The shortest one with which one session more gains anything, in frames.
-    fn shortest_shared(self) -> u64 {
-        match self {
-            Self::Nothing => 1,
-            Self::KeyFrame => SHORTEST_SHARED_CHUNK,
-            Self::Settling => SHORTEST_SETTLING_CHUNK,
-        }
-    }
-
-    /// The first one of a film whose length isn't known, in frames.
-    fn first(self) -> u64 {
-        match self {
-            Self::Settling => SHORTEST_SETTLING_CHUNK,
-            _ => FIRST_CHUNK,
-        }
-    }
-}
-
-/// What a plan is made from.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// Sessions that may encode at the same time, at least 1.
-    pub sessions: u64,
-    /// They were left to us: fewer may work where memory is short.
-    pub sessions_are_automatic: bool,
-    pub beginning: Beginning,
-    /// Frames that a chunk owns; `None` leaves it to the plan.
-    pub chunk_frames: Option<u64>,
-    /// The greatest distance of the encoder's key frames, in frames: where chunks that the plan is free to choose begin.
-    pub key_distance: Option<u64>,
-    /// A cut that comes sooner after a key frame gets none.
-    pub least_key_distance: u64,
-    /// The encoder makes key frames at cuts, too, and counts from the last one. Otherwise each such chunk is a multiple of the distance.
-    pub follows_cuts: bool,
-    /// A chunk shorter than this joins the one before it.
-    pub min_chunk_frames: u64,
-    /// Frames fed before the own ones.
-    pub before: Overlap,
-    /// Frames fed after the own ones.
-    pub after: Overlap,
-    /// Frames that will come, where that is known.
-    pub source_frames: Option<u64>,
-    /// Size of one raw frame in bytes.
-    pub frame_bytes: u64,
-    /// Raw frames may not hold more bytes than this.
-    pub max_raw_bytes: u64,
-}
-
-impl Request {
-    /// Raw frames that the memory holds.
-    fn room(&self) -> u64 {
-        self.max_raw_bytes / self.frame_bytes.max(1)
-    }
-
-    /// The longest chunk that gains anything.
-    fn longest(&self, min_frames: u64) -> u64 {
-        // So long that the lead is a quarter of it.
-        let with_lead = match self.before {
-            Overlap::Exactly(_) => 0,
-            Overlap::UpTo(frames) => frames.saturating_mul(4),
-        };
-        let longest = min_frames.max(self.beginning.longest()).max(with_lead);
-        let unit = self.unit(min_frames);
-        whole(longest, unit).max(unit)
-    }
-
-    /// Where chunks begin is the plan's to choose.
-    fn is_free(&self) -> bool {
-        self.chunk_frames.is_none() && self.beginning != Beginning::Nothing
-    }
-
-    /// Each chunk is a multiple of so many frames.
-    fn unit(&self, min_frames: u64) -> u64 {
-        let is_fixed = self.is_free() && !self.follows_cuts;
-        let distance = self.key_distance.filter(|_| is_fixed);
-        let has_room = |distance: u64| self.share(self.sessions.max(1), min_frames) >= distance;
-        let is_kept = |distance: &u64| match *distance {
-            0 => false,
-            1..=LONGEST_SEGMENT => true,
-            _ => *distance <= LONGEST_KEY_DISTANCE && has_room(*distance),
-        };
-        distance.filter(is_kept).unwrap_or(1)
-    }
-
-    /// Where chunks of about this length may end, if the encoder follows cuts.
-    fn seams(&self, length: Length, min_frames: u64) -> Option<Seams> {
-        if !(self.is_free() && self.follows_cuts) {
-            return None;
-        }
-        let goal = length.longest();
-        let key_distance = self.key_distance.filter(|&distance| distance > 0);
-        // No session gets much more than its share.
-        let share = self.share(self.sessions.max(1), min_frames).max(goal);
-        // (What comes after a frame tells whether it begins a scene.)
-        let room = self.room_for_chunks(min_frames.max(2));
-        let most = share.saturating_add(share / 2).min(room);
-        if most < goal {
-            return None;
-        }
-        let seams = Seams {
-            key_distance,
-            least_key_distance: self.least_key_distance,
-            most,
-        };
-        let most = seams.window(goal, min_frames).most;
-        Some(Seams { most, ..seams })
-    }
-
-    /// Quarters of a chunk that are held while no session waits for memory: the chunks that are encoded, and the beginning of the next one.
-    fn quarters(sessions: u64) -> u64 {
-        sessions.saturating_mul(4).saturating_add(1)
-    }
-
-    /// Held beside a chunk's own frames: its lead, and its trail or the tail that may join it.
-    fn around(before: u64, after: u64, min_frames: u64) -> u64 {
-        before.saturating_add(after.max(min_frames))
-    }
-
-    /// Frames that the chunks themselves may have, if the overlap is as large as it may be.
-    fn room_for_chunks(&self, min_frames: u64) -> u64 {
-        let around = Self::around(self.before.most(), self.after.most(), min_frames);
-        self.room().saturating_sub(around)
-    }
-
-    /// The longest chunk with which so many sessions can work.
-    fn share(&self, sessions: u64, min_frames: u64) -> u64 {
-        let quarters = self.room_for_chunks(min_frames).saturating_mul(4);
-        quarters / Self::quarters(sessions)
-    }
-
-    /// Sessions that can work with chunks of this length, at least 1.
-    fn sessions_with(&self, length: u64, min_frames: u64) -> u64 {
-        let quarters = self.room_for_chunks(min_frames).saturating_mul(4) / length.max(1);
-        (quarters.saturating_sub(1) / 4).clamp(1, self.sessions.max(1))
-    }
-
-    /// One chunk with all around it fits into the memory.
-    fn fit(&self, length: Length, min_frames: u64) -> Result<(), BudgetTooSmall> {
-        let (before, after) = (self.before.of(length), self.after.of(length));
-        let around = Self::around(before, after, min_frames);
-        let needed_frames = around.saturating_add(length.longest());
-        // (The greatest number stands for all that is greater.)
-        if needed_frames <= self.room() && needed_frames < u64::MAX {
-            return Ok(());
-        }
-        Err(BudgetTooSmall {
-            needed_frames,
-            needed_bytes: needed_frames.saturating_mul(self.frame_bytes.max(1)),
-            max_raw_bytes: self.max_raw_bytes,
-        })
-    }
-}
+/// Frames of a shot: four seconds at 24 a second, as in films of the last decades.
+const USUAL_SHOT: u64 = 96;
 
 /// What keeps a plan's chunks from being longer, or its sessions from being more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -284,14 +46,16 @@ pub struct Seams {
     pub key_distance: Option<u64>,
     /// A cut that comes sooner after a key frame gets none.
     pub least_key_distance: u64,
+    /// Chunks aren't shorter than this, in frames: each seam costs bits.
+    pub least: u64,
     /// Frames of the longest chunk.
     pub most: u64,
 }
 
 impl Seams {
     /// Around this length, and so wide that it holds a key frame that the encoder makes by itself.
-    fn window(self, goal: u64, min_frames: u64) -> Window {
-        let least = min_frames.max(goal / 2).min(goal);
+    pub(super) fn window(self, goal: u64, min_frames: u64) -> Window {
+        let least = min_frames.max(goal / 2).max(self.least).min(goal);
         let most = match self.key_distance {
             Some(distance) => {
                 let beyond = goal.saturating_add(distance.div_ceil(2));
@@ -326,6 +90,14 @@ pub struct Plan {
     /// taken in, and the overlap; fewer where the memory is short.
     pub capacity_frames: u64,
     pub limit: Limit,
+    /// Bytes of raw frames that the plan was made for.
+    pub max_raw_bytes: u64,
+    /// Each chunk ends where the encoder makes a key frame by itself, as far as anyone can tell before.
+    pub seams_are_at_keys: bool,
+    /// What seams are expected to cost; `None`: nobody knows.
+    pub overhead: Option<Overhead>,
+    /// Where nothing else is known of the film, chunks end at multiples of this, in frames.
+    pub grain: u64,
     /// What was asked for didn't fit into the memory, so chunks are shorter.
     pub shrunk: Option<Shrunk>,
 }
@@ -340,19 +112,6 @@ pub struct Shrunk {
     pub key_distance: Option<u64>,
     /// What one chunk of that would need.
     pub needs: BudgetTooSmall,
-}
-
-/// One chunk with its overlap is larger than all the memory that may be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error(
-    "one chunk needs {needed_frames} raw frames ({needed_bytes} bytes), but max-raw-bytes is {max_raw_bytes}"
-)]
-pub struct BudgetTooSmall {
-    /// Frames that must be held for one chunk: lead, own, and trail or undecided tail.
-    pub needed_frames: u64,
-    /// The same in bytes.
-    pub needed_bytes: u64,
-    pub max_raw_bytes: u64,
 }
 
 impl Plan {
@@ -393,23 +152,34 @@ impl Plan {
     }
 
     /// If one chunk doesn't fit into the memory, its length is given up first, then `min_frames`, and nothing else: an overlap that
-    /// was set is what it was set to.
+    /// was set is what it was set to. Chunks are so long that they cost no more bits than they may, as far as the memory allows.
     pub fn make(request: &Request) -> Result<Self, BudgetTooSmall> {
+        let plan = Self::affordable(request, request.affordable(true))?;
+        if plan.seams_are_at_keys {
+            return Ok(plan);
+        }
+        Self::affordable(request, request.affordable(false))
+    }
+
+    /// Chunks aren't planned shorter than `affordable`, where the plan is free to choose.
+    fn affordable(request: &Request, affordable: u64) -> Result<Self, BudgetTooSmall> {
         let own = request.chunk_frames.unwrap_or(u64::MAX);
         let min_frames = request.min_chunk_frames.min(own).max(1);
         let unit = request.unit(min_frames);
         let length = match request.chunk_frames {
             Some(own) => Length::Fixed(own.max(1)),
             None => {
-                let most = request.longest(min_frames);
+                let most = request.longest(min_frames, affordable);
                 let sessions = Self::sessions(request, min_frames);
                 let share = request.share(sessions, min_frames);
-                let longest = whole(share.min(most).max(min_frames), unit).max(unit);
-                Self::automatic(request, sessions, longest, min_frames)
+                let least = min_frames.checked_next_multiple_of(unit);
+                let longest = whole(share.min(most), unit).max(least.unwrap_or(min_frames));
+                let least = min_frames.max(affordable).min(longest);
+                Self::automatic(request, unit, sessions, longest, least)
             }
         };
         let Err(needs) = request.fit(length, min_frames) else {
-            return Ok(Self::of(request, length, min_frames));
+            return Ok(Self::of(request, length, min_frames, affordable));
         };
         let shrunk = Shrunk {
             chunk_frames: request.chunk_frames,
@@ -440,7 +210,7 @@ impl Plan {
             Ok(Self {
                 shrunk: Some(shrunk),
                 limit: Limit::Memory,
-                ..Self::of(request, length, min_frames)
+                ..Self::of(request, length, min_frames, affordable)
             })
         };
         // A tail takes as much room as a chunk.
@@ -450,18 +220,18 @@ impl Plan {
         shorter(min_frames).or_else(|_| shorter(least))
     }
 
-    fn of(request: &Request, length: Length, min_frames: u64) -> Self {
+    fn of(request: &Request, length: Length, min_frames: u64, affordable: u64) -> Self {
         let (before, after) = (request.before.of(length), request.after.of(length));
         let around = Request::around(before, after, min_frames);
         let longest = length.longest();
         let sessions = request.sessions_with(longest, min_frames);
         // With room for the next chunk, where the source is no faster than the sessions.
-        let seams = request.seams(length, min_frames);
+        let seams = request.seams(length, min_frames, affordable);
         let beyond = seams.map_or(0, |seams| seams.most - longest);
         let wanted = sessions.saturating_add(1).saturating_mul(longest);
         let wanted = wanted.saturating_add(around).saturating_add(beyond);
         let capacity_frames = wanted.min(request.room());
-        let automatic = request.longest(min_frames);
+        let automatic = request.longest(min_frames, affordable);
         let share = request.share(sessions, min_frames);
         let unit = request.unit(min_frames);
         let limit = match request.chunk_frames {
@@ -471,18 +241,66 @@ impl Plan {
             None if longest < automatic => Limit::SourceLength,
             None => Limit::LongestChunk,
         };
+        let distance = request.key_distance.unwrap_or(u64::MAX);
+        let holds_key = |seams: &Seams| {
+            let window = seams.window(longest, min_frames);
+            window.most - window.least >= distance
+        };
+        let seams_are_at_keys =
+            request.is_free() && unit > 1 || seams.as_ref().is_some_and(holds_key);
+        let source_frames = request.source_frames.filter(|&frames| frames > 0);
+        let cost = request.seam_cost.map(|cost| match seams_are_at_keys {
+            true => cost.at_key,
+            false => cost.elsewhere,
+        });
+        let cost = match request.beginning {
+            Beginning::Nothing => Some(0),
+            _ => cost,
+        };
         Self {
             length,
             seams,
             min_frames,
             before,
             after,
-            source_frames: request.source_frames.filter(|&frames| frames > 0),
+            source_frames,
             sessions,
             capacity_frames,
             limit,
+            max_raw_bytes: request.max_raw_bytes,
+            seams_are_at_keys,
+            overhead: cost.map(|cost| length.overhead(cost, source_frames)),
+            grain: match seams_are_at_keys && seams.is_some() {
+                true => length.shortest().max(distance),
+                false => length.shortest(),
+            },
             shrunk: None,
         }
+    }
+
+    /// How long a film of so many frames takes, whose shots are as long as they usually are, and one without cuts, if its frames are
+    /// alike: in the time of one frame with one thread.
+    pub fn times(&self, frames: u64) -> (f64, f64) {
+        let usual = self.grain.min(USUAL_SHOT).max(self.length.shortest());
+        (self.time(frames, usual), self.time(frames, self.grain))
+    }
+
+    /// As above, with chunks that end at multiples of `grain`.
+    fn time(&self, frames: u64, grain: u64) -> f64 {
+        let (sessions, grain) = (self.sessions.max(1), grain.max(1));
+        let chunks = frames.div_ceil(grain);
+        // Of many chunks the last ones end apart by half of one.
+        let own = match chunks.div_ceil(sessions) {
+            rounds @ 0..4 => rounds.saturating_mul(grain).min(frames) as f64,
+            _ => frames as f64 / sessions as f64 + grain as f64 / 2.0,
+        };
+        let longest = self.length.longest().max(grain);
+        let length = longest.min(frames).max(1) as f64;
+        let lead = match sessions {
+            1 => 0.0,
+            _ => self.before as f64,
+        };
+        own * (1.0 + lead / length)
     }
 
     /// Sessions that work. Where the memory is short, fewer than there may be, so that chunks needn't be too short; two in any case.
@@ -496,26 +314,27 @@ impl Plan {
         .max(1)
     }
 
-    /// Chunks such that all sessions end together; if one of them does it all, as long as may be.
-    fn automatic(request: &Request, sessions: u64, longest: u64, min_frames: u64) -> Length {
+    /// Chunks such that all sessions end together, none of them shorter than `least`; if one of them does it all, as long as may be.
+    fn automatic(request: &Request, unit: u64, sessions: u64, longest: u64, least: u64) -> Length {
         let shortest = request.beginning.shortest_last();
-        let unit = request.unit(min_frames);
         // A lead costs as much time as that many frames' bits.
         let shortest = shortest.saturating_add(request.before.most().saturating_mul(3));
+        let first = request.beginning.first().max(least);
         match request.source_frames.filter(|&total| total > 0) {
             _ if sessions == 1 => Length::Fixed(longest),
-            None if longest <= request.beginning.first() => Length::Fixed(longest),
+            Some(total) if total < unit => Length::Fixed(unit),
+            None if longest <= first => Length::Fixed(longest),
             // (What is less than a unit is a chunk of its own, or joins the last one.)
             Some(total) => Length::Tapering(Taper {
                 unit,
                 total: total / unit,
                 sessions,
                 longest: longest / unit,
-                shortest: shortest.max(min_frames).div_ceil(unit),
-                least: min_frames.div_ceil(unit),
+                shortest: shortest.max(least).div_ceil(unit),
+                least: least.div_ceil(unit),
             }),
             None => Length::Growing {
-                first: request.beginning.first(),
+                first,
                 sessions,
                 longest,
                 unit,
@@ -528,6 +347,8 @@ impl Plan {
 pub(super) mod tests {
     use super::super::chunker::Chunker;
     use super::super::chunker::tests::own_lengths;
+    use super::super::request::Overlap;
+    use super::super::split::SeamCost;
     use super::*;
     use proptest::prelude::*;
 
@@ -546,6 +367,8 @@ pub(super) mod tests {
             source_frames: None,
             frame_bytes: 1_000,
             max_raw_bytes: 1_000_000_000,
+            seam_cost: None,
+            max_overhead: None,
         }
     }
 
@@ -779,6 +602,18 @@ pub(super) mod tests {
         prop_oneof![any_number().prop_map(Overlap::Exactly), automatic]
     }
 
+    #[test]
+    fn a_film_shorter_than_the_key_frame_distance_is_one_chunk() {
+        for frames in [1, 60, 127] {
+            let plan = Plan::make(&Request {
+                key_distance: Some(128),
+                source_frames: Some(frames),
+                ..request()
+            });
+            assert_eq!(own_lengths(plan.unwrap(), frames), [frames]);
+        }
+    }
+
     proptest! {
         #[test]
         fn whatever_is_asked_for_fits_or_is_refused(
@@ -793,10 +628,14 @@ pub(super) mod tests {
             (sessions_are_automatic, follows_cuts) in any::<(bool, bool)>(),
             beginning in prop_oneof![Just(Beginning::Nothing), Just(Beginning::KeyFrame), Just(Beginning::Settling)],
             key_distance in prop::option::of(any_number()),
+            seam_cost in prop::option::of((any_number(), any_number())),
+            max_overhead in prop::option::of(any_number()),
         ) {
+            let seam_cost = seam_cost.map(|(at_key, elsewhere)| SeamCost { at_key, elsewhere });
+            let max_overhead = max_overhead.map(Overhead);
             let request = Request {
                 sessions, sessions_are_automatic, beginning, chunk_frames, key_distance, least_key_distance: 3, follows_cuts, min_chunk_frames, before, after,
-                source_frames, frame_bytes, max_raw_bytes,
+                source_frames, frame_bytes, max_raw_bytes, seam_cost, max_overhead,
             };
             let unit = request.unit(min_chunk_frames.min(chunk_frames.unwrap_or(u64::MAX)).max(1));
             let room = max_raw_bytes / frame_bytes.max(1);
@@ -839,6 +678,9 @@ pub(super) mod tests {
                     }
                     let _ = chunker.cut();
                     let _ = plan.latency_frames();
+                    let (usual, worst) = plan.times(source_frames.unwrap_or(1_000));
+                    prop_assert!(0.0 <= usual && worst.is_finite());
+                    prop_assert_eq!(plan.overhead.is_some(), seam_cost.is_some() || beginning == Beginning::Nothing);
                     prop_assert!(1 <= plan.sessions && plan.sessions <= sessions.max(1));
                 }
             }

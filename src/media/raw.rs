@@ -34,6 +34,13 @@ pub(crate) fn frame_bytes(caps: &gst::CapsRef) -> Option<u64> {
     Some((width * height).saturating_mul(halves).div_ceil(2).max(1))
 }
 
+/// Width and height of a picture, as far as the caps say them.
+pub(crate) fn picture_size(caps: &gst::CapsRef) -> Option<(u32, u32)> {
+    let structure = caps.structure(0)?;
+    let side = |name| u32::try_from(structure.get::<i32>(name).ok()?).ok();
+    Some((side("width")?, side("height")?))
+}
+
 /// Half bytes for a pixel of a format as Linux names it (drm_fourcc.h), as many as most formats have where it isn't listed.
 fn half_bytes_of_a_pixel(fourcc: &str) -> u64 {
     match fourcc {

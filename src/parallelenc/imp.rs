@@ -4,13 +4,13 @@
 
 use super::presets;
 use super::settings::{
-    AUTOMATIC_OVERLAP, DEFAULT_CACHE_MAX_BYTES, DEFAULT_MAX_ATTEMPTS, DEFAULT_MIN_CHUNK_FRAMES,
-    DEFAULT_STALL_TIMEOUT, MAX_OVERLAP, Settings,
+    AUTOMATIC_OVERLAP, DEFAULT_CACHE_MAX_BYTES, DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_OVERHEAD,
+    DEFAULT_MIN_CHUNK_FRAMES, DEFAULT_STALL_TIMEOUT, MAX_OVERLAP, Settings,
 };
 use crate::encoder::description::EncoderError;
 use crate::encoder::model::{self, Models};
 use crate::host::Host;
-use crate::job::{Cut, Job, MAX_SESSIONS};
+use crate::job::{Cut, Job, MAX_SESSIONS, MAX_THREADS};
 use crate::media::caps;
 use crate::media::queries::ask_target;
 use crate::panics::{self, Part};
@@ -44,9 +44,15 @@ pub struct ParallelEnc {
                  encoder for the caps that downstream accepts is chosen. It must not come from strangers.")]
     #[property(name = "sessions", get, set, type = u32, member = sessions, minimum = 0, maximum = MAX_SESSIONS,
         default = 0, mutable_ready, nick = "Sessions",
-        blurb = "The number of encoders that work at the same time. 0 means as many as the encoder gains from: what it \
-                 recommends itself, one for each core with a software encoder, or the engines of the hardware (one unless more are \
-                 known of). A session that can't be opened is closed, with a warning, as long as another one works.")]
+        blurb = "The number of encoders that work at the same time. 0 means what is over first, by the film's length, the picture, the \
+                 memory and max-bitrate-overhead: at most what the encoder recommends itself, one for each core that the process may use with a software encoder (all \
+                 elements of the process with 0, from READY on, share the cores equally, but each has two at least), or the engines of the hardware (one unless more are \
+                 known of); one encoder for the whole stream where its own threads are as fast. A session that can't be opened is closed, with a warning, as long as another one works.")]
+    #[property(name = "threads-per-session", get, set, type = u32, member = threads_per_session, minimum = 0, maximum = MAX_THREADS,
+        default = 0, mutable_ready, nick = "Threads of each session",
+        blurb = "The number of threads that each encoder has, if it can be told and no property of its own says it. 0 means one if sessions is set; \
+                 otherwise the cores for each session, as far as threads gain anything. What many encoders make depends on it, so the same \
+                 bytes on another machine need the same number (stats says it) and the same chunks.")]
     #[property(name = "chunk-frames", get, set, type = u32, member = chunk_frames, default = 0, mutable_ready,
         nick = "Chunk length in frames",
         blurb = "The number of frames that one encoder encodes in a row. 0 means that cut says where chunks end, near 250 frames, 500 \
@@ -96,10 +102,16 @@ pub struct ParallelEnc {
         blurb = "Whether a live source may be encoded in chunks, too. It delays the stream by as many chunks as there are \
                  sessions, which the latency query tells, so set chunk-frames. It needs a frame rate in the caps. If it is false, one \
                  encoder encodes the whole stream of a live source.")]
+    #[property(name = "max-bitrate-overhead", get, set, type = f64, member = max_bitrate_overhead, minimum = 0.0, maximum = 100.0,
+        default = DEFAULT_MAX_OVERHEAD, mutable_ready, nick = "Maximum bitrate overhead in percent",
+        blurb = "What chunks may cost in bits at the same quality, against one encoder, in percent, as expected of what was measured of the encoder. \
+                 Chunks are as long as that asks for, and one encoder encodes the whole stream where the memory doesn't hold such chunks or the film is too \
+                 short for them. What is set (sessions, chunk-frames, cut=fixed) is done all the same, with a warning if it costs more. stats says what is expected, in \
+                 expected-overhead, unless nobody knows, in which case nothing is bounded.")]
     #[property(name = "max-raw-bytes", get, set, type = u64, member = max_raw_bytes, default = 0, mutable_ready,
         nick = "Maximum of raw video in bytes",
-        blurb = "The most bytes of raw video that are held at once. 0 means an equal share of a quarter of the machine's \
-                 memory, or of the container's limit where one is set, with all elements of the process that are at READY or above and \
+        blurb = "The most bytes of raw video that are held at once. 0 means an equal share of a quarter of what is available of the machine's \
+                 memory, or of the container's limit where that is less, with all elements of the process that are at READY or above and \
                  have 0 as well. If it doesn't hold a chunk as long as chunk-frames says for each session, chunks are shorter; where they would \
                  have less than 24 frames, or less than 240 if a rate control has to settle in them, and sessions is 0, fewer sessions work, but two in any case. stats says what limited the \
                  plan, in limited-by. If it doesn't hold one chunk, chunks become shorter than set, with a warning; an error if \
@@ -178,7 +190,7 @@ impl ObjectImpl for ParallelEnc {
                     "What was done since the start, in frames, chunks and bytes: parallel, chunk-frames (of the longest, as planned), chunks-planned, \
                      chunks-finished, chunks-from-cache (of these, encoded by an earlier run), attempts-failed, vbv-retries (how often a chunk was encoded again, as it would have emptied the decoder's buffer), vbv-underflows (those that empty it all the same), frames-in, frames-out, frames-skipped (by the encoder), frames-encoded (for chunks that were delivered, with their overlaps and those that were encoded again), frames-copied (out \
                      of a pool that is too small), frames-unseen (which couldn't be read to look for cuts), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early (now, before chunks are finished, because input stands still), overlap-before, overlap-after (as planned), \
-                     cut (where chunks end: scene or fixed), sessions-planned (which work at the same time), limited-by (what keeps chunks from being longer or sessions from \
+                     cut (where chunks end: scene or fixed), sessions-planned (which work at the same time), threads-per-session, source-frames (where known) and max-raw-bytes (with these four set, and the same encoder, another machine makes the same bytes), expected-overhead (of the bits, in percent; not there where nobody knows), limited-by (what keeps chunks from being longer or sessions from \
                      being more: chunk-frames, source-length, longest-chunk (longer ones gain nothing) or max-raw-bytes), sessions-open, \
                      sessions (each with frames and frames-per-second), encoder (as set or chosen), sequential-reason.",
                 )

@@ -3,6 +3,7 @@
 //! The properties' data and defaults, and the job that they come to.
 
 use crate::job::{Cut, Job};
+use crate::logic::split::Overhead;
 use std::time::Duration;
 
 /// Half a second of film: shorter chunks cost more for their key frame than a session idle for as long.
@@ -15,6 +16,8 @@ pub(crate) const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 pub(crate) const DEFAULT_STALL_TIMEOUT: u64 = 30_000_000_000;
 /// Two hours at 10 Mbit/s.
 pub(crate) const DEFAULT_CACHE_MAX_BYTES: u64 = 10 << 30;
+/// In percent: too little to be seen, and what seams at key frames cost in chunks of 70 frames.
+pub(crate) const DEFAULT_MAX_OVERHEAD: f64 = 1.0;
 /// As the encoder at hand needs it.
 pub(crate) const AUTOMATIC_OVERLAP: i32 = -1;
 
@@ -23,6 +26,7 @@ pub(crate) const AUTOMATIC_OVERLAP: i32 = -1;
 pub(crate) struct Settings {
     pub(crate) encoder: Option<String>,
     pub(crate) sessions: u32,
+    pub(crate) threads_per_session: u32,
     pub(crate) chunk_frames: u32,
     pub(crate) cut: Cut,
     pub(crate) min_chunk_frames: u32,
@@ -32,6 +36,7 @@ pub(crate) struct Settings {
     pub(crate) key_frame_interval: u64,
     pub(crate) allow_parallel: bool,
     pub(crate) allow_parallel_live: bool,
+    pub(crate) max_bitrate_overhead: f64,
     pub(crate) max_raw_bytes: u64,
     pub(crate) max_attempts: u32,
     pub(crate) stall_timeout: u64,
@@ -44,6 +49,7 @@ impl Default for Settings {
         Self {
             encoder: None,
             sessions: 0,
+            threads_per_session: 0,
             chunk_frames: 0,
             cut: Cut::default(),
             min_chunk_frames: DEFAULT_MIN_CHUNK_FRAMES,
@@ -53,6 +59,7 @@ impl Default for Settings {
             key_frame_interval: 0,
             allow_parallel: true,
             allow_parallel_live: false,
+            max_bitrate_overhead: DEFAULT_MAX_OVERHEAD,
             max_raw_bytes: 0,
             max_attempts: DEFAULT_MAX_ATTEMPTS,
             stall_timeout: DEFAULT_STALL_TIMEOUT,
@@ -68,6 +75,7 @@ impl Settings {
         Job {
             encoder: self.encoder.clone(),
             sessions: Some(self.sessions).filter(|&sessions| sessions > 0),
+            threads: Some(self.threads_per_session).filter(|&threads| threads > 0),
             chunk_frames: nonzero(self.chunk_frames.into()),
             cut: self.cut,
             min_chunk_frames: self.min_chunk_frames.into(),
@@ -77,6 +85,7 @@ impl Settings {
             key_frame_interval: nonzero(self.key_frame_interval).map(Duration::from_nanos),
             allow_parallel: self.allow_parallel,
             allow_parallel_live: self.allow_parallel_live,
+            max_overhead: Overhead::of_percent(self.max_bitrate_overhead),
             max_raw_bytes: nonzero(self.max_raw_bytes),
             max_attempts: self.max_attempts,
             stall_timeout: nonzero(self.stall_timeout).map(Duration::from_nanos),
@@ -91,8 +100,8 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
-    use crate::memory::READINGS;
     use crate::parallelenc::ParallelEnc;
+    use crate::shares::READINGS;
     use gst::prelude::*;
 
     #[test]

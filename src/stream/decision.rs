@@ -7,8 +7,9 @@ use crate::encoder::description::Traits;
 use crate::encoder::profile::{Concurrency, OwnKeys, Profile};
 use crate::job::{Job, MAX_SESSIONS};
 use crate::logic::bucket::Vbv;
-use crate::logic::plan::{Beginning, Overlap};
-use std::thread::available_parallelism;
+use crate::logic::request::{Beginning, Overlap};
+use crate::logic::split::{Alone, Overhead, SeamCost};
+use crate::shares;
 
 /// Why one encoder encodes the whole stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +36,22 @@ pub(crate) enum Sequential {
     AlternatingFields,
     #[error("the encoder can't be used in chunks: {0}")]
     Encoder(&'static str),
+    #[error("one encoder with threads of its own is as fast as chunks would be")]
+    AsFast,
+    #[error(
+        "chunks that are faster would cost about {:.1} % of the bits, which is more than max-bitrate-overhead",
+        .0.percent()
+    )]
+    Overhead(Overhead),
+}
+
+impl From<Alone> for Sequential {
+    fn from(alone: Alone) -> Self {
+        match alone {
+            Alone::AsFast => Self::AsFast,
+            Alone::Overhead(overhead) => Self::Overhead(overhead),
+        }
+    }
 }
 
 /// Made once the encoder is known.
@@ -44,12 +61,13 @@ pub(crate) struct Decision {
     pub(crate) encoder: String,
     pub(crate) profile: &'static Profile,
     pub(crate) sequential: Option<Sequential>,
-    /// At least 1.
+    /// At least 1, and at most so many.
     pub(crate) sessions: u32,
-    /// Sessions where the user leaves it to us.
+    /// Sessions where the user leaves it to us, at most.
     pub(crate) automatic_sessions: u32,
-    /// Threads that each encoder may take, where its bits don't depend on their number.
-    pub(crate) threads: u32,
+    /// Each keeps a core busy.
+    pub(crate) is_limited_by_cores: bool,
+    pub(crate) seam_cost: Option<SeamCost>,
     pub(crate) before: Overlap,
     pub(crate) after: Overlap,
     pub(crate) beginning: Beginning,
@@ -62,8 +80,7 @@ pub(crate) struct Decision {
 
 impl Decision {
     pub(crate) fn new(job: &Job, traits: &Traits) -> Self {
-        let cores = available_parallelism().map_or(1, usize::from);
-        Self::on(u32::try_from(cores).unwrap_or(u32::MAX), job, traits)
+        Self::on(shares::of_process(), job, traits)
     }
 
     fn on(cores: u32, job: &Job, traits: &Traits) -> Self {
@@ -91,7 +108,9 @@ impl Decision {
             sequential,
             automatic_sessions,
             sessions: if sequential.is_some() { 1 } else { sessions },
-            threads: (cores / sessions).max(1),
+            is_limited_by_cores: (traits.recommended.sessions, traits.concurrency)
+                == (0, Concurrency::Cores),
+            seam_cost: traits.seam_cost,
             before: overlap(job.overlap_before, traits.overlap.0),
             after: overlap(job.overlap_after, traits.overlap.1),
             beginning: traits.beginning,
@@ -119,6 +138,8 @@ mod tests {
         Job {
             encoder: None,
             sessions: None,
+            threads: None,
+            max_overhead: Overhead(100),
             chunk_frames: None,
             cut: Cut::default(),
             min_chunk_frames: 12,
@@ -159,7 +180,6 @@ mod tests {
         let mut of = traits("jpegenc");
         let auto = automatic();
         assert_eq!(decide(&auto, &of).sessions, 8);
-        assert_eq!(decide(&auto, &of).threads, 1);
         of.recommended.sessions = 20;
         assert_eq!(decide(&auto, &of).sessions, 20);
         let three = Job {
@@ -167,7 +187,6 @@ mod tests {
             ..automatic()
         };
         assert_eq!(decide(&three, &of).sessions, 3);
-        assert_eq!(decide(&three, &of).threads, 2);
         let alone = traits("y4menc");
         let Some(Sequential::Encoder(_)) = decide(&three, &alone).sequential else {
             panic!("y4menc has one header");

@@ -28,7 +28,7 @@ mod workers;
 use crate::cache::Files;
 use crate::encoder::description::EncoderError;
 use crate::job::Job;
-use crate::memory::Memory;
+use crate::shares::{Cores, Memory};
 use decision::Decision;
 use gst::prelude::*;
 use shared::Encoding;
@@ -51,6 +51,7 @@ impl Shared {
         self.unprepare();
         let encoding = Encoding {
             memory: Memory::new(job.max_raw_bytes),
+            cores: Cores::new(job.sessions.is_none()),
             job,
             ..Encoding::default()
         };
@@ -124,7 +125,9 @@ impl Shared {
         drop(old);
         *self.flows.lock() = gst_base::UniqueFlowCombiner::new();
         // The others' shares grow.
-        self.encoding.lock().memory = Memory::default();
+        let mut encoding = self.encoding.lock();
+        encoding.memory = Memory::default();
+        encoding.cores = Cores::default();
     }
 
     /// A message of a child's passes here first.

@@ -7,12 +7,14 @@ use super::shared::{Mode, Shared};
 use super::workers;
 use crate::encoder::choice;
 use crate::encoder::description::{Chunked, EncoderError, Recipe};
-use crate::encoder::profile::ForcedKey;
+use crate::encoder::profile::{ForcedKey, Threads};
 use crate::job::Cut;
 use crate::logic::ids::SessionId;
-use crate::logic::plan::{Beginning, BudgetTooSmall, Overlap, Plan, Request};
+use crate::logic::plan::Plan;
+use crate::logic::request::{Beginning, BudgetTooSmall, Overlap, Request};
+use crate::logic::split::{self, Scaling, Split};
 use crate::media::bitstream::alignment_of_parts;
-use crate::media::raw::{are_fields, frame_bytes, frame_duration, frame_rate};
+use crate::media::raw::{are_fields, frame_bytes, frame_duration, frame_rate, picture_size};
 use crate::media::thumbnails::Thumbnails;
 use crate::session::Session;
 use crate::session::failure::Failure;
@@ -88,10 +90,51 @@ impl Shared {
             None
         };
         self.input.lock().set_caps(caps.clone(), snapshot.clone());
-        match sequential {
-            Some(reason) => Ok(self.begin_sequential(first, reason, event)?),
-            None => self.begin_parallel(first, caps, snapshot),
+        if let Some(reason) = sequential {
+            return Ok(self.begin_sequential(first, reason, event)?);
         }
+        let split = self.split(caps)?;
+        if let Some(reason) = split.alone {
+            return Ok(self.begin_sequential(first, reason.into(), event)?);
+        }
+        self.give_threads(first, &split)?;
+        self.begin_parallel(first, &split.plan, caps, snapshot)
+    }
+
+    /// How the stream is encoded, by all that is known before its first frame.
+    fn split(&self, caps: &gst::Caps) -> Result<Split, BudgetTooSmall> {
+        let told = self.encoding.lock().job.source_frames;
+        // (The segment comes later.)
+        let frames = told.or_else(|| self.frames_to_come(caps, &gst::FormattedSegment::new()));
+        self.split_of(caps, frames, None)
+    }
+
+    /// All encoders of the stream have so many, and the first one was placed before that was known.
+    fn give_threads(
+        self: &Arc<Self>,
+        first: &Arc<Session>,
+        split: &Split,
+    ) -> Result<(), EncoderError> {
+        let anew = {
+            let mut encoding = self.encoding.lock();
+            let cores = encoding.cores.number();
+            let recipe = encoding.recipe.as_mut();
+            let chunked = recipe.and_then(|recipe| recipe.chunked.as_mut());
+            let anew = chunked.and_then(|chunked| {
+                let threads = match chunked.profile.threads {
+                    // Its bits don't depend on their number.
+                    Threads::Free(_) => (u64::from(cores) / split.plan.sessions.max(1)).max(1),
+                    _ => split.threads.into(),
+                };
+                let threads = u32::try_from(threads).unwrap_or(u32::MAX);
+                (std::mem::replace(&mut chunked.threads, threads) != threads).then_some(threads)
+            });
+            encoding.threads = split.threads;
+            anew.and(encoding.recipe.clone())
+        };
+        let Some(recipe) = anew else { return Ok(()) };
+        let _opening = OpeningFirst::begin(self);
+        first.place(&recipe, &|| self.stops())
     }
 
     /// There is no format for upstream, whose stream has begun, and which can't say why: perhaps downstream takes nothing that the encoder
@@ -116,6 +159,7 @@ impl Shared {
             // What comes live doesn't come again, and nothing may wait for all of a chunk, nor for where it ends.
             encoding.cache = None;
             encoding.job.cut = Cut::Fixed;
+            encoding.is_live = true;
             if !encoding.job.allow_parallel_live {
                 return Some(Sequential::LiveSource);
             }
@@ -186,6 +230,7 @@ impl Shared {
             description: description.to_string(),
             overrides: self.models.overrides(),
             chunked: None,
+            alone: None,
         };
         // The generic element makes whatever its encoder makes.
         let makes = self.makes();
@@ -198,7 +243,7 @@ impl Shared {
             if decision.sequential.is_none() {
                 recipe.chunked = Some(Chunked {
                     profile: decision.profile,
-                    threads: decision.threads,
+                    threads: encoding.job.threads.unwrap_or(1),
                     takes_hints: traits.takes_hints,
                 });
             }
@@ -233,9 +278,14 @@ impl Shared {
         // the mode isn't decided, it doesn't hear of it.)
         let plain = {
             let mut encoding = self.encoding.lock();
+            let cores = encoding.job.threads.unwrap_or(encoding.cores.number());
             let recipe = encoding.recipe.as_mut();
             recipe.and_then(|recipe| {
-                recipe.chunked.take()?;
+                let profile = recipe.chunked.take()?.profile;
+                // That it is the better plan goes by all cores.
+                let is_planned = matches!(reason, Sequential::AsFast | Sequential::Overhead(_));
+                let takes_all = profile.own_threads.is_none_or(|own| own.are_automatic);
+                recipe.alone = (is_planned && !takes_all).then_some((profile, cores));
                 Some(recipe.clone())
             })
         };
@@ -278,20 +328,20 @@ impl Shared {
     fn begin_parallel(
         self: &Arc<Self>,
         first: &Arc<Session>,
+        plan: &Plan,
         caps: &gst::Caps,
         downstream: gst::Caps,
     ) -> Result<(), gst::ErrorMessage> {
         let sink_caps = first.src.peer_query_caps(None);
-        let plan = self.plan(caps, None)?;
         gst::info!(CAT, obj = self.sink, "{plan:?}");
         {
             let mut encoding = self.encoding.lock();
             encoding.sink_caps = Some(sink_caps);
             encoding.mode = Mode::Parallel;
         }
-        self.input.lock().look_for_cuts(&plan);
-        self.lock().begin(plan);
-        self.warn_of_reduced_plan(&plan);
+        self.input.lock().look_for_cuts(plan);
+        self.lock().begin(*plan);
+        self.warn_of_plan(plan);
         let early = std::mem::take(&mut self.input.lock().early);
         for event in early {
             self.serialized(event);
@@ -321,12 +371,24 @@ impl Shared {
         Ok(())
     }
 
-    /// The plan for frames of these caps.
+    /// The plan for frames of these caps, once it is settled how many threads each session has.
     pub(super) fn plan(
         &self,
         caps: &gst::Caps,
         source_frames: Option<u64>,
     ) -> Result<Plan, BudgetTooSmall> {
+        let threads = self.encoding.lock().threads.max(1);
+        let split = self.split_of(caps, source_frames, Some(threads))?;
+        Ok(split.plan)
+    }
+
+    /// `threads`: as settled. Without them the stream may be encoded by one encoder.
+    fn split_of(
+        &self,
+        caps: &gst::Caps,
+        source_frames: Option<u64>,
+        threads: Option<u32>,
+    ) -> Result<Split, BudgetTooSmall> {
         let encoding = self.encoding.lock();
         let job = &encoding.job;
         let decision = encoding.decision.as_ref();
@@ -343,9 +405,30 @@ impl Shared {
                 (distance, follows && Thumbnails::can_be_made(caps))
             }
         };
+        // How many of a video card's engines are busy is no matter of cores.
+        let by_cores = decision.is_some_and(|it| it.is_limited_by_cores);
+        let are_ours = job.sessions.is_none() && by_cores;
+        let most = encoding.sessions();
+        let cores = match are_ours {
+            true => encoding.cores.number(),
+            false => u32::try_from(most).unwrap_or(u32::MAX),
+        };
+        let (width, height) = picture_size(caps).unwrap_or_default();
+        let scaling = decision.map(|it| it.profile.scaling(width, height));
+        let cores = split::Cores {
+            cores,
+            threads: threads.or(job.threads),
+            scaling: scaling.unwrap_or(Scaling::NONE),
+            // (Measured on x264: each of six runs made other bytes.)
+            threads_vary: decision.is_some_and(|it| it.vbv.is_some()),
+            may_be_alone: threads.is_none() && job.chunk_frames.is_none() && job.cache.is_none(),
+        };
         let make = |min_chunk_frames: u64| {
-            Plan::make(&Request {
-                sessions: encoding.sessions(),
+            let request = Request {
+                sessions: match are_ours {
+                    true => most.min(cores.cores.into()),
+                    false => most,
+                },
                 sessions_are_automatic: job.sessions.is_none(),
                 beginning: decision.map_or(Beginning::KeyFrame, |it| it.beginning),
                 chunk_frames: job.chunk_frames,
@@ -358,7 +441,19 @@ impl Shared {
                 source_frames,
                 frame_bytes: frame_bytes(caps).unwrap_or(1),
                 max_raw_bytes: encoding.memory.bytes(),
-            })
+                seam_cost: decision.and_then(|it| it.seam_cost),
+                // What was asked for is done, whatever it costs.
+                max_overhead: Some(job.max_overhead).filter(|_| job.cut == Cut::Scene),
+            };
+            match encoding.is_live {
+                // Nobody knows whether fewer sessions would keep up.
+                true => Plan::make(&request).map(|plan| Split {
+                    plan,
+                    threads: cores.threads.unwrap_or(1),
+                    alone: None,
+                }),
+                false => split::best(&request, cores),
+            }
         };
         let recommended = decision.map_or(0, |it| {
             let by_duration = it
@@ -367,9 +462,10 @@ impl Shared {
             it.min_chunk_frames.max(by_duration)
         });
         // What an encoder recommends can't make anything shorter than it is without it.
-        let plan = make(job.min_chunk_frames.max(recommended)).ok();
-        match plan.filter(|plan| plan.shrunk.is_none()) {
-            Some(plan) => Ok(plan),
+        let split = make(job.min_chunk_frames.max(recommended)).ok();
+        let is_whole = |split: &Split| split.plan.shrunk.is_none();
+        match split.filter(is_whole) {
+            Some(split) => Ok(split),
             None => make(job.min_chunk_frames),
         }
     }

@@ -6,13 +6,16 @@ use super::shared::Shared;
 use crate::encoder::description::EncoderError;
 use crate::logic::engine::{Again, FailedAttempt, GiveUpReason, Report, Stalled};
 use crate::logic::ids::{ChunkId, SessionId};
-use crate::logic::plan::{BudgetTooSmall, Plan};
+use crate::logic::plan::Plan;
+use crate::logic::request::BudgetTooSmall;
+use crate::logic::split::Overhead;
 use crate::session::Session;
 use crate::session::failure::{self, Failure};
 use gst::FlowError;
 use gst::MessageErrorDomain;
 use gst::prelude::*;
 use once_cell::sync::Lazy;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 static CAT: Lazy<gst::DebugCategory> =
@@ -31,8 +34,8 @@ pub(crate) struct Said {
     refusal: bool,
     /// That a decoder's buffer runs dry was said.
     underflow: bool,
-    /// What was said last of chunks that are shorter than they were to be.
-    reduction: Option<String>,
+    /// What was said of plans.
+    plan: BTreeSet<String>,
     /// Sessions that were closed, and why, as far as that wasn't said yet.
     closed: Vec<(SessionId, String)>,
 }
@@ -297,14 +300,14 @@ impl Shared {
         }
     }
 
-    /// Chunks are shorter than they were to be, unless that was said before.
-    pub(super) fn warn_of_reduced_plan(&self, plan: &Plan) {
-        let Some(text) = describe_reduction(plan) else {
-            return;
-        };
-        let said = self.notices.lock().reduction.replace(text.clone());
-        if said.as_ref() != Some(&text) {
-            self.warn(gst::LibraryError::Settings, &text, None);
+    /// Chunks are shorter than they were to be, or cost more bits than they may, unless that was said before.
+    pub(super) fn warn_of_plan(&self, plan: &Plan) {
+        let most = self.encoding.lock().job.max_overhead;
+        let texts = [describe_reduction(plan), describe_overhead(plan, most)];
+        for text in texts.into_iter().flatten() {
+            if self.notices.lock().plan.insert(text.clone()) {
+                self.warn(gst::LibraryError::Settings, &text, None);
+            }
         }
     }
 
@@ -470,6 +473,18 @@ fn describe_reduction(plan: &Plan) -> Option<String> {
         shrunk.needs,
         less.join(" and "),
         shrunk.needs.needed_bytes
+    ))
+}
+
+/// What the plan costs, if that is more than it may.
+fn describe_overhead(plan: &Plan, most: Overhead) -> Option<String> {
+    let overhead = plan.overhead.filter(|&overhead| overhead > most)?;
+    Some(format!(
+        "Chunks of {} frames are expected to cost about {:.1} % more bits than one encoder, more than max-bitrate-overhead ({:.1} %); set fewer \
+         sessions, a greater chunk-frames or cut=scene, or leave them to the element",
+        plan.length.longest(),
+        overhead.percent(),
+        most.percent()
     ))
 }
 

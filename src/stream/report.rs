@@ -9,11 +9,12 @@ impl Shared {
     /// Everything that is reported, at one moment.
     pub(crate) fn stats(&self) -> gst::Structure {
         let caps = self.input.lock().caps.clone();
-        let (encoder, mode) = {
+        let (encoder, mode, threads) = {
             let encoding = self.encoding.lock();
             let recipe = encoding.recipe.as_ref();
             let encoder = recipe.map(|recipe| recipe.description.clone());
-            (encoder, encoding.mode)
+            let chunked = recipe.and_then(|recipe| recipe.chunked.as_ref());
+            (encoder, encoding.mode, chunked.map(|it| it.threads))
         };
         let engine = self.lock();
         let (bytes_held, bytes_peak) = engine.held_bytes();
@@ -71,6 +72,10 @@ impl Shared {
                     },
                 )
                 .field("sessions-planned", plan.sessions)
+                .field_if_some("threads-per-session", threads)
+                .field_if_some("source-frames", plan.source_frames)
+                .field("max-raw-bytes", plan.max_raw_bytes)
+                .field_if_some("expected-overhead", plan.overhead.map(|it| it.percent()))
                 .field("limited-by", plan.limit.name());
         }
         stats.field_if_some("encoder", encoder).build()

@@ -18,8 +18,8 @@ use crate::host::Host;
 use crate::job::Job;
 use crate::logic::engine::{Engine, Settings};
 use crate::logic::ids::SessionId;
-use crate::memory::Memory;
 use crate::session::{Session, SlotOwner};
+use crate::shares::{Cores, Memory};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,6 +63,12 @@ pub(super) struct Encoding {
     pub(super) job: Job,
     /// For raw frames, from READY on.
     pub(super) memory: Memory,
+    /// For sessions, from READY on.
+    pub(super) cores: Cores,
+    /// Threads of each session.
+    pub(super) threads: u32,
+    /// Nothing may wait for memory.
+    pub(super) is_live: bool,
     pub(super) mode: Mode,
     /// It was started, so it can't be started again.
     pub(super) started: bool,

@@ -115,16 +115,25 @@ pub fn pipeline(pictures: &[Vec<u8>], encoder: &str, rest: &str) -> Pipeline {
 
 /// Encodes the pictures; it must end well.
 pub fn encode(pictures: &[Vec<u8>], encoder: &str) -> super::Output {
+    encode_with_stats(pictures, encoder).0
+}
+
+/// As above, and the statistics of the element `enc`, where there is one.
+pub fn encode_with_stats(
+    pictures: &[Vec<u8>],
+    encoder: &str,
+) -> (super::Output, Option<gst::Structure>) {
     let pipeline = pipeline(pictures, encoder, "fakesink name=sink sync=false");
     let output = record(&pipeline.element("sink").static_pad("sink").unwrap());
     match pipeline.run() {
         End::Eos => (),
         end => panic!("{encoder}: {end:?}"),
     }
+    let enc = pipeline.by_name("enc");
+    let stats = enc.map(|enc| enc.property::<gst::Structure>("stats"));
     pipeline.set_state(gst::State::Null).unwrap();
     let output = output.lock().unwrap().clone();
-    assert!(!output.packets.is_empty());
-    output
+    (output, stats)
 }
 
 /// PSNR of the luma, in dB.

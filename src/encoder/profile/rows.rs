@@ -2,13 +2,17 @@
 
 //! The table: a row for each encoder, or for several of one kind, in the order in which they are looked up.
 
-use super::{Concurrency, Distance, ForcedKey, LookAhead, Profile, Threads, VbvSettings};
+use super::{
+    Concurrency, Distance, ForcedKey, LookAhead, Most, OwnThreads, Profile, Threads, VbvSettings,
+};
+use crate::logic::split::SeamCost;
 
 /// What is assumed of an encoder without a row.
 pub(super) const UNKNOWN: Profile = Profile {
     factories: "",
     since: (0, 0, 0),
     threads: Threads::Fixed,
+    own_threads: None,
     look_ahead: LookAhead::Frames(0),
     forced_key: ForcedKey::Perhaps,
     key_distance: None,
@@ -24,6 +28,7 @@ pub(super) const UNKNOWN: Profile = Profile {
     constant_quality: &[],
     quality_lead: 0,
     concurrency: Concurrency::Cores,
+    seam_cost: None,
     vbv: None,
     alone_with: &[],
     was_run: false,
@@ -54,11 +59,18 @@ const HARDWARE: Profile = Profile {
 /// Until 1.24.5, which honours forced key frames.
 const AV1ENC: Profile = Profile {
     factories: "av1enc",
-    threads: Threads::One("threads", "1"),
+    threads: Threads::Deciding("threads", "@"),
+    // libaom: 4 threads 2.3 times as fast (read). Measured at 480p: 2 threads 1.55 times as fast as one, where two processes are twice as fast.
+    own_threads: Some(OwnThreads {
+        exponent: 0.6,
+        most: Most::Rows(135),
+        are_automatic: false,
+    }),
     look_ahead: LookAhead::Property("lag-in-frames"),
     forced_key: ForcedKey::Ignored,
     key_distance: Some("keyframe-max-dist"),
     constant_quality: &[("end-usage", "q")],
+    seam_cost: at_key(10),
     alone_with: &[("end-usage", "cbr")],
     ..RUN
 };
@@ -72,15 +84,33 @@ const QUALITY_LEAD: u64 = 10;
 /// its quantizer from the bitrate before. Measured at cq-level 32 and 4 Mbit/s: without a lead chunks have 75 % more bits.
 const VP8_QUALITY_LEAD: u64 = 152;
 
+/// What a seam costs that stands where the encoder makes a key frame by itself, in hundredths of the bits of an average frame: the BD-rate of
+/// half a minute of Big Buck Bunny at four qualities, in two to eight chunks, for each seam (`cargo bench -- seams`). A key frame that stands
+/// elsewhere costs six and a half frames more: sequential x264enc with key frames forced there.
+const fn at_key(cost: u64) -> Option<SeamCost> {
+    Some(SeamCost {
+        at_key: cost,
+        elsewhere: cost + 650,
+    })
+}
+
 /// libvpx's.
 const VPX: Profile = Profile {
     // With row-mt vp9enc's bits depend on whether there is more than one.
-    threads: Threads::One("threads", "1"),
+    threads: Threads::Deciding("threads", "@"),
+    // VP9: 4 threads and 4 columns of tiles, of 256 pixels at least, 2.3 to 2.5 times as fast (read). Measured at 480p: 2 threads 1.5 times as
+    // fast as one, where two processes are twice as fast.
+    own_threads: Some(OwnThreads {
+        exponent: 0.6,
+        most: Most::Columns(256),
+        are_automatic: false,
+    }),
     look_ahead: LookAhead::Property("lag-in-frames"),
     forced_key: ForcedKey::Closed,
     key_distance: Some("keyframe-max-dist"),
     // Measured where target-bitrate allows that quality: without an overlap the same size and PSNR.
     constant_quality: &[("end-usage", "cq")],
+    seam_cost: at_key(50),
     alone_with: &[("end-usage", "cbr")],
     ..RUN
 };
@@ -92,6 +122,7 @@ const X26X: Profile = Profile {
     cuts_option: Some(("option-string", "scenecut")),
     cuts_unless: Some(&[("speed-preset", "ultrafast")]),
     cuts_wait: true,
+    seam_cost: at_key(70),
     list: Some("option-string"),
     quality_lead: QUALITY_LEAD,
     ..RUN
@@ -107,7 +138,14 @@ pub(super) const ROWS: &[Profile] = &[
     Profile {
         factories: "x264enc",
         // Its bits depend on the number of threads, and with several of them and a VBV on chance.
-        threads: Threads::One("threads", "1"),
+        threads: Threads::Deciding("threads", "@"),
+        // At 1080p 8 threads 5.8 times as fast, and 12 on 8 cores 7.0 times (read). Measured at 480p: 2 threads 1.7 times as fast as one, where
+        // two processes are twice as fast.
+        own_threads: Some(OwnThreads {
+            exponent: 0.8,
+            most: Most::Rows(68),
+            are_automatic: true,
+        }),
         look_ahead: LookAhead::Property("rc-lookahead"),
         // Each chunk begins a little too well, and a rate control that may take its time doesn't make up for that in 500 frames. Measured
         // over three minutes at 300 and 900 kbit/s, one encoder's size and PSNR: with 1, x264's default, +3.3 %, 0.00 dB and +4.5 %,
@@ -128,7 +166,12 @@ pub(super) const ROWS: &[Profile] = &[
     Profile {
         factories: "x265enc",
         // The number of threads stands in the stream, in the SEI that lists its options.
-        threads: Threads::One("option-string", "pools=1:frame-threads=1"),
+        threads: Threads::Deciding("option-string", "pools=@:frame-threads=1"),
+        own_threads: Some(OwnThreads {
+            exponent: 0.8,
+            most: Most::Rows(128),
+            are_automatic: true,
+        }),
         look_ahead: LookAhead::Frames(20),
         default_distance: Some(Distance::Frames(250)),
         key_distance_option: Some(("option-string", "keyint")),
@@ -149,6 +192,13 @@ pub(super) const ROWS: &[Profile] = &[
         // (Not in real time, and not where it was told to make none by itself.)
         cuts_unless: Some(&[("deadline", "1"), ("keyframe-mode", "disabled")]),
         quality_lead: VP8_QUALITY_LEAD,
+        seam_cost: at_key(600),
+        // Measured at 480p: 2 threads 1.35 times as fast as one, where two processes are twice as fast.
+        own_threads: Some(OwnThreads {
+            exponent: 0.4,
+            most: Most::Rows(270),
+            are_automatic: false,
+        }),
         ..VPX
     },
     Profile {
@@ -164,11 +214,13 @@ pub(super) const ROWS: &[Profile] = &[
     AV1ENC,
     Profile {
         factories: "openh264enc",
-        threads: Threads::One("multi-thread", "1"),
+        threads: Threads::Deciding("multi-thread", "@"),
         forced_key: ForcedKey::Closed,
         key_distance: Some("gop-size"),
         cuts_unless: Some(&[("scene-change-detection", "false")]),
         constant_quality: &[("rate-control", "off")],
+        // (Of its size: it has no quality to compare at.)
+        seam_cost: at_key(100),
         ..RUN
     },
     Profile {
@@ -252,13 +304,13 @@ pub(super) const ROWS: &[Profile] = &[
         // A forced key frame is honoured only without a target bitrate. On 2 cores its own threads take 0.79 to 0.83 of the time that
         // chunks do; with them and a target bitrate each run makes other bits.
         factories: "svtav1enc",
-        threads: Threads::One("level-of-parallelism logical-processors", "1"),
+        threads: Threads::Deciding("level-of-parallelism logical-processors", "@"),
         concurrency: Concurrency::Engines(1),
         ..RUN
     },
     Profile {
         factories: "svthevcenc",
-        threads: Threads::One("cores", "1"),
+        threads: Threads::Deciding("cores", "@"),
         look_ahead: LookAhead::Property("lookahead"),
         forced_key: ForcedKey::Closed,
         settings: &[("enable-open-gop", "false")],
@@ -269,7 +321,7 @@ pub(super) const ROWS: &[Profile] = &[
         factories: "rav1enc",
         key_distance: Some("max-key-frame-interval"),
         cuts_unless: Some(&[]),
-        threads: Threads::One("threads", "1"),
+        threads: Threads::Deciding("threads", "@"),
         forced_key: ForcedKey::Closed,
         constant_quality: &[("bitrate", "0")],
         ..RUN

@@ -6,7 +6,8 @@
 use super::*;
 use crate::logic::bucket::Bucket;
 use crate::logic::ids::{AttemptId, FrameNo, SessionId};
-use crate::logic::plan::{Beginning, Overlap, Plan, Request, Seams};
+use crate::logic::plan::{Plan, Seams};
+use crate::logic::request::{Beginning, Overlap, Request};
 use crate::logic::scenes::Change;
 use crate::logic::store::{Fault, Kind};
 use crate::logic::timeline::{DEEPEST, Shown, Timeline, dts_before};
@@ -269,6 +270,8 @@ fn plan(setup: &Setup) -> Plan {
         source_frames: None,
         frame_bytes: BYTES,
         max_raw_bytes: BYTES * setup.room.max(2),
+        seam_cost: None,
+        max_overhead: None,
     });
     let plan = plan.unwrap();
     // As long as there is room for.
@@ -277,6 +280,7 @@ fn plan(setup: &Setup) -> Plan {
     let most = plan.capacity_frames.saturating_sub(around);
     let seams = setup.seams.filter(|_| most >= longest);
     let seams = seams.map(|distance| Seams {
+        least: 0,
         key_distance: Some(distance).filter(|&distance| distance > 0),
         least_key_distance: distance / 4,
         most: most.min(longest * 2),

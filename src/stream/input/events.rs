@@ -162,7 +162,7 @@ impl Shared {
             input.set_caps(caps, downstream);
             input.look_for_cuts(&plan);
         }
-        self.warn_of_reduced_plan(&plan);
+        self.warn_of_plan(&plan);
         self.tell_latency();
         true
     }

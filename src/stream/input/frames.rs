@@ -207,13 +207,13 @@ impl Shared {
         if let (Some(_), Ok(plan)) = (frames, self.plan(&caps, frames)) {
             let replanned = self.lock().replan(plan);
             if replanned {
-                self.warn_of_reduced_plan(&plan);
+                self.warn_of_plan(&plan);
                 self.tell_latency();
             }
         }
     }
 
-    fn frames_to_come(
+    pub(in crate::stream) fn frames_to_come(
         &self,
         caps: &gst::Caps,
         segment: &gst::FormattedSegment<gst::ClockTime>,

@@ -77,6 +77,7 @@ impl Shared {
                     description: factory.name().to_string(),
                     overrides: self.models.overrides(),
                     chunked: None,
+                    alone: None,
                 };
                 let takes = recipe.takes(downstream, filter);
                 takes.unwrap_or_else(|| caps::taken_by(&factory))

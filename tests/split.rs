@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! How cores are split, and what that costs: with threads and chunks the same, so are the bytes, and nothing is bought with bits in
+//! silence.
+
+mod common;
+
+use common::pictures::{encode, encode_with_stats, pipeline, synthetic};
+use common::{End, init};
+use gst::prelude::*;
+use std::sync::{Arc, Mutex};
+
+fn there(factory: &str) -> bool {
+    init();
+    let is_there = gst::ElementFactory::find(factory).is_some();
+    if !is_there {
+        eprintln!("no {factory}");
+    }
+    is_there
+}
+
+fn bytes(output: &common::Output) -> Vec<Vec<u8>> {
+    output.bytes().iter().map(|it| it.to_vec()).collect()
+}
+
+#[test]
+fn with_the_same_threads_any_number_of_sessions_gives_the_same_bytes() {
+    let pictures = synthetic(150);
+    for (factory, encoder) in [
+        (
+            "x264enc",
+            "x264enc speed-preset=superfast pass=qual quantizer=26 option-string=no-mbtree=1",
+        ),
+        (
+            "x265enc",
+            "x265enc speed-preset=ultrafast option-string=log-level=none:crf=28",
+        ),
+        (
+            "vp9enc",
+            "vp9enc deadline=1 cpu-used=8 target-bitrate=400000",
+        ),
+    ] {
+        if !there(factory) {
+            continue;
+        }
+        for threads in [1_u32, 3] {
+            let run = |sessions: u32| {
+                let (output, stats) = encode_with_stats(
+                    &pictures,
+                    &format!(
+                        "vtparallelenc name=enc sessions={sessions} threads-per-session={threads} chunk-frames=37 \
+                         max-bitrate-overhead=100 encoder=\"{encoder}\""
+                    ),
+                );
+                let stats = stats.unwrap();
+                assert_eq!(stats.get("threads-per-session"), Ok(threads), "{stats}");
+                bytes(&output)
+            };
+            let one = run(1);
+            assert_eq!(one.len(), 150);
+            for sessions in [2, 3] {
+                assert!(run(sessions) == one, "{encoder}: {threads} x {sessions}");
+            }
+        }
+    }
+}
+
+/// What its encoders have in this property while it runs.
+fn set_on_encoders(
+    properties: &str,
+    frames: usize,
+    property: &str,
+) -> (Vec<String>, gst::Structure) {
+    let pictures = synthetic(frames);
+    let pipeline = pipeline(
+        &pictures,
+        &format!("vtparallelenc name=enc {properties}"),
+        "fakesink name=sink sync=false",
+    );
+    let enc = pipeline.element("enc");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let of = seen.clone();
+    let property = property.to_string();
+    enc.downcast_ref::<gst::Bin>()
+        .unwrap()
+        .connect_deep_element_added(move |_, _, element| {
+            let is_encoder = element.has_property(&property);
+            // It gets its properties before it is opened.
+            if is_encoder && let Some(pad) = element.static_pad("src") {
+                let (of, property) = (of.clone(), property.clone());
+                pad.add_probe(gst::PadProbeType::BUFFER, move |pad, _| {
+                    let element = pad.parent_element();
+                    let value = element.and_then(|it| {
+                        let value = it.property_value(&property);
+                        Some(value.serialize().ok()?.to_string())
+                    });
+                    of.lock().unwrap().extend(value);
+                    gst::PadProbeReturn::Remove
+                });
+            }
+        });
+    match pipeline.run() {
+        End::Eos => (),
+        end => panic!("{end:?}"),
+    }
+    let stats = pipeline.stats();
+    pipeline.set_state(gst::State::Null).unwrap();
+    let seen = seen.lock().unwrap().clone();
+    (seen, stats)
+}
+
+#[test]
+fn threads_are_given_to_each_encoder_unless_the_user_has() {
+    if !there("x264enc") {
+        return;
+    }
+    let of = |properties: &str| {
+        let chunks = "sessions=2 chunk-frames=30 max-bitrate-overhead=100";
+        let (seen, stats) = set_on_encoders(&format!("{chunks} {properties}"), 90, "threads");
+        assert!(seen.len() >= 3, "{seen:?}");
+        assert!(seen.iter().all(|it| *it == seen[0]), "{seen:?}");
+        assert_eq!(stats.get::<u64>("chunks-finished"), Ok(3), "{stats}");
+        seen[0].clone()
+    };
+    let preset = "speed-preset=ultrafast";
+    assert_eq!(of(&format!("encoder=\"x264enc {preset}\"")), "1");
+    assert_eq!(
+        of(&format!(
+            "threads-per-session=3 encoder=\"x264enc {preset}\""
+        )),
+        "3"
+    );
+    assert_eq!(
+        of(&format!(
+            "threads-per-session=3 encoder=\"x264enc {preset} threads=2\""
+        )),
+        "2"
+    );
+}
+
+/// One chunk is no work for several sessions, and one encoder may have all cores for it.
+#[test]
+fn a_film_of_one_chunk_is_encoded_by_one_encoder_with_all_cores() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    if cores < 2 {
+        return;
+    }
+    let pictures = synthetic(60);
+    if there("x264enc") {
+        let encoder =
+            "x264enc speed-preset=superfast pass=qual quantizer=26 option-string=no-mbtree=1";
+        let (output, stats) = encode_with_stats(
+            &pictures,
+            &format!("vtparallelenc name=enc source-frame-count=60 encoder=\"{encoder}\""),
+        );
+        let stats = stats.unwrap();
+        let reason: String = stats.get("sequential-reason").unwrap();
+        assert!(reason.contains("as fast"), "{reason}");
+        assert!(bytes(&output) == bytes(&encode(&pictures, encoder)));
+    }
+    if there("vp8enc") {
+        // It takes one unless it is told.
+        let (seen, _) = set_on_encoders(
+            "source-frame-count=60 encoder=\"vp8enc deadline=1 cpu-used=8\"",
+            60,
+            "threads",
+        );
+        assert_eq!(seen, [cores.to_string()]);
+        let (seen, _) = set_on_encoders(
+            "source-frame-count=60 encoder=\"vp8enc deadline=1 cpu-used=8 threads=1\"",
+            60,
+            "threads",
+        );
+        assert_eq!(seen, ["1"]);
+    }
+    // What has no threads isn't slower in chunks.
+    let (_, stats) = encode_with_stats(
+        &synthetic(60),
+        "vtparallelenc name=enc source-frame-count=60 encoder=jpegenc",
+    );
+    assert_eq!(stats.unwrap().get::<bool>("parallel"), Ok(true));
+}
+
+#[test]
+fn what_was_asked_for_and_costs_more_is_done_with_a_warning() {
+    if !there("x264enc") {
+        return;
+    }
+    let pictures = synthetic(150);
+    let run = |properties: &str, encoder: &str| {
+        let pipeline = pipeline(
+            &pictures,
+            &format!("vtparallelenc name=enc sessions=2 {properties} encoder=\"{encoder}\""),
+            "fakesink name=sink sync=false",
+        );
+        let warnings = pipeline.warnings();
+        match pipeline.run() {
+            End::Eos => (),
+            end => panic!("{end:?}"),
+        }
+        let stats = pipeline.stats();
+        pipeline.set_state(gst::State::Null).unwrap();
+        let warnings = warnings.lock().unwrap().clone();
+        (warnings, stats)
+    };
+    let x264 = "x264enc speed-preset=ultrafast";
+    let (warnings, stats) = run("chunk-frames=30", x264);
+    let expected: f64 = stats.get("expected-overhead").unwrap();
+    assert!(expected > 1.0, "{stats}");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    let (percent, limit) = (format!("{expected:.1} %"), "max-bitrate-overhead (1.0 %)");
+    assert!(
+        warnings[0].contains(&percent) && warnings[0].contains(limit),
+        "{warnings:?}"
+    );
+    assert_eq!(stats.get::<u64>("chunks-finished"), Ok(5), "{stats}");
+    for (properties, encoder) in [
+        ("chunk-frames=30 max-bitrate-overhead=100", x264),
+        // It costs nothing.
+        ("chunk-frames=30", "jpegenc"),
+        // Key frames stand where chunks begin, as far as anyone can tell.
+        ("chunk-frames=0", x264),
+    ] {
+        let (warnings, stats) = run(properties, encoder);
+        assert!(
+            warnings.is_empty(),
+            "{properties} {encoder}: {warnings:?}, {stats}"
+        );
+    }
+    // Nobody knows.
+    let (_, stats) = run("chunk-frames=30", "theoraenc");
+    assert!(!stats.has_field("expected-overhead"), "{stats}");
+}
+
+/// The plan that was made here can be asked for elsewhere.
+#[test]
+fn statistics_say_what_makes_the_same_bytes_elsewhere() {
+    if !there("x264enc") {
+        return;
+    }
+    let pictures = synthetic(400);
+    let encoder = "x264enc speed-preset=ultrafast key-int-max=50 pass=qual quantizer=26 option-string=no-mbtree=1";
+    let (here, stats) = encode_with_stats(
+        &pictures,
+        &format!("vtparallelenc name=enc source-frame-count=400 encoder=\"{encoder}\""),
+    );
+    let stats = stats.unwrap();
+    if stats.get("parallel") != Ok(true) {
+        assert_eq!(
+            std::thread::available_parallelism().unwrap().get(),
+            1,
+            "{stats}"
+        );
+        return;
+    }
+    let there = format!(
+        "vtparallelenc name=enc sessions={} threads-per-session={} source-frame-count={} max-raw-bytes={} encoder=\"{encoder}\"",
+        stats.get::<u64>("sessions-planned").unwrap(),
+        stats.get::<u32>("threads-per-session").unwrap(),
+        stats.get::<u64>("source-frames").unwrap(),
+        stats.get::<u64>("max-raw-bytes").unwrap(),
+    );
+    assert!(bytes(&encode(&pictures, &there)) == bytes(&here), "{there}");
+}
