@@ -29,7 +29,7 @@
 //! | 1 | [`logic`]: the brains: plain Rust that knows no GStreamer, no clock and no thread. [`logic::engine`] is all of them as one machine |
 //!
 //! Where to look first: a frame is cut in `logic/chunker.rs`, an attempt is judged in `logic/engine/verdict.rs`, a packet gets its DTS in
-//! `logic/timeline.rs`, by `stream/output/writer.rs`. That one encoder has to do is decided in `stream/decision.rs` and, for what is only
+//! `logic/timeline.rs`, by `stream/output/writer.rs`. How many sessions share the cores, with how many threads, is chosen in `logic/split.rs`. That one encoder has to do is decided in `stream/decision.rs` and, for what is only
 //! known of the stream, in `stream/negotiate.rs`; an encoder that hangs is noticed in `logic/liveness.rs` and left in
 //! `stream/watchdog.rs`; a chunk's key in the cache is put together in `session/replay.rs`.
 //!

@@ -18,6 +18,7 @@ mod memory;
 mod peers;
 mod plan;
 mod plugin;
+mod predictions;
 mod process;
 mod quality;
 mod scaling;
@@ -40,7 +41,7 @@ pub enum Form {
 type Measure = fn(Form) -> Vec<Table>;
 
 /// Name and measurement, in the order of the document.
-const FIGURES: [(&str, Measure); 7] = [
+const FIGURES: [(&str, Measure); 8] = [
     ("encoders", encoders::measure),
     ("peers", peers::measure),
     ("scaling", scaling::measure),
@@ -48,6 +49,7 @@ const FIGURES: [(&str, Measure); 7] = [
     ("memory", memory::measure),
     ("seams", seams::measure),
     ("plan", plan::measure),
+    ("predictions", predictions::measure),
 ];
 
 fn main() -> ExitCode {

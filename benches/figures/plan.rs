@@ -89,8 +89,8 @@ const ENCODERS: [Encoder; 7] = [
     Encoder {
         name: "x264",
         time: 0.030,
-        exponent: 0.845,
-        believed: 0.8,
+        exponent: 0.8,
+        believed: 0.75,
         rows: Some(68),
         columns: None,
         engines: None,
@@ -123,14 +123,14 @@ const ENCODERS: [Encoder; 7] = [
     Encoder {
         name: "VP9",
         time: 0.017,
-        exponent: 0.63,
-        believed: 0.6,
+        exponent: 0.6,
+        believed: 0.55,
         rows: None,
         columns: Some(256),
         engines: None,
         key_distance: 128,
         at_cuts: false,
-        at_key: 50,
+        at_key: 440,
         lead: 0,
         av1an: Some(Av1an {
             threads: 3,
@@ -140,8 +140,8 @@ const ENCODERS: [Encoder; 7] = [
     Encoder {
         name: "AV1 (libaom)",
         time: 0.060,
-        exponent: 0.6,
-        believed: 0.6,
+        exponent: 0.55,
+        believed: 0.5,
         rows: Some(135),
         columns: None,
         engines: None,
@@ -344,13 +344,13 @@ fn simulate(
     cores: u32,
 ) -> f64 {
     let sessions = plan.sessions as usize;
-    let busy = f64::from(threads) * sessions as f64;
-    let turns = match encoder.engines {
+    let speed = encoder.speed(picture, threads);
+    let busy = match encoder.engines {
         Some(_) => 1.0,
-        None => (busy / f64::from(cores)).max(1.0),
+        None => (speed * sessions as f64 / f64::from(cores)).max(1.0),
     };
     // Average frames in a second.
-    let rate = encoder.speed(picture, threads) / (encoder.time * picture.time * turns);
+    let rate = speed / (encoder.time * picture.time * busy);
     let chunks = seams.len() - 1;
     let mut roster = Roster::new(sessions, plan.sessions);
     let mut done = vec![false; chunks];

@@ -154,7 +154,16 @@ impl Plan {
     /// If one chunk doesn't fit into the memory, its length is given up first, then `min_frames`, and nothing else: an overlap that
     /// was set is what it was set to. Chunks are so long that they cost no more bits than they may, as far as the memory allows.
     pub fn make(request: &Request) -> Result<Self, BudgetTooSmall> {
-        let plan = Self::affordable(request, request.affordable(true))?;
+        let affordable = request.affordable(true);
+        // Of multiples, those that are a little shorter may do as well.
+        let multiple = whole(affordable, request.unit(request.min_chunk_frames.max(1)));
+        if (1..affordable).contains(&multiple) {
+            let plan = Self::affordable(request, multiple)?;
+            if plan.seams_are_at_keys && plan.overhead <= request.max_overhead {
+                return Ok(plan);
+            }
+        }
+        let plan = Self::affordable(request, affordable)?;
         if plan.seams_are_at_keys {
             return Ok(plan);
         }
@@ -289,9 +298,11 @@ impl Plan {
     fn time(&self, frames: u64, grain: u64) -> f64 {
         let (sessions, grain) = (self.sessions.max(1), grain.max(1));
         let chunks = frames.div_ceil(grain);
+        let planned = self.length.longest().min(frames);
         // Of many chunks the last ones end apart by half of one.
         let own = match chunks.div_ceil(sessions) {
-            rounds @ 0..4 => rounds.saturating_mul(grain).min(frames) as f64,
+            _ if sessions == 1 => frames as f64,
+            rounds @ 0..4 => rounds.saturating_mul(grain).min(frames).max(planned) as f64,
             _ => frames as f64 / sessions as f64 + grain as f64 / 2.0,
         };
         let longest = self.length.longest().max(grain);

@@ -163,7 +163,12 @@ impl Request {
         });
         let most = self.max_overhead.map_or(0, |most| most.0);
         // (Hundredths of a frame, of a percent.)
-        cost.saturating_mul(100).checked_div(most).unwrap_or(0)
+        let shortest = cost.saturating_mul(100).checked_div(most).unwrap_or(0);
+        match self.source_frames {
+            // There is one seam less than there are chunks.
+            Some(frames) if shortest > 0 => frames.div_ceil((frames / shortest).saturating_add(1)),
+            _ => shortest,
+        }
     }
 
     /// The longest chunk that gains anything, if shorter ones than `affordable` cost too many bits.

@@ -123,6 +123,10 @@ pub fn best(request: &Request, cores: Cores) -> Result<Split, BudgetTooSmall> {
             ..of(most)?
         });
     }
+    // (Threads without a core are no faster, and those of some encoders wait in loops.)
+    let most = cores.threads.map_or(most, |threads| {
+        most.min((cores.cores / threads.max(1)).max(1).into())
+    });
     let frames = request.source_frames.unwrap_or(LONG_FILM);
     let mut best = (f64::INFINITY, of(1)?);
     let mut alone = f64::INFINITY;
@@ -139,10 +143,10 @@ pub fn best(request: &Request, cores: Cores) -> Result<Split, BudgetTooSmall> {
         if sessions > 1 && split.plan.sessions < sessions {
             break;
         }
-        // More threads than cores take turns.
-        let busy = sessions as f64 * f64::from(split.threads);
-        let turns = (busy / f64::from(cores.cores.max(1))).max(1.0);
-        let speed = cores.scaling.speed(split.threads) / turns;
+        // No more than all cores are busy. (Measured on 2: 4 sessions, or 2 with 2 threads each, take the time of 2 with one.)
+        let speed = cores.scaling.speed(split.threads);
+        let busy = speed * sessions as f64 / f64::from(cores.cores.max(1));
+        let speed = speed / busy.max(1.0);
         let (usual, worst) = split.plan.times(frames);
         let time = usual / speed;
         if worst / speed > alone {
@@ -291,6 +295,25 @@ mod tests {
             assert!(plan.overhead <= Some(Overhead(max)), "{plan:?}");
             assert!(plan.length.longest() >= 65_000 / max, "{plan:?}");
         }
+        // The first chunk begins with no seam.
+        let short = Request {
+            source_frames: Some(720),
+            ..blind(100)
+        };
+        let plan = best(&short, cores(4, GOOD)).unwrap().plan;
+        assert_eq!(plan.length.longest(), 360, "{plan:?}");
+        assert_eq!(plan.sessions, 2);
+        // Multiples of the key frame distance, two seams.
+        let multiples = Request {
+            key_distance: Some(128),
+            seam_cost: Some(SeamCost {
+                at_key: 330,
+                elsewhere: 900,
+            }),
+            ..short
+        };
+        let plan = best(&multiples, cores(4, GOOD)).unwrap().plan;
+        assert_eq!(plan.length.longest(), 256, "{plan:?}");
         let none = best(&blind(0), cores(4, GOOD)).unwrap();
         assert!(matches!(none.alone, Some(Alone::Overhead(_))));
         // Nobody knows what it costs, or it costs nothing.

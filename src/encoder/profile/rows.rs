@@ -60,11 +60,12 @@ const HARDWARE: Profile = Profile {
 const AV1ENC: Profile = Profile {
     factories: "av1enc",
     threads: Threads::Deciding("threads", "@"),
-    // libaom: 4 threads 2.3 times as fast (read). Measured at 480p: 2 threads 1.55 times as fast as one, where two processes are twice as fast.
+    // libaom: 4 threads 2.3 times as fast (read). Measured: 2 threads 1.6 times as fast as one at 480p, and 1.3 times at 360p, where two processes are
+    // twice as fast.
     own_threads: Some(OwnThreads {
-        exponent: 0.6,
+        exponent: 0.5,
         most: Most::Rows(135),
-        are_automatic: false,
+        are_automatic: true,
     }),
     look_ahead: LookAhead::Property("lag-in-frames"),
     forced_key: ForcedKey::Ignored,
@@ -85,7 +86,7 @@ const QUALITY_LEAD: u64 = 10;
 const VP8_QUALITY_LEAD: u64 = 152;
 
 /// What a seam costs that stands where the encoder makes a key frame by itself, in hundredths of the bits of an average frame: the BD-rate of
-/// half a minute of Big Buck Bunny at four qualities, in two to eight chunks, for each seam (`cargo bench -- seams`). A key frame that stands
+/// half a minute of Big Buck Bunny, and of a quarter of a fixed camera, at four qualities, in two to eight chunks, for each seam (`cargo bench -- seams`). A key frame that stands
 /// elsewhere costs six and a half frames more: sequential x264enc with key frames forced there.
 const fn at_key(cost: u64) -> Option<SeamCost> {
     Some(SeamCost {
@@ -98,10 +99,10 @@ const fn at_key(cost: u64) -> Option<SeamCost> {
 const VPX: Profile = Profile {
     // With row-mt vp9enc's bits depend on whether there is more than one.
     threads: Threads::Deciding("threads", "@"),
-    // VP9: 4 threads and 4 columns of tiles, of 256 pixels at least, 2.3 to 2.5 times as fast (read). Measured at 480p: 2 threads 1.5 times as
+    // VP9: 4 threads and 4 columns of tiles, of 256 pixels at least, 2.3 to 2.5 times as fast (read). Measured at 360p and 480p: 2 threads 1.4 times as
     // fast as one, where two processes are twice as fast.
     own_threads: Some(OwnThreads {
-        exponent: 0.6,
+        exponent: 0.55,
         most: Most::Columns(256),
         are_automatic: false,
     }),
@@ -110,7 +111,7 @@ const VPX: Profile = Profile {
     key_distance: Some("keyframe-max-dist"),
     // Measured where target-bitrate allows that quality: without an overlap the same size and PSNR.
     constant_quality: &[("end-usage", "cq")],
-    seam_cost: at_key(50),
+    seam_cost: at_key(440),
     alone_with: &[("end-usage", "cbr")],
     ..RUN
 };
@@ -139,10 +140,10 @@ pub(super) const ROWS: &[Profile] = &[
         factories: "x264enc",
         // Its bits depend on the number of threads, and with several of them and a VBV on chance.
         threads: Threads::Deciding("threads", "@"),
-        // At 1080p 8 threads 5.8 times as fast, and 12 on 8 cores 7.0 times (read). Measured at 480p: 2 threads 1.7 times as fast as one, where
-        // two processes are twice as fast.
+        // At 1080p 8 threads 5.8 times as fast, and 12 on 8 cores 7.0 times (read). Measured at 360p and 480p: 2 threads 1.6 times as fast
+        // as one, where two processes are twice as fast.
         own_threads: Some(OwnThreads {
-            exponent: 0.8,
+            exponent: 0.75,
             most: Most::Rows(68),
             are_automatic: true,
         }),
@@ -167,6 +168,7 @@ pub(super) const ROWS: &[Profile] = &[
         factories: "x265enc",
         // The number of threads stands in the stream, in the SEI that lists its options.
         threads: Threads::Deciding("option-string", "pools=@:frame-threads=1"),
+        // Measured at 360p: 2 threads 1.8 times as fast as one, where two processes are 1.9 times as fast.
         own_threads: Some(OwnThreads {
             exponent: 0.8,
             most: Most::Rows(128),
@@ -192,10 +194,11 @@ pub(super) const ROWS: &[Profile] = &[
         // (Not in real time, and not where it was told to make none by itself.)
         cuts_unless: Some(&[("deadline", "1"), ("keyframe-mode", "disabled")]),
         quality_lead: VP8_QUALITY_LEAD,
-        seam_cost: at_key(600),
-        // Measured at 480p: 2 threads 1.35 times as fast as one, where two processes are twice as fast.
+        seam_cost: at_key(800),
+        // Measured at 360p and 480p: 2 threads 1.2 to 1.35 times as fast as one, where two processes are twice as fast. (More threads than cores wait in loops:
+        // two sessions with two each on 2 cores take four times as long.)
         own_threads: Some(OwnThreads {
-            exponent: 0.4,
+            exponent: 0.35,
             most: Most::Rows(270),
             are_automatic: false,
         }),
