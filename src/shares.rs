@@ -53,20 +53,24 @@ const LEAST_CORES: u64 = 2;
 /// Cores that an element may keep busy.
 #[derive(Debug, Default)]
 pub(crate) struct Cores {
+    /// The process's.
+    pub(crate) whole: u32,
     /// Nobody has said how many sessions it has.
     share: Option<Sharer>,
 }
 
 impl Cores {
+    /// Reads files of the system: not to be made with a lock held.
     pub(crate) fn new(are_shared: bool) -> Self {
         Self {
+            whole: of_process(),
             share: are_shared.then(|| Sharer::of(&OF_CORES)),
         }
     }
 
-    /// At this moment.
+    /// At this moment, at least 1.
     pub(crate) fn number(&self) -> u32 {
-        let whole = of_process().into();
+        let whole = self.whole.max(1).into();
         let part = self.share.as_ref().map(|it| it.0.part_of(whole));
         let part = part.map_or(whole, |part| part.max(LEAST_CORES).min(whole));
         u32::try_from(part).unwrap_or(u32::MAX)
@@ -74,7 +78,7 @@ impl Cores {
 }
 
 /// Cores that the process may use: by its affinity and its container's quota.
-pub(crate) fn of_process() -> u32 {
+fn of_process() -> u32 {
     let cores = available_parallelism().map_or(1, usize::from);
     u32::try_from(cores).unwrap_or(u32::MAX)
 }

@@ -9,7 +9,6 @@ use crate::job::{Job, MAX_SESSIONS};
 use crate::logic::bucket::Vbv;
 use crate::logic::request::{Beginning, Overlap};
 use crate::logic::split::{Alone, Overhead, SeamCost};
-use crate::shares;
 
 /// Why one encoder encodes the whole stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -79,11 +78,8 @@ pub(crate) struct Decision {
 }
 
 impl Decision {
-    pub(crate) fn new(job: &Job, traits: &Traits) -> Self {
-        Self::on(shares::of_process(), job, traits)
-    }
-
-    fn on(cores: u32, job: &Job, traits: &Traits) -> Self {
+    /// `cores`: of the process.
+    pub(crate) fn new(cores: u32, job: &Job, traits: &Traits) -> Self {
         let automatic = match (traits.recommended.sessions, traits.concurrency) {
             (0, Concurrency::Cores) => cores,
             (0, Concurrency::Engines(engines)) => engines,
@@ -157,7 +153,7 @@ mod tests {
     }
 
     fn decide(job: &Job, traits: &Traits) -> Decision {
-        Decision::on(8, job, traits)
+        Decision::new(8, job, traits)
     }
 
     #[test]

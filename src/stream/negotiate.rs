@@ -238,7 +238,7 @@ impl Shared {
         let traits = recipe.traits(Some(&makes).filter(|_| !is_generic))?;
         let (sessions, settings) = {
             let mut encoding = self.encoding.lock();
-            let decision = Decision::new(&encoding.job, &traits);
+            let decision = Decision::new(encoding.cores.whole, &encoding.job, &traits);
             gst::info!(CAT, obj = self.sink, "{description}: {decision:?}");
             if decision.sequential.is_none() {
                 recipe.chunked = Some(Chunked {
@@ -407,7 +407,8 @@ impl Shared {
         };
         // How many of a video card's engines are busy is no matter of cores.
         let by_cores = decision.is_some_and(|it| it.is_limited_by_cores);
-        let are_ours = job.sessions.is_none() && by_cores;
+        // (A live source has a session for each, as it doesn't wait.)
+        let are_ours = job.sessions.is_none() && by_cores && !encoding.is_live;
         let most = encoding.sessions();
         let cores = match are_ours {
             true => encoding.cores.number(),
