@@ -58,3 +58,10 @@ pub(crate) struct Job {
     /// Where chunks are kept, and how many bytes of them; 0 is no bound.
     pub(crate) cache: Option<(PathBuf, u64)>,
 }
+
+impl Job {
+    /// Chunks were asked for, or what only they can do.
+    pub(crate) fn wants_chunks(&self) -> bool {
+        self.chunk_frames.is_some() || self.cache.is_some() || self.key_frame_interval.is_some()
+    }
+}

@@ -262,3 +262,54 @@ fn statistics_say_what_makes_the_same_bytes_elsewhere() {
     );
     assert!(bytes(&encode(&pictures, &there)) == bytes(&here), "{there}");
 }
+
+/// What the first chunk of each session is encoded with is settled after the session has begun to wait for it.
+#[test]
+fn all_encoders_of_a_stream_have_the_same_threads() {
+    if !there("openjpegenc") {
+        return;
+    }
+    let cores = std::thread::available_parallelism().unwrap().get();
+    for sessions in [1, 2] {
+        let description =
+            format!("sessions={sessions} chunk-frames=5 min-chunk-frames=1 encoder=openjpegenc");
+        let (seen, _) = set_on_encoders(&description, 20, "num-threads");
+        let threads = (cores / sessions).max(1).to_string();
+        assert!(seen.len() >= 4, "{seen:?}");
+        assert!(seen.iter().all(|it| *it == threads), "{sessions}: {seen:?}");
+    }
+    let description = "sessions=2 threads-per-session=3 chunk-frames=5 encoder=openjpegenc";
+    let (seen, _) = set_on_encoders(description, 20, "num-threads");
+    assert!(seen.iter().all(|it| *it == "3"), "{seen:?}");
+}
+
+#[test]
+fn one_session_takes_chunks_of_an_encoder_that_downstream_chose() {
+    if !there("vp8enc") {
+        return;
+    }
+    let (output, stats) = encode_with_stats(
+        &synthetic(40),
+        "vtparallelvp8enc name=enc sessions=1 chunk-frames=10 max-bitrate-overhead=100",
+    );
+    assert_eq!(output.packets.len(), 40);
+    assert_eq!(stats.unwrap().get::<u64>("chunks-finished"), Ok(4));
+}
+
+/// One encoder wouldn't make them.
+#[test]
+fn regular_key_frames_come_in_a_film_of_one_chunk() {
+    if !there("x264enc") {
+        return;
+    }
+    let output = encode(
+        &synthetic(60),
+        "vtparallelenc source-frame-count=60 key-frame-interval=1000000000 encoder=\"x264enc speed-preset=ultrafast\"",
+    );
+    let keys = output.packets.iter().enumerate();
+    let keys = keys.filter(|(_, packet)| packet.is_key());
+    let keys: Vec<_> = keys.map(|(at, _)| at).collect();
+    for expected in [0, 25, 50] {
+        assert!(keys.contains(&expected), "{keys:?}");
+    }
+}

@@ -178,7 +178,7 @@ impl Length {
     }
 
     /// What seams cost of a film, if one costs so many hundredths of a frame's bits. (Its first chunk begins with no seam.)
-    pub(super) fn overhead(self, cost: u64, frames: Option<u64>) -> Overhead {
+    pub(super) fn overhead(self, cost: u64, frames: Option<u64>, min_frames: u64) -> Overhead {
         let wide = u128::from;
         let (seams, frames) = match (self, frames) {
             (Self::Tapering(taper), _) => {
@@ -188,7 +188,11 @@ impl Length {
                     frames,
                 )
             }
-            (_, Some(frames)) => (wide(frames / self.longest().max(1)).max(1), frames),
+            (_, Some(frames)) => {
+                let longest = self.longest().max(1);
+                let rest = u64::from(frames % longest >= min_frames.max(1));
+                (wide((frames / longest).saturating_add(rest)), frames)
+            }
             // (It grows to that.)
             (_, None) => return Overhead(cost.saturating_mul(100) / self.longest().max(1)),
         };

@@ -278,7 +278,7 @@ impl Plan {
             limit,
             max_raw_bytes: request.max_raw_bytes,
             seams_are_at_keys,
-            overhead: cost.map(|cost| length.overhead(cost, source_frames)),
+            overhead: cost.map(|cost| length.overhead(cost, source_frames, min_frames)),
             grain: match seams_are_at_keys && seams.is_some() {
                 true => length.shortest().max(distance),
                 false => length.shortest(),

@@ -330,6 +330,22 @@ mod tests {
     }
 
     #[test]
+    fn each_seam_of_a_film_is_counted() {
+        let of = |frames: u64| {
+            let plan = Plan::make(&Request {
+                chunk_frames: Some(100),
+                ..request(2, Some(frames))
+            });
+            plan.unwrap().overhead
+        };
+        // What is shorter than min-chunk-frames joins the last chunk.
+        assert_eq!(of(111), Some(Overhead(0)));
+        assert_eq!(of(112), Some(Overhead(650 * 100 / 112)));
+        assert_eq!(of(199), Some(Overhead(650 * 100 / 199)));
+        assert_eq!(of(1_000), Some(Overhead(650 * 100 * 9 / 1_000)));
+    }
+
+    #[test]
     fn an_encoder_whose_own_threads_are_better_is_left_to_them() {
         let better = Scaling {
             exponent: 1.1,

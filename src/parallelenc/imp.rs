@@ -50,8 +50,8 @@ pub struct ParallelEnc {
                  known of); one encoder for the whole stream where its own threads are as fast. A session that can't be opened is closed, with a warning, as long as another one works.")]
     #[property(name = "threads-per-session", get, set, type = u32, member = threads_per_session, minimum = 0, maximum = MAX_THREADS,
         default = 0, mutable_ready, nick = "Threads of each session",
-        blurb = "The number of threads that each encoder has, if it can be told and no property of its own says it. 0 means one if sessions is set; \
-                 otherwise the cores for each session, as far as threads gain anything. What many encoders make depends on it, so the same \
+        blurb = "The number of threads that each encoder has, if it can be told and no property of its own says it. 0 means one if sessions or cache-location is set; \
+                 otherwise the cores for each session, as far as threads gain anything. (Where what the encoder makes doesn't depend on it, always the latter.) What many encoders make depends on it, so the same \
                  bytes on another machine need the same number (stats says it) and the same chunks.")]
     #[property(name = "chunk-frames", get, set, type = u32, member = chunk_frames, default = 0, mutable_ready,
         nick = "Chunk length in frames",
@@ -143,7 +143,7 @@ pub struct ParallelEnc {
     #[property(name = "recommended-parallelization-limit", type = u32,
         get = |it: &Self| it.known().map_or(0, |it| it.automatic_sessions),
         nick = "Recommended number of sessions",
-        blurb = "The number of sessions that sessions=0 uses: what the encoder recommends in a property of this name, or \
+        blurb = "The number of sessions that sessions=0 uses at most: what the encoder recommends in a property of this name, or \
                  what is known of it. It is 0 until the encoder is known.")]
     #[property(name = "recommended-parallelized-subdivision-minimum-frame-count", type = u64,
         get = |it: &Self| it.known().map_or(0, |it| it.min_chunk_frames), nick = "Recommended minimum chunk length in frames",
@@ -190,7 +190,7 @@ impl ObjectImpl for ParallelEnc {
                     "What was done since the start, in frames, chunks and bytes: parallel, chunk-frames (of the longest, as planned), chunks-planned, \
                      chunks-finished, chunks-from-cache (of these, encoded by an earlier run), attempts-failed, vbv-retries (how often a chunk was encoded again, as it would have emptied the decoder's buffer), vbv-underflows (those that empty it all the same), frames-in, frames-out, frames-skipped (by the encoder), frames-encoded (for chunks that were delivered, with their overlaps and those that were encoded again), frames-copied (out \
                      of a pool that is too small), frames-unseen (which couldn't be read to look for cuts), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early (now, before chunks are finished, because input stands still), overlap-before, overlap-after (as planned), \
-                     cut (where chunks end: scene or fixed), sessions-planned (which work at the same time), threads-per-session, source-frames (where known) and max-raw-bytes (with these four set, and the same encoder, another machine makes the same bytes), expected-overhead (of the bits, in percent; not there where nobody knows), limited-by (what keeps chunks from being longer or sessions from \
+                     cut (where chunks end: scene or fixed), sessions-planned (which work at the same time), threads-per-session, source-frames (where known) and max-raw-bytes (with these four set, and the same encoder, another machine makes the same bytes, if there is more than one session), expected-overhead (of the bits, in percent; not there where nobody knows), limited-by (what keeps chunks from being longer or sessions from \
                      being more: chunk-frames, source-length, longest-chunk (longer ones gain nothing) or max-raw-bytes), sessions-open, \
                      sessions (each with frames and frames-per-second), encoder (as set or chosen), sequential-reason.",
                 )

@@ -91,9 +91,7 @@ impl Decision {
         let sequential = match traits.concurrency {
             _ if !job.allow_parallel => Some(Sequential::NotAllowed),
             Concurrency::Alone(reason) => Some(Sequential::Encoder(reason)),
-            _ if sessions == 1 && job.chunk_frames.is_none() && job.cache.is_none() => {
-                Some(Sequential::OneSession)
-            }
+            _ if sessions == 1 && !job.wants_chunks() => Some(Sequential::OneSession),
             _ => None,
         };
         let overlap =

@@ -117,16 +117,18 @@ impl Shared {
     ) -> Result<(), EncoderError> {
         let anew = {
             let mut encoding = self.encoding.lock();
-            let cores = encoding.cores.number();
+            let (cores, asked) = (encoding.cores.number(), encoding.job.threads);
             let recipe = encoding.recipe.as_mut();
             let chunked = recipe.and_then(|recipe| recipe.chunked.as_mut());
             let anew = chunked.and_then(|chunked| {
                 let threads = match chunked.profile.threads {
                     // Its bits don't depend on their number.
-                    Threads::Free(_) => (u64::from(cores) / split.plan.sessions.max(1)).max(1),
-                    _ => split.threads.into(),
+                    Threads::Free(_) => asked.unwrap_or_else(|| {
+                        let share = u64::from(cores) / split.plan.sessions.max(1);
+                        u32::try_from(share).unwrap_or(u32::MAX).max(1)
+                    }),
+                    _ => split.threads,
                 };
-                let threads = u32::try_from(threads).unwrap_or(u32::MAX);
                 (std::mem::replace(&mut chunked.threads, threads) != threads).then_some(threads)
             });
             encoding.threads = split.threads;
@@ -278,14 +280,16 @@ impl Shared {
         // the mode isn't decided, it doesn't hear of it.)
         let plain = {
             let mut encoding = self.encoding.lock();
-            let cores = encoding.job.threads.unwrap_or(encoding.cores.number());
+            let asked = encoding.job.threads;
+            let cores = encoding.cores.number();
             let recipe = encoding.recipe.as_mut();
             recipe.and_then(|recipe| {
                 let profile = recipe.chunked.take()?.profile;
                 // That it is the better plan goes by all cores.
                 let is_planned = matches!(reason, Sequential::AsFast | Sequential::Overhead(_));
                 let takes_all = profile.own_threads.is_none_or(|own| own.are_automatic);
-                recipe.alone = (is_planned && !takes_all).then_some((profile, cores));
+                let threads = asked.or((!takes_all).then_some(cores));
+                recipe.alone = threads.filter(|_| is_planned).map(|it| (profile, it));
                 Some(recipe.clone())
             })
         };
@@ -414,15 +418,22 @@ impl Shared {
             true => encoding.cores.number(),
             false => u32::try_from(most).unwrap_or(u32::MAX),
         };
+        // Another run has to find the same chunks, with more elements or fewer beside it, and whatever was cut from the film.
+        let of_cache = job.cache.as_ref().map(|_| 1);
+        let threads_each = threads.or(job.threads).or(of_cache);
+        let cores = match by_cores {
+            true => cores,
+            false => cores.saturating_mul(threads_each.unwrap_or(1)),
+        };
         let (width, height) = picture_size(caps).unwrap_or_default();
         let scaling = decision.map(|it| it.profile.scaling(width, height));
         let cores = split::Cores {
             cores,
-            threads: threads.or(job.threads),
+            threads: threads_each,
             scaling: scaling.unwrap_or(Scaling::NONE),
             // (Measured on x264: each of six runs made other bytes.)
             threads_vary: decision.is_some_and(|it| it.vbv.is_some()),
-            may_be_alone: threads.is_none() && job.chunk_frames.is_none() && job.cache.is_none(),
+            may_be_alone: threads.is_none() && !job.wants_chunks(),
         };
         let make = |min_chunk_frames: u64| {
             let request = Request {

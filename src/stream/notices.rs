@@ -480,8 +480,8 @@ fn describe_reduction(plan: &Plan) -> Option<String> {
 fn describe_overhead(plan: &Plan, most: Overhead) -> Option<String> {
     let overhead = plan.overhead.filter(|&overhead| overhead > most)?;
     Some(format!(
-        "Chunks of {} frames are expected to cost about {:.1} % more bits than one encoder, more than max-bitrate-overhead ({:.1} %); set fewer \
-         sessions, a greater chunk-frames or cut=scene, or leave them to the element",
+        "Chunks of {} frames are expected to cost about {:.1} % more bits than one encoder, more than max-bitrate-overhead ({:.1} %); leave \
+         sessions, chunk-frames and cut to the element where they are set, or raise max-raw-bytes",
         plan.length.longest(),
         overhead.percent(),
         most.percent()

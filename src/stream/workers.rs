@@ -99,9 +99,10 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
         return;
     };
     let session = branch.session.clone();
-    let recipe = shared.encoding.lock().recipe.clone();
-    let taken = recipe.and_then(|recipe| Some((recipe, take(shared, &session)?)));
-    let Some((recipe, taken)) = taken else {
+    let taken = take(shared, &session);
+    // As it is from the first chunk on: before, it isn't settled how many threads an encoder has.
+    let recipe = || shared.encoding.lock().recipe.clone();
+    let Some((recipe, taken)) = taken.and_then(|taken| Some((recipe()?, taken))) else {
         let _ = session.src.pause_task();
         return;
     };

@@ -453,12 +453,15 @@ impl Profile {
         threads: u32,
         is_set: impl Fn(&str) -> bool,
     ) {
-        let number = threads.to_string();
+        let number = |properties| most(encoder, properties).map_or(threads, |it| threads.min(it));
         match self.threads {
             Threads::Fixed => (),
-            Threads::Free(properties) => self.prepare(encoder, properties, &number, is_set),
+            Threads::Free(properties) => {
+                let number = number(properties).to_string();
+                self.prepare(encoder, properties, &number, is_set);
+            }
             Threads::Deciding(properties, value) => {
-                let value = value.replace('@', &number);
+                let value = value.replace('@', &number(properties).to_string());
                 self.prepare(encoder, properties, &value, is_set);
             }
         }
@@ -506,6 +509,15 @@ fn option(encoder: &gst::Element, list: &str, name: &str) -> Option<String> {
         Some((of, value)) => (of == name).then(|| value.to_string()),
         None => (option.strip_prefix("no-") == Some(name)).then(|| "0".to_string()),
     })
+}
+
+/// The greatest number that the property takes, where it takes numbers.
+fn most(encoder: &gst::Element, properties: &str) -> Option<u32> {
+    let spec = encoder.find_property(one_of(encoder, properties)?)?;
+    let unsigned = spec.downcast_ref::<glib::ParamSpecUInt>();
+    let signed = spec.downcast_ref::<glib::ParamSpecInt>();
+    let most = unsigned.map(|it| it.maximum());
+    most.or(signed.and_then(|it| u32::try_from(it.maximum()).ok()))
 }
 
 /// The first of these properties that the encoder has.
