@@ -156,7 +156,8 @@ fn ask_at_each_segment(rig: &Rig, period: u64) {
                 .running_time(gst::ClockTime::from_mseconds(next * 40))
                 .all_headers(true)
                 .build();
-            assert!(pad.push_event(event));
+            // (Refused while a flush is under way.)
+            let _ = pad.push_event(event);
         }
     });
 }
