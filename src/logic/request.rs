@@ -273,6 +273,7 @@ impl Request {
         })
     }
 }
+
 /// One chunk with its overlap is larger than all the memory that may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(

@@ -89,7 +89,7 @@ impl Overhead {
 }
 
 /// What a seam costs, in hundredths of the bits of an average frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeamCost {
     /// Where the encoder makes a key frame anyway.
     pub at_key: u64,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What follows from the settings and the encoder at hand: how many sessions, with how many threads and how much overlap,
+//! What follows from the settings and the encoder at hand: how many sessions at most, with how much overlap,
 //! or one encoder for the whole stream.
 
 use crate::encoder::description::Traits;

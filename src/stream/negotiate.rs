@@ -414,16 +414,15 @@ impl Shared {
         // (A live source has a session for each, as it doesn't wait.)
         let are_ours = job.sessions.is_none() && by_cores && !encoding.is_live;
         let most = encoding.sessions();
-        let cores = match are_ours {
-            true => encoding.cores.number(),
-            false => u32::try_from(most).unwrap_or(u32::MAX),
-        };
         // Another run has to find the same chunks, with more elements or fewer beside it, and whatever was cut from the film.
         let of_cache = job.cache.as_ref().map(|_| 1);
         let threads_each = threads.or(job.threads).or(of_cache);
-        let cores = match by_cores {
-            true => cores,
-            false => cores.saturating_mul(threads_each.unwrap_or(1)),
+        let cores = match are_ours {
+            true => encoding.cores.number(),
+            false => {
+                let most = u32::try_from(most).unwrap_or(u32::MAX);
+                most.saturating_mul(threads_each.unwrap_or(1))
+            }
         };
         let (width, height) = picture_size(caps).unwrap_or_default();
         let scaling = decision.map(|it| it.profile.scaling(width, height));
@@ -437,10 +436,7 @@ impl Shared {
         };
         let make = |min_chunk_frames: u64| {
             let request = Request {
-                sessions: match are_ours {
-                    true => most.min(cores.cores.into()),
-                    false => most,
-                },
+                sessions: most.min(cores.cores.into()),
                 sessions_are_automatic: job.sessions.is_none(),
                 beginning: decision.map_or(Beginning::KeyFrame, |it| it.beginning),
                 chunk_frames: job.chunk_frames,

@@ -294,20 +294,17 @@ impl Profile {
         }
     }
 
-    /// What a seam costs, with the settings that the encoder has.
+    /// What a seam costs, with the settings that the encoder has, where not each frame is a key frame.
     pub(crate) fn seam_cost(&self, encoder: &gst::Element) -> Option<SeamCost> {
         let more = match self.drive(encoder) {
             Drive::Bitrate if self.vbv(encoder).is_some() => VBV_SEAM,
             Drive::Bitrate => SETTLING_SEAM,
             Drive::Quality | Drive::Quantizer => 0,
         };
-        match self.forced_key {
-            ForcedKey::Always => Some(SeamCost::default()),
-            _ => self.seam_cost.map(|cost| SeamCost {
-                at_key: cost.at_key + more,
-                elsewhere: cost.elsewhere + more,
-            }),
-        }
+        self.seam_cost.map(|cost| SeamCost {
+            at_key: cost.at_key + more,
+            elsewhere: cost.elsewhere + more,
+        })
     }
 
     /// How the encoder's own threads share a picture of this size.
