@@ -6,6 +6,8 @@
 
 use super::description::Recipe;
 use super::properties::set_from_text;
+#[cfg(target_os = "macos")]
+use super::videotoolbox;
 use crate::logic::bucket::Vbv;
 use crate::logic::chunker::Neighbours;
 use gst::prelude::*;
@@ -19,7 +21,7 @@ const AFTER: &str = "more-frames-after-end";
 const FRAMES: &str = "source-frame-count";
 const RATE: &str = "expected-frame-rate";
 
-/// What an encoder recommends; 0 where it doesn't.
+/// What an encoder recommends, by its properties or by VideoToolbox itself; 0 where it doesn't.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Recommended {
     pub(crate) sessions: u32,
@@ -30,6 +32,10 @@ pub(crate) struct Recommended {
 
 impl Recommended {
     pub(crate) fn of(encoder: &gst::Element) -> Self {
+        #[cfg(target_os = "macos")]
+        if let Some(asked) = videotoolbox::recommended(&super::description::name_of(encoder)) {
+            return asked;
+        }
         let number = |property: &str| number(encoder, property).unwrap_or(0);
         Self {
             sessions: u32::try_from(number(LIMIT)).unwrap_or(u32::MAX),

@@ -9,3 +9,5 @@ pub(crate) mod model;
 pub(crate) mod profile;
 pub(crate) mod properties;
 pub(crate) mod turn;
+#[cfg(any(target_os = "macos", test))]
+mod videotoolbox;
