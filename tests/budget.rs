@@ -95,6 +95,38 @@ fn a_chunk_that_fits_is_as_long_as_it_was_set() {
     }
 }
 
+/// Where memory decides how many work, it is said what more of it would buy.
+#[test]
+fn what_more_memory_would_buy_is_said_once() {
+    let run = |max_raw_bytes: u64| {
+        let pipeline = scripted_pipeline(&format!(
+            "vtparallelenc name=enc encoder=scriptedenc sessions=8 chunk-frames=50 max-raw-bytes={max_raw_bytes}"
+        ));
+        let infos = pipeline.infos();
+        feed(&pipeline, &constant(300));
+        pipeline.run().expect_eos();
+        let infos = infos.lock().unwrap().clone();
+        (infos, pipeline.stats())
+    };
+    let (infos, stats) = run(25600);
+    assert_eq!(stats.get("sessions-planned"), Ok(1_u64), "{stats}");
+    let ample: u64 = stats.get("ample-raw-bytes").unwrap();
+    let speed_up: f64 = stats.get("ample-speed-up").unwrap();
+    assert!((7.9..8.1).contains(&speed_up), "{stats}");
+    assert_eq!(infos.len(), 1, "{infos:?}");
+    for part in [
+        "max-raw-bytes is 25600",
+        &format!("with {ample} it"),
+        "8.0 times",
+    ] {
+        assert!(infos[0].contains(part), "{infos:?}");
+    }
+    let (infos, stats) = run(ample);
+    assert_eq!(stats.get("sessions-planned"), Ok(8_u64), "{stats}");
+    assert!(infos.is_empty(), "{infos:?}");
+    assert!(!stats.has_field("ample-raw-bytes"), "{stats}");
+}
+
 #[test]
 fn two_frames_are_enough() {
     for sessions in 1..4 {

@@ -253,8 +253,12 @@ fn no_session_asks_or_tells_anybody_outside() {
     rig.end();
     let upstream = rig.upstream.lock().unwrap();
     assert!(upstream.events.is_empty(), "{:?}", upstream.events);
-    // How long it is, for the plan, and whether it is live.
-    let known = [gst::QueryType::Duration, gst::QueryType::Latency];
+    // How long it is and how much of it will come, for the plan, and whether it is live.
+    let known = [
+        gst::QueryType::Duration,
+        gst::QueryType::Segment,
+        gst::QueryType::Latency,
+    ];
     assert!(
         upstream.queries.iter().all(|query| known.contains(query)),
         "{:?}",

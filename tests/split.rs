@@ -6,7 +6,7 @@
 mod common;
 
 use common::pictures::{encode, encode_with_stats, pipeline, synthetic};
-use common::{End, init};
+use common::{End, Pipeline, init};
 use gst::prelude::*;
 use std::sync::{Arc, Mutex};
 
@@ -77,6 +77,23 @@ fn set_on_encoders(
         &format!("vtparallelenc name=enc {properties}"),
         "fakesink name=sink sync=false",
     );
+    seen_on_encoders(&pipeline, property)
+}
+
+fn seen_on_encoders(pipeline: &Pipeline, property: &str) -> (Vec<String>, gst::Structure) {
+    let seen = watched(pipeline, property);
+    match pipeline.run() {
+        End::Eos => (),
+        end => panic!("{end:?}"),
+    }
+    let stats = pipeline.stats();
+    pipeline.set_state(gst::State::Null).unwrap();
+    let seen = seen.lock().unwrap().clone();
+    (seen, stats)
+}
+
+/// What encoders that are made from now on have in this property.
+fn watched(pipeline: &Pipeline, property: &str) -> Arc<Mutex<Vec<String>>> {
     let enc = pipeline.element("enc");
     let seen = Arc::new(Mutex::new(Vec::new()));
     let of = seen.clone();
@@ -99,14 +116,7 @@ fn set_on_encoders(
                 });
             }
         });
-    match pipeline.run() {
-        End::Eos => (),
-        end => panic!("{end:?}"),
-    }
-    let stats = pipeline.stats();
-    pipeline.set_state(gst::State::Null).unwrap();
-    let seen = seen.lock().unwrap().clone();
-    (seen, stats)
+    seen
 }
 
 #[test]
@@ -181,6 +191,63 @@ fn a_film_of_one_chunk_is_encoded_by_one_encoder_with_all_cores() {
     assert_eq!(stats.unwrap().get::<bool>("parallel"), Ok(true));
 }
 
+/// A part of a long film is planned as what it is, whether that is known before it begins or only when it does.
+#[test]
+fn a_short_part_of_a_long_film_is_planned_as_a_short_film() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    if cores < 2 || !there("x264enc") {
+        return;
+    }
+    let part = |seconds: u64| {
+        gst::event::Seek::new(
+            1.0,
+            gst::SeekFlags::FLUSH,
+            gst::SeekType::Set,
+            gst::ClockTime::ZERO,
+            gst::SeekType::Set,
+            gst::ClockTime::from_seconds(seconds),
+        )
+    };
+    let film = || {
+        Pipeline::parse(
+            "videotestsrc name=source num-buffers=100000 ! video/x-raw,width=320,height=240,framerate=25/1 ! \
+             vtparallelenc name=enc encoder=\"x264enc speed-preset=ultrafast pass=qual quantizer=40 vbv-buf-capacity=0\" ! \
+             fakesink name=sink sync=false",
+        )
+    };
+    // Before it begins.
+    for (seconds, is_short) in [(1, true), (400, false)] {
+        let pipeline = film();
+        assert!(pipeline.element("source").send_event(part(seconds)));
+        let (seen, stats) = seen_on_encoders(&pipeline, "threads");
+        assert_eq!(stats.get("frames-out"), Ok(25 * seconds), "{stats}");
+        assert_eq!(stats.get("parallel"), Ok(!is_short), "{stats}");
+        assert_eq!(stats.has_field("sequential-reason"), is_short, "{stats}");
+        // One encoder takes as many as it wants.
+        let threads = if is_short { "0" } else { "1" };
+        assert!(seen.iter().all(|it| it == threads), "{seen:?}");
+    }
+    // After a part of it was encoded.
+    let pipeline = film();
+    pipeline.set_state(gst::State::Paused).unwrap();
+    let (result, ..) = pipeline.state(gst::ClockTime::from_seconds(60));
+    result.unwrap();
+    assert_eq!(pipeline.stats().get("threads-per-session"), Ok(1_u32));
+    let seen = watched(&pipeline, "threads");
+    assert!(pipeline.send_event(part(1)));
+    match pipeline.run() {
+        End::Eos => (),
+        end => panic!("{end:?}"),
+    }
+    let stats = pipeline.stats();
+    assert_eq!(stats.get("source-frames"), Ok(25_u64), "{stats}");
+    assert_eq!(stats.get("sessions-planned"), Ok(1_u64), "{stats}");
+    let threads: u32 = stats.get("threads-per-session").unwrap();
+    assert!(threads > 1, "{stats}");
+    // (One may have been made for the whole film as the seek began.)
+    assert_eq!(seen.lock().unwrap().last(), Some(&threads.to_string()));
+}
+
 #[test]
 fn what_was_asked_for_and_costs_more_is_done_with_a_warning() {
     if !there("x264enc") {
@@ -235,14 +302,16 @@ fn what_was_asked_for_and_costs_more_is_done_with_a_warning() {
 /// The plan that was made here can be asked for elsewhere.
 #[test]
 fn statistics_say_what_makes_the_same_bytes_elsewhere() {
-    if !there("x264enc") {
+    if !there("vp9enc") {
         return;
     }
     let pictures = synthetic(400);
-    let encoder = "x264enc speed-preset=ultrafast key-int-max=50 pass=qual quantizer=26 option-string=no-mbtree=1";
+    let encoder = "vp9enc deadline=1 cpu-used=8 end-usage=cq cq-level=40 target-bitrate=1000000 keyframe-max-dist=50";
     let (here, stats) = encode_with_stats(
         &pictures,
-        &format!("vtparallelenc name=enc source-frame-count=400 encoder=\"{encoder}\""),
+        &format!(
+            "vtparallelenc name=enc source-frame-count=400 max-bitrate-overhead=100 encoder=\"{encoder}\""
+        ),
     );
     let stats = stats.unwrap();
     if stats.get("parallel") != Ok(true) {
@@ -254,7 +323,7 @@ fn statistics_say_what_makes_the_same_bytes_elsewhere() {
         return;
     }
     let there = format!(
-        "vtparallelenc name=enc sessions={} threads-per-session={} source-frame-count={} max-raw-bytes={} encoder=\"{encoder}\"",
+        "vtparallelenc name=enc sessions={} threads-per-session={} source-frame-count={} max-raw-bytes={} max-bitrate-overhead=100 encoder=\"{encoder}\"",
         stats.get::<u64>("sessions-planned").unwrap(),
         stats.get::<u32>("threads-per-session").unwrap(),
         stats.get::<u64>("source-frames").unwrap(),

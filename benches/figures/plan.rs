@@ -3,7 +3,7 @@
 //! What plans are worth on machines that aren't here: the real brains (planner, chunker, roster) in virtual time, with models of
 //! encoders, on made films.
 //!
-//! A source gives frames as fast as the memory takes them. A session takes the time of its frames, its lead and an encoder's opening.
+//! A source gives frames as fast as the memory takes them. A session takes the time of its frames, its overlap and an encoder's opening.
 
 use crate::Form;
 use crate::table::Table;
@@ -107,7 +107,7 @@ const ENCODERS: [Encoder; 7] = [
         name: "x265",
         time: 0.080,
         exponent: 0.8,
-        believed: 0.8,
+        believed: 0.85,
         rows: Some(128),
         columns: None,
         engines: None,
@@ -356,7 +356,7 @@ fn simulate(
     let mut done = vec![false; chunks];
     let mut released = 0;
     let mut offered = 0;
-    // Of each session: its chunk, and what is left of it, beginning with the opening of an encoder and the lead.
+    // Of each session: its chunk, and what is left of it, beginning with the opening of an encoder and the overlap.
     let mut work: Vec<Option<(usize, f64)>> = vec![None; sessions];
     let mut time = 0.0;
     loop {
@@ -380,7 +380,8 @@ fn simulate(
                 let chunk = chunk.0 as usize;
                 let start = seams[chunk];
                 let lead = if chunk == 0 { 0 } else { plan.before };
-                let left = film.work_of(start.saturating_sub(lead), seams[chunk + 1]);
+                let end = seams[chunk + 1] + plan.after;
+                let left = film.work_of(start.saturating_sub(lead), end);
                 *session = Some((chunk, left + OPENING * rate));
             }
         }
@@ -396,7 +397,7 @@ fn simulate(
             };
             let chunk = *chunk;
             // What isn't there can't be encoded.
-            let lacks = film.work_of(admitted, seams[chunk + 1]);
+            let lacks = film.work_of(admitted, seams[chunk + 1] + plan.after);
             *left = (*left - step).max(lacks.min(*left));
             if *left <= 1e-9 && seams[chunk + 1] <= admitted {
                 *session = None;
@@ -650,7 +651,7 @@ pub fn measure(form: Form) -> Vec<Table> {
         title: "Plans on other machines",
         about: format!(
             "Simulated, by `cargo bench -- plan`: the planner, the chunker and the roster as they are, with models of encoders (time of a frame, gain of own \
-             threads, opening, lead) and made films of scenes of 30 to 200 frames; cores {cores:?} x memory {memories:?} GB. Times of others over ours, above 1 where ours is faster: \
+             threads, opening, overlap) and made films of scenes of 30 to 200 frames; cores {cores:?} x memory {memories:?} GB. Times of others over ours, above 1 where ours is faster: \
              the geometric mean over all machines, and the least in parentheses. *Own threads*: one encoder with all cores. *Av1an*: its rule for workers and threads, each of which \
              decodes for itself. *Best*: the best of all plans that a search over sessions, threads and lengths finds within the same memory and the same \
              bits. *Plan*: sessions x threads with 32 GB on 16 and 64 cores. The dearest of all plans costs {:.2} % of the bits.",

@@ -23,7 +23,7 @@ const CASES: [Case; 6] = [
     },
     Case {
         encoder: "x265enc speed-preset=superfast option-string=crf=26:log-level=none",
-        exponent: 0.8,
+        exponent: 0.85,
     },
     Case {
         encoder: "vp8enc deadline=1 cpu-used=4 target-bitrate=1000000",

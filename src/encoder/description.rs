@@ -137,6 +137,11 @@ pub(crate) struct Chunked {
 }
 
 impl Recipe {
+    /// Threads of each encoder, where it is one of several.
+    pub(crate) fn threads(&self) -> Option<u32> {
+        self.chunked.as_ref().map(|chunked| chunked.threads)
+    }
+
     /// An encoder, its pads `sink` and `src`.
     pub(crate) fn make(&self) -> Result<gst::Element, EncoderError> {
         let made = parse(&self.description)?;

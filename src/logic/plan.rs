@@ -299,19 +299,23 @@ impl Plan {
         let (sessions, grain) = (self.sessions.max(1), grain.max(1));
         let chunks = frames.div_ceil(grain);
         let planned = self.length.longest().min(frames);
-        // Of many chunks the last ones end apart by half of one.
+        // Seams at cuts miss their goals by a quarter of a shot; of many chunks the last ones end apart by half of one.
+        let missed = self.seams.map_or(0, |_| USUAL_SHOT / 4);
         let own = match chunks.div_ceil(sessions) {
             _ if sessions == 1 => frames as f64,
-            rounds @ 0..4 => rounds.saturating_mul(grain).min(frames).max(planned) as f64,
+            rounds @ 0..4 => {
+                let even = rounds.saturating_mul(grain).max(planned);
+                even.saturating_add(missed).min(frames) as f64
+            }
             _ => frames as f64 / sessions as f64 + grain as f64 / 2.0,
         };
         let longest = self.length.longest().max(grain);
         let length = longest.min(frames).max(1) as f64;
-        let lead = match sessions {
-            1 => 0.0,
-            _ => self.before as f64,
+        let around = match sessions {
+            1 => 0,
+            _ => self.before.saturating_add(self.after),
         };
-        own * (1.0 + lead / length)
+        own * (1.0 + around as f64 / length)
     }
 
     /// Sessions that work. Where the memory is short, fewer than there may be, so that chunks needn't be too short; two in any case.
@@ -328,8 +332,9 @@ impl Plan {
     /// Chunks such that all sessions end together, none of them shorter than `least`; if one of them does it all, as long as may be.
     fn automatic(request: &Request, unit: u64, sessions: u64, longest: u64, least: u64) -> Length {
         let shortest = request.beginning.shortest_last();
-        // A lead costs as much time as that many frames' bits.
-        let shortest = shortest.saturating_add(request.before.most().saturating_mul(3));
+        // A round more costs the time of an overlap, and gains half of its chunk.
+        let overlap = request.before.most().saturating_add(request.after.most());
+        let shortest = shortest.saturating_add(overlap.saturating_mul(2));
         let first = request.beginning.first().max(least);
         match request.source_frames.filter(|&total| total > 0) {
             _ if sessions == 1 => Length::Fixed(longest),

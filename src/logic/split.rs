@@ -6,7 +6,7 @@
 //! may and that are no slower than one encoder even where a film has no cuts.
 //! A split depends on counts alone: cores, the picture's size, the film's length, the memory.
 
-use super::plan::Plan;
+use super::plan::{Limit, Plan};
 use super::request::{BudgetTooSmall, Request};
 
 /// A film of unknown length is planned as if it had this many frames: an hour, at 24 a second.
@@ -17,6 +17,9 @@ const WORTH_CHUNKS: f64 = 1.02;
 
 /// And more sessions by this part to be worth theirs. (One of 64 more is 1.6 % faster.)
 const WORTH_SESSIONS: f64 = 1.005;
+
+/// What more memory would buy is told if it is at least this.
+const WORTH_MEMORY: f64 = 1.1;
 
 /// How an encoder's own threads share its work.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,13 +58,26 @@ pub struct Cores {
 }
 
 /// How a stream is encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Split {
     /// In chunks, by sessions that have so many threads each.
     pub plan: Plan,
     pub threads: u32,
     /// But by one encoder, with threads of its own, for this reason.
     pub alone: Option<Alone>,
+    /// How long it takes if its shots are as long as they usually are: in the time of one frame with one thread.
+    pub time: f64,
+    /// What more memory would buy.
+    pub ample: Option<Ample>,
+}
+
+/// Memory with which a plan isn't limited any more.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ample {
+    /// That the plan would hold, in bytes.
+    pub raw_bytes: u64,
+    /// So many times as fast.
+    pub speed_up: f64,
 }
 
 /// Why one encoder is better.
@@ -98,65 +114,90 @@ pub struct SeamCost {
 
 /// The split that is over first. `request` has the most sessions that there may be; what was asked for is what is done, whatever it costs.
 pub fn best(request: &Request, cores: Cores) -> Result<Split, BudgetTooSmall> {
+    let mut split = best_within(request, cores)?;
+    if split.alone.is_some() || split.plan.limit == Limit::Memory {
+        let unlimited = Request {
+            max_raw_bytes: u64::MAX,
+            ..request.clone()
+        };
+        let ample = best_within(&unlimited, cores)?;
+        let speed_up = split.time / ample.time;
+        split.ample = (speed_up >= WORTH_MEMORY).then(|| Ample {
+            raw_bytes: ample
+                .plan
+                .capacity_frames
+                .saturating_mul(request.frame_bytes),
+            speed_up,
+        });
+    }
+    Ok(split)
+}
+
+/// As above, with nothing said of memory.
+fn best_within(request: &Request, cores: Cores) -> Result<Split, BudgetTooSmall> {
+    let frames = request.source_frames.unwrap_or(LONG_FILM);
     let of = |sessions: u64| {
         let share = u32::try_from(u64::from(cores.cores) / sessions).unwrap_or(1);
         let most = match cores.threads_vary {
             true => 1,
             false => cores.scaling.most.max(1),
         };
-        let threads = share.clamp(1, most);
         let plan = Plan::make(&Request {
             sessions,
             ..request.clone()
         })?;
-        Ok(Split {
+        let threads = cores
+            .threads
+            .unwrap_or(match request.sessions_are_automatic {
+                true => share.clamp(1, most),
+                false => 1,
+            });
+        // No more than all cores are busy. (Measured on 2: 4 sessions, or 2 with 2 threads each, take the time of 2 with one.)
+        let speed = cores.scaling.speed(threads);
+        let busy = speed * plan.sessions as f64 / f64::from(cores.cores.max(1));
+        let speed = speed / busy.max(1.0);
+        let (usual, worst) = plan.times(frames);
+        let split = Split {
             plan,
-            threads: cores.threads.unwrap_or(threads),
+            threads,
             alone: None,
-        })
+            time: usual / speed,
+            ample: None,
+        };
+        Ok((split, worst / speed))
     };
     let most = request.sessions.max(1);
     if !request.sessions_are_automatic {
-        let threads = cores.threads.unwrap_or(1);
-        return Ok(Split {
-            threads,
-            ..of(most)?
-        });
+        return Ok(of(most)?.0);
     }
     // (Threads without a core are no faster, and those of some encoders wait in loops.)
     let most = cores.threads.map_or(most, |threads| {
         most.min((cores.cores / threads.max(1)).max(1).into())
     });
-    let frames = request.source_frames.unwrap_or(LONG_FILM);
-    let mut best = (f64::INFINITY, of(1)?);
+    let mut best = of(1)?.0;
+    best.time = f64::INFINITY;
     let mut alone = f64::INFINITY;
     if cores.may_be_alone {
         let speed = cores.scaling.speed(cores.threads.unwrap_or(cores.cores));
         alone = frames as f64 / speed;
-        best.0 = alone;
-        best.1.alone = Some(Alone::AsFast);
+        best.time = alone;
+        best.alone = Some(Alone::AsFast);
     }
     let mut dear = None;
     for sessions in 1..=most {
-        let split = of(sessions)?;
+        let (split, worst) = of(sessions)?;
         // The memory is short.
         if sessions > 1 && split.plan.sessions < sessions {
             break;
         }
-        // No more than all cores are busy. (Measured on 2: 4 sessions, or 2 with 2 threads each, take the time of 2 with one.)
-        let speed = cores.scaling.speed(split.threads);
-        let busy = speed * sessions as f64 / f64::from(cores.cores.max(1));
-        let speed = speed / busy.max(1.0);
-        let (usual, worst) = split.plan.times(frames);
-        let time = usual / speed;
-        if worst / speed > alone {
+        if worst > alone {
             continue;
         }
-        let worth = match best.1.alone {
+        let worth = match best.alone {
             Some(_) => WORTH_CHUNKS,
             None => WORTH_SESSIONS,
         };
-        if time * worth >= best.0 {
+        if split.time * worth >= best.time {
             continue;
         }
         let overhead = split.plan.overhead.filter(|&overhead| {
@@ -164,18 +205,17 @@ pub fn best(request: &Request, cores: Cores) -> Result<Split, BudgetTooSmall> {
             is_free && request.max_overhead.is_some_and(|most| overhead > most)
         });
         match overhead {
-            Some(overhead) => dear = Some((time, overhead)),
-            None => best = (time, split),
+            Some(overhead) => dear = Some((split.time, overhead)),
+            None => best = split,
         }
     }
-    let (time, mut split) = best;
     if let Some((faster, overhead)) = dear
-        && split.alone.is_some()
-        && faster * WORTH_CHUNKS < time
+        && best.alone.is_some()
+        && faster * WORTH_CHUNKS < best.time
     {
-        split.alone = Some(Alone::Overhead(overhead));
+        best.alone = Some(Alone::Overhead(overhead));
     }
-    Ok(split)
+    Ok(best)
 }
 
 #[cfg(test)]
@@ -240,9 +280,9 @@ mod tests {
 
     #[test]
     fn a_short_film_has_few_sessions_with_more_threads() {
-        // No cut is promised, and without any there are four chunks of 250 frames; in a usual film there are ten.
+        // No cut is promised, and without any there are eight chunks of 250 frames; in a usual film there are twenty.
         assert_eq!(
-            split(&request(16, Some(900)), cores(16, GOOD)),
+            split(&request(16, Some(1_900)), cores(16, GOOD)),
             (4, 4, None)
         );
         assert_eq!(
@@ -265,6 +305,16 @@ mod tests {
         assert!(sessions < 16 && threads > 1, "{sessions} x {threads}");
         assert!(sessions * u64::from(threads) <= 16);
         assert_eq!(alone, None);
+        // With as much as would be enough, nothing limits it.
+        let ample = best(&short, cores(16, GOOD)).unwrap().ample.unwrap();
+        assert!(ample.speed_up > 1.1, "{ample:?}");
+        let enough = Request {
+            max_raw_bytes: ample.raw_bytes,
+            ..short.clone()
+        };
+        let (sessions, threads, alone) = split(&enough, cores(16, GOOD));
+        assert_eq!((sessions, threads, alone), (16, 1, None));
+        assert_eq!(best(&enough, cores(16, GOOD)).unwrap().ample, None);
         // With so little, all chunks would be too dear.
         let shorter = Request {
             max_raw_bytes: 3_110_400 * 60,

@@ -80,6 +80,7 @@ impl Session {
             made.is_none()
                 && instance.caps.as_ref() == Some(&context.caps)
                 && instance.downstream == context.downstream
+                && instance.threads == work.recipe.threads()
                 && !work.recipe.takes_hints()
                 && !work.hints.tells_vbv
         };

@@ -22,6 +22,8 @@ pub(super) struct Instance {
     /// What it was primed with: raw caps, and what downstream accepts.
     pub(super) caps: Option<gst::Caps>,
     pub(super) downstream: Option<gst::Caps>,
+    /// That it was made with, where it is one of several.
+    pub(super) threads: Option<u32>,
 }
 
 impl Instance {

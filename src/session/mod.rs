@@ -227,6 +227,7 @@ impl Session {
             is_opened: false,
             caps: None,
             downstream: None,
+            threads: recipe.threads(),
         };
         if let Some(hints) = hints {
             hints.apply(&instance.encoder, recipe);

@@ -94,7 +94,9 @@ impl Shared {
             return Ok(self.begin_sequential(first, reason, event)?);
         }
         let split = self.split(caps)?;
+        self.encoding.lock().ample = split.ample;
         if let Some(reason) = split.alone {
+            self.tell_of_memory();
             return Ok(self.begin_sequential(first, reason.into(), event)?);
         }
         self.give_threads(first, &split)?;
@@ -104,9 +106,39 @@ impl Shared {
     /// How the stream is encoded, by all that is known before its first frame.
     fn split(&self, caps: &gst::Caps) -> Result<Split, BudgetTooSmall> {
         let told = self.encoding.lock().job.source_frames;
-        // (The segment comes later.)
-        let frames = told.or_else(|| self.frames_to_come(caps, &gst::FormattedSegment::new()));
-        self.split_of(caps, frames, None)
+        let frames = told.or_else(|| self.frames_to_come(caps, &self.segment_to_come()));
+        self.split_of(caps, frames, None, true)
+    }
+
+    /// What upstream says that it will send, before the segment does; all, where it doesn't say.
+    fn segment_to_come(&self) -> gst::FormattedSegment<gst::ClockTime> {
+        let mut segment = gst::FormattedSegment::new();
+        let mut query = gst::query::Segment::new(gst::Format::Time);
+        if self.sink.peer_query(&mut query)
+            && let (
+                _,
+                gst::GenericFormattedValue::Time(start),
+                gst::GenericFormattedValue::Time(stop),
+            ) = query.result()
+        {
+            segment.set_start(start.unwrap_or_default());
+            segment.set_stop(stop);
+        }
+        segment
+    }
+
+    /// The plan for so many frames of these caps that come next, of which none has come yet: a part of a film may want other threads than
+    /// all of it. That one encoder would be better is said too late: it is one session then.
+    pub(super) fn plan_anew(&self, caps: &gst::Caps, frames: u64) -> Result<Plan, BudgetTooSmall> {
+        let of = |may_be_alone| self.split_of(caps, Some(frames), None, may_be_alone);
+        let mut split = of(true)?;
+        if split.alone.is_some() {
+            split = of(false)?;
+        }
+        self.encoding.lock().ample = split.ample;
+        // The one that was placed for others is dropped.
+        self.settle_threads(&split);
+        Ok(split.plan)
     }
 
     /// All encoders of the stream have so many, and the first one was placed before that was known.
@@ -115,28 +147,30 @@ impl Shared {
         first: &Arc<Session>,
         split: &Split,
     ) -> Result<(), EncoderError> {
-        let anew = {
-            let mut encoding = self.encoding.lock();
-            let (cores, asked) = (encoding.cores.number(), encoding.job.threads);
-            let recipe = encoding.recipe.as_mut();
-            let chunked = recipe.and_then(|recipe| recipe.chunked.as_mut());
-            let anew = chunked.and_then(|chunked| {
-                let threads = match chunked.profile.threads {
-                    // Its bits don't depend on their number.
-                    Threads::Free(_) => asked.unwrap_or_else(|| {
-                        let share = u64::from(cores) / split.plan.sessions.max(1);
-                        u32::try_from(share).unwrap_or(u32::MAX).max(1)
-                    }),
-                    _ => split.threads,
-                };
-                (std::mem::replace(&mut chunked.threads, threads) != threads).then_some(threads)
-            });
-            encoding.threads = split.threads;
-            anew.and(encoding.recipe.clone())
+        let Some(recipe) = self.settle_threads(split) else {
+            return Ok(());
         };
-        let Some(recipe) = anew else { return Ok(()) };
         let _opening = OpeningFirst::begin(self);
         first.place(&recipe, &|| self.stops())
+    }
+
+    /// How encoders are made from now on, if that changes.
+    fn settle_threads(&self, split: &Split) -> Option<Recipe> {
+        let mut encoding = self.encoding.lock();
+        let (cores, asked) = (encoding.cores.number(), encoding.job.threads);
+        encoding.threads = split.threads;
+        let recipe = encoding.recipe.as_mut()?;
+        let chunked = recipe.chunked.as_mut()?;
+        let threads = match chunked.profile.threads {
+            // Its bits don't depend on their number.
+            Threads::Free(_) => asked.unwrap_or_else(|| {
+                let share = u64::from(cores) / split.plan.sessions.max(1);
+                u32::try_from(share).unwrap_or(u32::MAX).max(1)
+            }),
+            _ => split.threads,
+        };
+        let changes = std::mem::replace(&mut chunked.threads, threads) != threads;
+        changes.then(|| recipe.clone())
     }
 
     /// There is no format for upstream, whose stream has begun, and which can't say why: perhaps downstream takes nothing that the encoder
@@ -382,16 +416,17 @@ impl Shared {
         source_frames: Option<u64>,
     ) -> Result<Plan, BudgetTooSmall> {
         let threads = self.encoding.lock().threads.max(1);
-        let split = self.split_of(caps, source_frames, Some(threads))?;
+        let split = self.split_of(caps, source_frames, Some(threads), false)?;
         Ok(split.plan)
     }
 
-    /// `threads`: as settled. Without them the stream may be encoded by one encoder.
+    /// `threads`: as settled.
     fn split_of(
         &self,
         caps: &gst::Caps,
         source_frames: Option<u64>,
         threads: Option<u32>,
+        may_be_alone: bool,
     ) -> Result<Split, BudgetTooSmall> {
         let encoding = self.encoding.lock();
         let job = &encoding.job;
@@ -432,7 +467,7 @@ impl Shared {
             scaling: scaling.unwrap_or(Scaling::NONE),
             // (Measured on x264: each of six runs made other bytes.)
             threads_vary: decision.is_some_and(|it| it.vbv.is_some()),
-            may_be_alone: threads.is_none() && !job.wants_chunks(),
+            may_be_alone: may_be_alone && !job.wants_chunks(),
         };
         let make = |min_chunk_frames: u64| {
             let request = Request {
@@ -459,6 +494,8 @@ impl Shared {
                     plan,
                     threads: cores.threads.unwrap_or(1),
                     alone: None,
+                    time: 0.0,
+                    ample: None,
                 }),
                 false => split::best(&request, cores),
             }

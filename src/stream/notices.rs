@@ -311,6 +311,24 @@ impl Shared {
         }
     }
 
+    /// What more memory would buy, unless that was said before.
+    pub(super) fn tell_of_memory(&self) {
+        let (ample, most) = {
+            let encoding = self.encoding.lock();
+            (encoding.ample, encoding.memory.bytes())
+        };
+        let Some(ample) = ample else { return };
+        let text = format!(
+            "The memory for raw video limits the plan (max-raw-bytes is {most}): with {} it would be about {:.1} times as fast",
+            ample.raw_bytes, ample.speed_up
+        );
+        if self.notices.lock().plan.insert(text.clone())
+            && let Some(bin) = self.host.bin()
+        {
+            gst::element_info!(bin, gst::LibraryError::Settings, ("{text}"));
+        }
+    }
+
     /// What follows from a failed attempt at a chunk of the session's is told. Before the chunk goes on, because with it the stream may
     /// end.
     pub(super) fn tell_of_attempt(

@@ -3,18 +3,19 @@
 //! What the `stats` property says.
 
 use super::shared::{Mode, Shared};
+use crate::encoder::description::Recipe;
 use crate::media::raw::frame_bytes;
 
 impl Shared {
     /// Everything that is reported, at one moment.
     pub(crate) fn stats(&self) -> gst::Structure {
         let caps = self.input.lock().caps.clone();
-        let (encoder, mode, threads) = {
+        let (encoder, mode, threads, ample) = {
             let encoding = self.encoding.lock();
             let recipe = encoding.recipe.as_ref();
             let encoder = recipe.map(|recipe| recipe.description.clone());
-            let chunked = recipe.and_then(|recipe| recipe.chunked.as_ref());
-            (encoder, encoding.mode, chunked.map(|it| it.threads))
+            let threads = recipe.and_then(Recipe::threads);
+            (encoder, encoding.mode, threads, encoding.ample)
         };
         let engine = self.lock();
         let (bytes_held, bytes_peak) = engine.held_bytes();
@@ -78,6 +79,10 @@ impl Shared {
                 .field_if_some("expected-overhead", plan.overhead.map(|it| it.percent()))
                 .field("limited-by", plan.limit.name());
         }
-        stats.field_if_some("encoder", encoder).build()
+        stats
+            .field_if_some("ample-raw-bytes", ample.map(|it| it.raw_bytes))
+            .field_if_some("ample-speed-up", ample.map(|it| it.speed_up))
+            .field_if_some("encoder", encoder)
+            .build()
     }
 }

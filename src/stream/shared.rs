@@ -18,6 +18,7 @@ use crate::host::Host;
 use crate::job::Job;
 use crate::logic::engine::{Engine, Settings};
 use crate::logic::ids::SessionId;
+use crate::logic::split::Ample;
 use crate::session::{Session, SlotOwner};
 use crate::shares::{Cores, Memory};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
@@ -67,6 +68,8 @@ pub(super) struct Encoding {
     pub(super) cores: Cores,
     /// Threads of each session.
     pub(super) threads: u32,
+    /// What more memory would buy.
+    pub(super) ample: Option<Ample>,
     /// Nothing may wait for memory.
     pub(super) is_live: bool,
     pub(super) mode: Mode,

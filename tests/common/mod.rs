@@ -169,17 +169,32 @@ impl Pipeline {
 
     /// The texts of all warnings from now on.
     pub fn warnings(&self) -> Arc<Mutex<Vec<String>>> {
-        let warnings = Arc::new(Mutex::new(Vec::new()));
-        let kept = warnings.clone();
+        self.said(|message| match message.view() {
+            gst::MessageView::Warning(warning) => Some(warning.error().message().to_string()),
+            _ => None,
+        })
+    }
+
+    /// The texts of all informations from now on.
+    pub fn infos(&self) -> Arc<Mutex<Vec<String>>> {
+        self.said(|message| match message.view() {
+            gst::MessageView::Info(info) => Some(info.error().message().to_string()),
+            _ => None,
+        })
+    }
+
+    /// What of all messages from now on is kept.
+    pub fn said<T: Send + 'static>(
+        &self,
+        of: impl Fn(&gst::Message) -> Option<T> + Send + Sync + 'static,
+    ) -> Arc<Mutex<Vec<T>>> {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let kept = said.clone();
         self.bus().unwrap().set_sync_handler(move |_, message| {
-            if let gst::MessageView::Warning(warning) = message.view() {
-                kept.lock()
-                    .unwrap()
-                    .push(warning.error().message().to_string());
-            }
+            kept.lock().unwrap().extend(of(message));
             gst::BusSyncReply::Pass
         });
-        warnings
+        said
     }
 
     pub fn stats(&self) -> gst::Structure {

@@ -170,7 +170,7 @@ pub(super) const ROWS: &[Profile] = &[
         threads: Threads::Deciding("option-string", "pools=@:frame-threads=1"),
         // Measured at 360p: 2 threads 1.8 times as fast as one, where two processes are 1.9 times as fast.
         own_threads: Some(OwnThreads {
-            exponent: 0.8,
+            exponent: 0.85,
             most: Most::Rows(128),
             are_automatic: true,
         }),

@@ -204,13 +204,14 @@ impl Shared {
         let frames = told.or_else(|| self.frames_to_come(&caps, &segment));
         gst::info!(CAT, obj = self.sink, "Frames to come: {frames:?}");
         // The length can't make a plan impossible that was possible without it.
-        if let (Some(_), Ok(plan)) = (frames, self.plan(&caps, frames)) {
+        if let Some(Ok(plan)) = frames.map(|frames| self.plan_anew(&caps, frames)) {
             let replanned = self.lock().replan(plan);
             if replanned {
                 self.warn_of_plan(&plan);
                 self.tell_latency();
             }
         }
+        self.tell_of_memory();
     }
 
     pub(in crate::stream) fn frames_to_come(
