@@ -5,9 +5,10 @@
 //! `encode INPUT OUTPUT.mp4`: the picture to H.264 by `vtparallelenc`, the sound to AAC.
 
 use gst::prelude::*;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use std::error::Error;
-use std::io::Write;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 const ENCODER: &str = "x264enc speed-preset=medium pass=qual quantizer=23";
 
@@ -25,6 +26,7 @@ struct Run {
     marks: Vec<Mark>,
     stats: gst::Structure,
     warnings: Vec<String>,
+    is_interrupted: bool,
 }
 
 impl Run {
@@ -137,7 +139,9 @@ fn watch(pipeline: &gst::Pipeline, frames: Option<u64>) -> Result<Run, Box<dyn E
         marks: Vec::new(),
         stats: gst::Structure::new_empty("none"),
         warnings: Vec::new(),
+        is_interrupted: false,
     };
+    let mut display = Display::new();
     let started = Instant::now();
     pipeline.set_state(gst::State::Playing)?;
     loop {
@@ -146,9 +150,14 @@ fn watch(pipeline: &gst::Pipeline, frames: Option<u64>) -> Result<Run, Box<dyn E
             run.stats = enc.property("stats");
             run.marks.push(Mark {
                 seconds: started.elapsed().as_secs_f64(),
-                frames: run.stats.get("frames-out")?,
+                frames: run.stats.get("frames-done")?,
             });
-            show(pipeline, &run);
+            display.show(&run);
+        }
+        if INTERRUPTED.load(Ordering::SeqCst) && !std::mem::replace(&mut run.is_interrupted, true) {
+            // What has come is encoded, and the file gets its index.
+            display.say("Interrupted: finishing what has come; again to end at once");
+            pipeline.send_event(gst::event::Eos::new());
         }
         let enough = frames.is_some_and(|frames| run.frames() >= frames);
         match message.as_ref().map(|message| message.view()) {
@@ -164,26 +173,68 @@ fn watch(pipeline: &gst::Pipeline, frames: Option<u64>) -> Result<Run, Box<dyn E
             _ => (),
         }
     }
-    eprintln!();
+    display.end();
     if run.frames() == 0 {
         return Err("there is no video in it".into());
     }
     Ok(run)
 }
 
-fn show(pipeline: &gst::Pipeline, run: &Run) {
-    let position = pipeline.query_position::<gst::ClockTime>();
-    let duration = pipeline.query_duration::<gst::ClockTime>();
-    let percent = position
-        .zip(duration)
-        .map(|(position, duration)| 100 * position.nseconds() / duration.nseconds().max(1));
-    let percent = percent.map_or("   ?".into(), |percent| format!("{percent:4}"));
-    let rate = run.frames() as f64 / run.seconds().max(0.001);
-    eprint!(
-        "\r{percent} %   {:6} frames   {rate:6.1} frames/s ",
-        run.frames()
-    );
-    let _ = std::io::stderr().flush();
+/// Ctrl-C was pressed.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// A bar on a terminal, and a line now and then elsewhere.
+struct Display {
+    bar: ProgressBar,
+    said: Instant,
+}
+
+impl Display {
+    /// So often a line comes where there is no terminal.
+    const LINES: Duration = Duration::from_secs(5);
+
+    fn new() -> Self {
+        let bar = ProgressBar::no_length();
+        let style = ProgressStyle::with_template("{wide_bar} {percent:>3} %  {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self {
+            bar,
+            said: Instant::now(),
+        }
+    }
+
+    fn show(&mut self, run: &Run) {
+        let stats = &run.stats;
+        if let Ok(total) = stats.get("frames-total") {
+            self.bar.set_length(total);
+        }
+        self.bar.set_position(run.frames());
+        let rate: f64 = stats.get("average-frames-per-second").unwrap_or(0.0);
+        let left = stats.get::<u64>("time-left").ok();
+        let left = left
+            .filter(|_| run.frames() > 0)
+            .map_or_else(String::new, |left| {
+                format!(", {} left", HumanDuration(Duration::from_nanos(left)))
+            });
+        let text = format!("{} frames, {rate:.1} frames/s{left}", run.frames());
+        if !self.bar.is_hidden() {
+            self.bar.set_message(text);
+        } else if self.said.elapsed() >= Self::LINES {
+            self.said = Instant::now();
+            let percent = stats.get::<f64>("fraction");
+            let percent =
+                percent.map_or_else(|_| String::new(), |it| format!("{:.0} %, ", it * 100.0));
+            eprintln!("{percent}{text}");
+        }
+    }
+
+    fn say(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("{text}"));
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -196,28 +247,59 @@ fn main() -> Result<(), Box<dyn Error>> {
     if same_file(input, output) {
         return Err("the output would overwrite the input".into());
     }
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    })?;
 
     eprintln!("Encoding {input} with {ENCODER}");
-    let parallel = run(input, Some(output), "", None)?;
-    let compared = parallel.frames().min(COMPARED);
-    // As long a chunk as the encoder's own distance of key frames.
-    eprintln!("Encoding {compared} frames with one session, to compare");
-    let alone = run(input, None, "sessions=1 chunk-frames=250", Some(compared))?;
+    let run_ours = run(input, Some(output), "", None)?;
+    let is_parallel: bool = run_ours.stats.get("parallel")?;
+    let compared = run_ours.frames().min(COMPARED);
+    // What one would do without this element, and one session with a thread, in chunks of the encoder's own distance of key frames.
+    let mut others = vec![(
+        "one thread",
+        "sessions=1 threads-per-session=1 chunk-frames=250 max-bitrate-overhead=100",
+    )];
+    if is_parallel {
+        others.push(("its own threads", "allow-parallel=false"));
+    }
+    let mut rows = Vec::new();
+    for (what, properties) in others {
+        if run_ours.is_interrupted || INTERRUPTED.load(Ordering::SeqCst) {
+            break;
+        }
+        eprintln!("Encoding {compared} frames by one encoder with {what}, to compare");
+        let other = run(input, None, properties, Some(compared))?;
+        let ours = run_ours.seconds_until(compared);
+        rows.extend(ours.map(|seconds| (what, other.seconds() / seconds)));
+    }
 
-    let sessions = parallel.stats.get::<gst::ArrayRef<'_>>("sessions")?.len();
-    let is_parallel: bool = parallel.stats.get("parallel")?;
-    let speed_up = parallel
-        .seconds_until(compared)
-        .map(|seconds| alone.seconds() / seconds);
     println!();
-    println!("frames     {:>10}", parallel.frames());
-    println!("seconds    {:>10.1}", parallel.seconds());
-    println!("sessions   {:>10}", if is_parallel { sessions } else { 1 });
-    if let Some(speed_up) = speed_up {
-        println!("speed-up   {speed_up:>10.2}   against one session, over {compared} frames");
+    println!("frames     {:>10}", run_ours.frames());
+    println!("seconds    {:>10.1}", run_ours.seconds());
+    match is_parallel {
+        true => {
+            let sessions: u64 = run_ours.stats.get("sessions-planned")?;
+            let threads: u32 = run_ours.stats.get("threads-per-session")?;
+            println!("sessions   {sessions:>10}   with {threads} thread(s) each");
+        }
+        false => {
+            let why: String = run_ours.stats.get("sequential-reason")?;
+            println!("sessions   {:>10}   {why}", 1);
+        }
+    }
+    for (what, speed_up) in rows {
+        println!(
+            "speed-up   {speed_up:>10.2}   against one encoder with {what}, over {compared} frames"
+        );
     }
     println!("file       {output}");
-    for warning in &parallel.warnings {
+    if run_ours.is_interrupted {
+        println!("           of what had come when it was interrupted");
+    }
+    for warning in &run_ours.warnings {
         println!("warning    {warning}");
     }
     Ok(())

@@ -55,6 +55,10 @@ pub(crate) struct Job {
     /// At least 1.
     pub(crate) max_attempts: u32,
     pub(crate) stall_timeout: Option<Duration>,
+    /// Where a timeline is written.
+    pub(crate) timeline: Option<PathBuf>,
+    /// How often progress is told; `None`: never.
+    pub(crate) progress_interval: Option<Duration>,
     /// Where chunks are kept, and how many bytes of them; 0 is no bound.
     pub(crate) cache: Option<(PathBuf, u64)>,
 }

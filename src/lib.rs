@@ -31,7 +31,7 @@
 //! Where to look first: a frame is cut in `logic/chunker.rs`, an attempt is judged in `logic/engine/verdict.rs`, a packet gets its DTS in
 //! `logic/timeline.rs`, by `stream/output/writer.rs`. How many sessions share the cores, with how many threads, is chosen in `logic/split.rs`. That one encoder has to do is decided in `stream/decision.rs` and, for what is only
 //! known of the stream, in `stream/negotiate.rs`; an encoder that hangs is noticed in `logic/liveness.rs` and left in
-//! `stream/watchdog.rs`; a chunk's key in the cache is put together in `session/replay.rs`.
+//! `stream/watchdog.rs`; what programs are told is in `stream/messages.rs`, what people are told in `stream/notices.rs`; a chunk's key in the cache is put together in `session/replay.rs`.
 //!
 //! # One lock and its leaves
 //!
@@ -43,7 +43,7 @@
 //! its input, what was said and what was sent; the sessions and what comes on their pads; the watch's thread; what stands for the
 //! encoder among the bin's children and the properties set on it (`encoder/`); the bytes that the cache has. Two are also taken under the
 //! engine's lock: the list of the sessions, to wake or to watch them, and whose turn it is to open an encoder (`encoder/turn.rs`), when a
-//! session is abandoned (which also sets a flag of its slot, under that object's lock). The watch takes the bin's own state lock, of GStreamer, before all of these, and only if
+//! session is abandoned (which also sets a flag of its slot, under that object's lock). One is taken before the engine's: the timeline's, for a look at what is held. The watch takes the bin's own state lock, of GStreamer, before all of these, and only if
 //! nobody has it. A panic poisons none of them (`panics` says what becomes of it).
 //!
 //! # Who waits, and who wakes
@@ -60,7 +60,8 @@
 //! | who stops the bin | a thread that closes the first encoder | that encoder; `stall-timeout`, 10 seconds at most |
 //! | session task | what an encoder does when it is called | that encoder; nobody waits for the session after `stall-timeout` |
 //! | who stops the bin, and who flushes | no session at work, and the first encoder not being opened | a session that comes to rest, or is abandoned; whoever opens it |
-//! | the watch | its next tick | time, a stop |
+//! | the watch, and who tells of progress | the next tick | time, a stop |
+//! | who stops the bin | the watch and who tells of progress, unless it is one of them | the end of their tick; an application's handler that they are in |
 //! | the output's task | a chunk verified, EOS | a packet, a chunk, EOS, flush, stop, failure; a timeout where input has stopped |
 //!
 //! While finished chunks keep their frames until downstream has the first packets (see below), whoever waits (for room, or in a

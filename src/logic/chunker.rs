@@ -140,6 +140,15 @@ impl Live {
         }
     }
 
+    /// On which side of the own frames this one is; `None`: it is one of them.
+    pub fn side_of(&self, frame: FrameNo) -> Option<Side> {
+        match self.own_end {
+            _ if frame < self.start => Some(Side::Lead),
+            Some(end) if frame >= end => Some(Side::Trail),
+            _ => None,
+        }
+    }
+
     /// It is fed frames around its own ones on this side.
     pub fn has_overlap(&self, side: Side) -> bool {
         match side {

@@ -24,6 +24,7 @@ pub mod lengths;
 pub mod liveness;
 pub mod pace;
 pub mod plan;
+pub mod progress;
 pub mod request;
 pub mod roster;
 pub mod scenes;

@@ -13,6 +13,10 @@ use super::split::Overhead;
 /// Frames of a shot: four seconds at 24 a second, as in films of the last decades.
 const USUAL_SHOT: u64 = 96;
 
+/// Where the length is unknown, the first chunks are so many times as long as what is encoded around them: that costs a sixth of their
+/// time, and the next ones are longer. (A film may end with them.)
+const FIRST_CHUNK_TO_OVERLAP: u64 = 6;
+
 /// What keeps a plan's chunks from being longer, or its sessions from being more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Limit {
@@ -336,6 +340,7 @@ impl Plan {
         let overlap = request.before.most().saturating_add(request.after.most());
         let shortest = shortest.saturating_add(overlap.saturating_mul(2));
         let first = request.beginning.first().max(least);
+        let first = first.max(overlap.saturating_mul(FIRST_CHUNK_TO_OVERLAP));
         match request.source_frames.filter(|&total| total > 0) {
             _ if sessions == 1 => Length::Fixed(longest),
             Some(total) if total < unit => Length::Fixed(unit),

@@ -6,7 +6,7 @@
 //! may and that are no slower than one encoder even where a film has no cuts.
 //! A split depends on counts alone: cores, the picture's size, the film's length, the memory.
 
-use super::plan::{Limit, Plan};
+use super::plan::Plan;
 use super::request::{BudgetTooSmall, Request};
 
 /// A film of unknown length is planned as if it had this many frames: an hour, at 24 a second.
@@ -115,21 +115,17 @@ pub struct SeamCost {
 /// The split that is over first. `request` has the most sessions that there may be; what was asked for is what is done, whatever it costs.
 pub fn best(request: &Request, cores: Cores) -> Result<Split, BudgetTooSmall> {
     let mut split = best_within(request, cores)?;
-    if split.alone.is_some() || split.plan.limit == Limit::Memory {
-        let unlimited = Request {
-            max_raw_bytes: u64::MAX,
-            ..request.clone()
-        };
-        let ample = best_within(&unlimited, cores)?;
-        let speed_up = split.time / ample.time;
-        split.ample = (speed_up >= WORTH_MEMORY).then(|| Ample {
-            raw_bytes: ample
-                .plan
-                .capacity_frames
-                .saturating_mul(request.frame_bytes),
-            speed_up,
-        });
-    }
+    let unlimited = Request {
+        max_raw_bytes: u64::MAX,
+        ..request.clone()
+    };
+    let ample = best_within(&unlimited, cores)?;
+    let frames = ample.plan.capacity_frames;
+    let speed_up = split.time / ample.time;
+    split.ample = (speed_up >= WORTH_MEMORY).then(|| Ample {
+        raw_bytes: frames.saturating_mul(request.frame_bytes),
+        speed_up,
+    });
     Ok(split)
 }
 

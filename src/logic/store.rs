@@ -346,6 +346,14 @@ impl<P: Payload> Stores<P> {
         store.is_some_and(|store| !store.sent_early.is_empty())
     }
 
+    /// Frames of which packets are held.
+    pub fn pictures(&self) -> u64 {
+        let held = self.chunks.values().flat_map(|store| &store.packets);
+        let held = held.chain(self.first.iter().map(|left| &left.packet));
+        let shows = |held: &&Held<P>| matches!(held.kind, Kind::Key | Kind::Delta);
+        held.filter(shows).count() as u64
+    }
+
     /// What was made of the chunk, in decoding order, with its bits. Until the chunk is finished.
     pub fn made(&self, chunk: ChunkId) -> impl Iterator<Item = (Option<FrameNo>, Kind, u64)> {
         let store = self.chunks.get(&chunk).into_iter();

@@ -3,6 +3,7 @@
 //! Counters, and the rates that follow from them.
 
 use super::ids::SessionId;
+use super::progress::rate;
 
 /// What one session has done.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -16,18 +17,13 @@ pub struct SessionTally {
 impl SessionTally {
     /// Frames per second of the time in which it had a chunk.
     pub fn frames_per_second(&self) -> f64 {
-        if self.busy == 0 {
-            return 0.0;
-        }
-        self.frames as f64 * 1e9 / self.busy as f64
+        rate(self.frames, self.busy)
     }
 }
 
 /// Everything that is counted since the start; a flush doesn't reset it.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
-    /// Frames of a chunk, as planned last.
-    pub chunk_frames: u64,
     pub chunks_planned: u64,
     pub chunks_finished: u64,
     /// Of these, chunks that an earlier run encoded.

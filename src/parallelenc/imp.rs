@@ -5,7 +5,8 @@
 use super::presets;
 use super::settings::{
     AUTOMATIC_OVERLAP, DEFAULT_CACHE_MAX_BYTES, DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_OVERHEAD,
-    DEFAULT_MIN_CHUNK_FRAMES, DEFAULT_STALL_TIMEOUT, MAX_OVERLAP, Settings,
+    DEFAULT_MIN_CHUNK_FRAMES, DEFAULT_PROGRESS_INTERVAL, DEFAULT_STALL_TIMEOUT, MAX_OVERLAP,
+    Settings,
 };
 use crate::encoder::description::EncoderError;
 use crate::encoder::model::{self, Models};
@@ -56,9 +57,9 @@ pub struct ParallelEnc {
     #[property(name = "chunk-frames", get, set, type = u32, member = chunk_frames, default = 0, mutable_ready,
         nick = "Chunk length in frames",
         blurb = "The number of frames that one encoder encodes in a row. 0 means that cut says where chunks end, near 250 frames, 500 \
-                 where a bitrate is the encoder's target and no VBV keeps it near that, or 100 where each frame is a key frame; near fewer where the memory doesn't hold that for all sessions. Where the length \
-                 of the source is known, the last chunks are shorter, down to about 60 frames (240 where a rate control has to settle) and three times the lead, so that all sessions end together; \
-                 where it is not, the first ones are near 100 frames (240) and the next ones near more. If max-raw-bytes \
+                 where a bitrate is the encoder's target and no VBV keeps it near that, or 100 where each frame is a key frame, or ten times the automatic overlap where that is more; near fewer where the memory doesn't hold that for all sessions. Where the length \
+                 of the source is known, the last chunks are shorter, down to about 60 frames (240 where a rate control has to settle) and twice the overlap, so that all sessions end together; \
+                 where it is not, the first ones are near 100 frames (240) or six times the overlap, and the next ones near more. If max-raw-bytes \
                  doesn't hold one chunk, chunks are shorter than set, with a warning.")]
     #[property(name = "cut", get, set, type = Cut, member = cut, builder(Cut::Scene).mutable_ready().nick("Where chunks end").blurb(
         "Where chunks end whose length is automatic. scene: where the encoder makes a key frame by itself, so that the next \
@@ -82,7 +83,7 @@ pub struct ParallelEnc {
     #[property(name = "overlap-after", get, set, type = i32, member = overlap_after, minimum = AUTOMATIC_OVERLAP,
         maximum = MAX_OVERLAP, default = AUTOMATIC_OVERLAP, mutable_ready, nick = "Overlap after a chunk in frames",
         blurb = "The number of frames that an encoder is given after those of its chunk, whose packets are thrown away. It \
-                 feeds the look-ahead of the last frames, and is encoded no further than it takes to have them. -1 means the look-ahead of the encoder, at most 24 frames and at most a \
+                 feeds the look-ahead of the last frames, and is encoded no further than it takes to have them, unless the encoder does so anyway (x264enc, x265enc). -1 means the look-ahead of the encoder, at most 24 frames and at most a \
                  third of the chunk, under the same conditions as with overlap-before.")]
     #[property(name = "source-frame-count", get, set, type = u64, member = source_frame_count, default = 0,
         mutable_ready, nick = "Number of frames of the source",
@@ -126,6 +127,15 @@ pub struct ParallelEnc {
         blurb = "The time in nanoseconds after which an encoder is given up that has frames, but takes none and makes no packet, \
                  or that doesn't open or close. It is left to itself, and another one gets its chunk. 0 means never. When the \
                  element is stopped, encoders are waited for as long, but at most 10 seconds.")]
+    #[property(name = "progress-interval", get, set, type = u64, member = progress_interval, default = DEFAULT_PROGRESS_INTERVAL,
+        mutable_ready, nick = "Progress interval in nanoseconds",
+        blurb = "The time in nanoseconds between two messages vtparallelenc-progress, which say how far the stream is and how long it \
+                 still takes. The last one comes before the end of the stream. 0 means none.")]
+    #[property(name = "timeline-location", get, set, type = Option<String>, member = timeline_location, mutable_ready,
+        nick = "File for a timeline",
+        blurb = "A file that is written with what every session does when, and what is held: trace events as Perfetto (ui.perfetto.dev) and \
+                 chrome://tracing open them. It is replaced at each start, it can be read while it is written and after a crash, and nobody but the user may read \
+                 it. If it can't be written, there is a warning. Unset means none.")]
     #[property(name = "cache-location", get, set, type = Option<String>, member = cache_location, mutable_ready,
         nick = "Directory of the cache",
         blurb = "A directory in which each encoded chunk is kept, so that another run, after a crash or an edit, encodes only the \
@@ -192,7 +202,7 @@ impl ObjectImpl for ParallelEnc {
                      of a pool that is too small), frames-unseen (which couldn't be read to look for cuts), bytes-held, bytes-peak and bytes-bound (raw video), leaves-early (now, before chunks are finished, because input stands still), overlap-before, overlap-after (as planned), \
                      cut (where chunks end: scene or fixed), sessions-planned (which work at the same time), threads-per-session, source-frames (where known) and max-raw-bytes (with these four set, and the same encoder, another machine makes the same bytes, if there is more than one session), expected-overhead (of the bits, in percent; not there where nobody knows), limited-by (what keeps chunks from being longer or sessions from \
                      being more: chunk-frames, source-length, longest-chunk (longer ones gain nothing) or max-raw-bytes), ample-raw-bytes and ample-speed-up (with so much memory for raw video it would be so many times as fast; only where that is 1.1 or more), sessions-open, \
-                     sessions (each with frames and frames-per-second), encoder (as set or chosen), sequential-reason.",
+                     sessions (each with frames, frames-per-second and busy-share), frames-done, frames-total, fraction, elapsed and time-left in nanoseconds, average-frames-per-second and speed-up (as in the message vtparallelenc-progress), encoder (as set or chosen), sequential-reason and sequential-nick (as in the message vtparallelenc-sequential).",
                 )
                 .read_only()
                 .build();

@@ -4,6 +4,7 @@
 
 use crate::job::{Cut, Job};
 use crate::logic::split::Overhead;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Half a second of film: shorter chunks cost more for their key frame than a session idle for as long.
@@ -14,6 +15,8 @@ pub(crate) const MAX_OVERLAP: i32 = 1_000;
 pub(crate) const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 /// In nanoseconds. No encoder takes so long for a frame, but some do for a look-ahead of hundreds of large ones.
 pub(crate) const DEFAULT_STALL_TIMEOUT: u64 = 30_000_000_000;
+/// In nanoseconds: as often as people look.
+pub(crate) const DEFAULT_PROGRESS_INTERVAL: u64 = 1_000_000_000;
 /// Two hours at 10 Mbit/s.
 pub(crate) const DEFAULT_CACHE_MAX_BYTES: u64 = 10 << 30;
 /// In percent: too little to be seen, and what seams at key frames cost in chunks of 70 frames.
@@ -40,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) max_raw_bytes: u64,
     pub(crate) max_attempts: u32,
     pub(crate) stall_timeout: u64,
+    pub(crate) progress_interval: u64,
+    pub(crate) timeline_location: Option<String>,
     pub(crate) cache_location: Option<String>,
     pub(crate) cache_max_bytes: u64,
 }
@@ -63,6 +68,8 @@ impl Default for Settings {
             max_raw_bytes: 0,
             max_attempts: DEFAULT_MAX_ATTEMPTS,
             stall_timeout: DEFAULT_STALL_TIMEOUT,
+            progress_interval: DEFAULT_PROGRESS_INTERVAL,
+            timeline_location: None,
             cache_location: None,
             cache_max_bytes: DEFAULT_CACHE_MAX_BYTES,
         }
@@ -72,6 +79,7 @@ impl Default for Settings {
 impl Settings {
     pub(crate) fn job(&self) -> Job {
         let nonzero = |value: u64| Some(value).filter(|&value| value > 0);
+        let path = |set: Option<&String>| set.filter(|set| !set.is_empty()).map(PathBuf::from);
         Job {
             encoder: self.encoder.clone(),
             sessions: Some(self.sessions).filter(|&sessions| sessions > 0),
@@ -89,11 +97,10 @@ impl Settings {
             max_raw_bytes: nonzero(self.max_raw_bytes),
             max_attempts: self.max_attempts,
             stall_timeout: nonzero(self.stall_timeout).map(Duration::from_nanos),
-            cache: self
-                .cache_location
-                .as_ref()
-                .filter(|location| !location.is_empty())
-                .map(|location| (location.into(), self.cache_max_bytes)),
+            progress_interval: nonzero(self.progress_interval).map(Duration::from_nanos),
+            timeline: path(self.timeline_location.as_ref()),
+            cache: path(self.cache_location.as_ref())
+                .map(|location| (location, self.cache_max_bytes)),
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use super::failure::Failure;
 use super::instance::Instance;
-use super::{Assignment, CAT, Session, Work};
+use super::{Assignment, CAT, Doing, Session, Work};
 use crate::encoder::description::EncoderError;
 use crate::logic::ids::FrameNo;
 use crate::media::raw::stampable;
@@ -41,6 +41,7 @@ impl Session {
             made = Some(fresh);
             assignment.feed_from_first();
         }
+        assignment.does(Doing::Opening);
         let instance = self.primed(work, made);
         let instance = instance.map_err(|error| unopened(assignment, error))?;
         if !work.hints.have_its_vbv(&instance.encoder, &work.recipe) {
@@ -60,6 +61,7 @@ impl Session {
         assignment.verify(false)?;
         let recording = assignment.take_recording();
         // Before another session learns that this one has let go.
+        assignment.does(Doing::Closing);
         drop(instance);
         assignment.delivered()?;
         // The chunk needn't wait for the disk.
@@ -130,6 +132,7 @@ impl Session {
         // One operation with the segment that the encoder got.
         let segment = self.src.sticky_event::<gst::event::Segment>(0);
         let eos = gst::event::Eos::builder().seqnum_if_some(segment.map(|it| it.seqnum()));
+        assignment.does(Doing::Draining);
         let drained = self.src.push_event(eos.build());
         if !drained && !assignment.has_ended() {
             return Err(refused(gst::FlowError::Error));

@@ -42,13 +42,8 @@ use std::sync::mpsc::{RecvTimeoutError, SendError};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
-    gst::DebugCategory::new(
-        "vtparallelsession",
-        gst::DebugColorFlags::empty(),
-        Some("vtparallelenc: one live encoder in its slot"),
-    )
-});
+static CAT: Lazy<gst::DebugCategory> =
+    Lazy::new(|| crate::category("vtparallelsession", "one live encoder in its slot"));
 
 /// Encoders that were opened in this process.
 static OPENED: AtomicU64 = AtomicU64::new(0);
@@ -100,6 +95,14 @@ pub(crate) struct Work {
     pub(crate) cache: Option<Arc<Files>>,
 }
 
+/// What a session does with its encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doing {
+    Opening,
+    Draining,
+    Closing,
+}
+
 /// One attempt at a chunk, as who assigned it sees it. Once the attempt is over for that side, everything fails with
 /// [`Failure::Aborted`] or does nothing.
 pub(crate) trait Assignment {
@@ -128,6 +131,9 @@ pub(crate) trait Assignment {
 
     /// The encoder is closed: the chunk's packets may leave.
     fn delivered(&self) -> Result<(), Failure>;
+
+    /// What the session does from now on, besides what follows from the other calls.
+    fn does(&self, doing: Doing);
 
     /// The cache is being read or written, or isn't any more.
     fn uses_cache(&self, uses: bool);

@@ -4,16 +4,18 @@
 
 use super::output::intake::Intake;
 use super::shared::{Branch, Locked, Shared};
+use super::trace::{Of, Phase};
 use super::video::{Context, Frame};
 use crate::cache::{Recorder, Recording};
+use crate::clock;
 use crate::logic::engine::{self, Next, Why};
 use crate::logic::ids::{AttemptId, FrameNo};
+use crate::logic::store::Side;
 use crate::panics::may_panic;
-use crate::session::Assignment;
 use crate::session::failure::Failure;
 use crate::session::replay::Content;
+use crate::session::{Assignment, Doing};
 use std::sync::Arc;
-use std::time::Instant;
 
 pub(super) struct Assigned {
     pub(super) shared: Arc<Shared>,
@@ -21,15 +23,11 @@ pub(super) struct Assigned {
     pub(super) attempt: AttemptId,
     pub(super) own_from: u64,
     pub(super) context: Arc<Context>,
-    pub(super) since: Instant,
+    /// In the timeline.
+    pub(super) of: Of,
 }
 
 impl Assigned {
-    /// How long the attempt has taken, in nanoseconds.
-    pub(super) fn busy(&self) -> u64 {
-        u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
     /// What the engine's word for it comes to.
     pub(super) fn failure_of(&self, why: Why) -> Failure {
         match why {
@@ -63,6 +61,13 @@ impl Assigned {
         }
     }
 
+    /// In the timeline.
+    fn phase(&self, phase: Phase) {
+        let session = self.attempt.session.0;
+        self.shared
+            .traced(|trace, now| trace.phase(session, phase, Some(self.of), now));
+    }
+
     /// What comes of the session from now on is of this attempt.
     pub(super) fn begin(&self) {
         let context = self.context.clone();
@@ -73,13 +78,37 @@ impl Assigned {
 
 impl Assignment for Assigned {
     fn next(&self, position: FrameNo) -> Result<Option<(Frame, bool)>, Failure> {
-        self.wait(|engine| {
+        let since = clock::now();
+        let next = self.wait(|engine| {
             may_panic!("feeding a frame, locked");
-            Ok(engine.next(self.attempt, position)?.map(|next| match next {
-                Next::Feed { frame, force_key } => Some((frame, force_key)),
-                Next::Drain => None,
-            }))
+            engine.next(self.attempt, position)
+        })?;
+        let session = self.attempt.session.0;
+        self.shared
+            .traced(|trace, now| trace.waited(session, since, now));
+        Ok(match next {
+            Next::Feed {
+                frame,
+                force_key,
+                side,
+            } => {
+                self.phase(match side {
+                    Some(Side::Lead) => Phase::Lead,
+                    Some(Side::Trail) => Phase::Trail,
+                    None => Phase::Own,
+                });
+                Some((frame, force_key))
+            }
+            Next::Drain => None,
         })
+    }
+
+    fn does(&self, doing: Doing) {
+        self.phase(match doing {
+            Doing::Opening => Phase::Opening,
+            Doing::Draining => Phase::Draining,
+            Doing::Closing => Phase::Closing,
+        });
     }
 
     fn content(&self) -> Result<Option<Content>, Failure> {
@@ -117,16 +146,20 @@ impl Assignment for Assigned {
     }
 
     fn delivered(&self) -> Result<(), Failure> {
-        let delivered = self.shared.delivered(self.attempt, self.busy());
+        let delivered = self.shared.delivered(self.attempt);
         delivered.map_err(|why| self.failure_of(why))
     }
 
     fn uses_cache(&self, uses: bool) {
         self.shared.lock().uses_cache(self.attempt, uses);
+        if uses {
+            self.phase(Phase::Cache);
+        }
     }
 
     fn keeps(&self) {
         self.shared.lock().keeps_what_it_made(self.attempt);
+        self.phase(Phase::Cache);
     }
 
     fn begin_again(&self) -> bool {
@@ -172,14 +205,19 @@ impl Assignment for Assigned {
 
 impl Shared {
     /// The attempt has made all of its chunk: its frames go, its packets may leave.
-    pub(super) fn delivered(&self, attempt: AttemptId, busy: u64) -> Result<(), Why> {
+    pub(super) fn delivered(&self, attempt: AttemptId) -> Result<(), Why> {
+        let finished = self.lock().finished(attempt, clock::now());
+        if let Some(finished) = finished {
+            self.tell_of_finished(attempt.session, &finished);
+        }
         let delivered = {
             let mut engine = self.lock();
-            let delivered = engine.delivered(attempt, busy);
+            let delivered = engine.delivered(attempt, clock::now());
             may_panic!("delivering a chunk, locked");
             delivered
         };
         delivered?;
+        self.sample();
         self.warn_of_closed_sessions();
         Ok(())
     }

@@ -44,6 +44,23 @@ pub(crate) enum Sequential {
     Overhead(Overhead),
 }
 
+impl Sequential {
+    /// As messages and statistics name it.
+    pub(crate) fn nick(self) -> &'static str {
+        match self {
+            Self::NotAllowed => "allow-parallel",
+            Self::OneSession => "one-session",
+            Self::LiveSource => "live",
+            Self::LiveWithoutRate => "live-without-rate",
+            Self::LiveBeyondMemory => "live-beyond-memory",
+            Self::AlternatingFields => "alternating-fields",
+            Self::Encoder(_) => "encoder",
+            Self::AsFast => "as-fast",
+            Self::Overhead(_) => "max-bitrate-overhead",
+        }
+    }
+}
+
 impl From<Alone> for Sequential {
     fn from(alone: Alone) -> Self {
         match alone {
@@ -146,6 +163,8 @@ mod tests {
             max_raw_bytes: Some(1 << 30),
             max_attempts: 3,
             stall_timeout: None,
+            timeline: None,
+            progress_interval: None,
             cache: None,
         }
     }

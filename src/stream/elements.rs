@@ -3,9 +3,10 @@
 //! The two private elements, the distributor and the aggregator. They have nothing but pads, and what GStreamer calls these for is done
 //! on what is [`Shared`].
 
+use super::CAT;
 use super::shared::Shared;
 use crate::media::caps::pad_template;
-use crate::panics::{self, CAT};
+use crate::panics;
 use crate::tasks;
 use gst::prelude::*;
 use gst::subclass::prelude::*;

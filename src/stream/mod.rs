@@ -16,11 +16,14 @@ mod assignment;
 pub(crate) mod decision;
 mod elements;
 mod input;
+mod messages;
 mod negotiate;
 mod notices;
 mod output;
 mod report;
 mod shared;
+mod ticker;
+mod trace;
 mod video;
 mod watchdog;
 mod workers;
@@ -31,10 +34,15 @@ use crate::job::Job;
 use crate::shares::{Cores, Memory};
 use decision::Decision;
 use gst::prelude::*;
+use once_cell::sync::Lazy;
 use shared::Encoding;
 pub(crate) use shared::Shared;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+/// Frames in, chunks, attempts, packets out: what happens in the element. (What happens to one encoder has its own.)
+static CAT: Lazy<gst::DebugCategory> =
+    Lazy::new(|| crate::category("vtparallelstream", "chunks, attempts and packets"));
 
 impl Shared {
     /// The two elements, to be children of the bin.
@@ -81,12 +89,14 @@ impl Shared {
                 Err(error) => self.cache_failed(&error.to_string()),
             }
         }
+        self.start_trace();
         for flag in [&self.passes, &self.reconfigured] {
             flag.store(false, Ordering::SeqCst);
         }
         *self.writer.lock() = Default::default();
         self.place_first()?;
         self.start_watch();
+        self.start_progress();
         Ok(())
     }
 
@@ -99,7 +109,9 @@ impl Shared {
 
     /// PAUSED to READY, when no task runs any more: no encoder stays. A next start places a new one.
     pub(crate) fn stopped(&self) {
+        self.end_progress();
         self.end_watch();
+        self.end_trace();
         for branch in self.branches() {
             // One that doesn't close is left behind; a next start makes others.
             let _ = branch.session.clear(&|| true);
@@ -110,7 +122,9 @@ impl Shared {
 
     /// READY to NULL.
     pub(crate) fn unprepare(&self) {
+        self.end_progress();
         self.end_watch();
+        self.end_trace();
         self.unlink_abandoned();
         for branch in self.branches() {
             let session = &branch.session;

@@ -2,6 +2,7 @@
 
 //! How a stream begins: with which encoder, in chunks or straight through, and by which plan.
 
+use super::CAT;
 use super::decision::{Decision, Sequential};
 use super::shared::{Mode, Shared};
 use super::workers;
@@ -19,12 +20,8 @@ use crate::media::thumbnails::Thumbnails;
 use crate::session::Session;
 use crate::session::failure::Failure;
 use gst::prelude::*;
-use once_cell::sync::Lazy;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-static CAT: Lazy<gst::DebugCategory> =
-    Lazy::new(|| crate::category("vtparallelnegotiate", "how a stream begins"));
 
 /// Why an encoder isn't used in chunks.
 const PARTS_OF_FRAMES: &str = "its packets are parts of frames, by the alignment that it or what comes after it asks for (alignment=au, \
@@ -107,11 +104,12 @@ impl Shared {
     fn split(&self, caps: &gst::Caps) -> Result<Split, BudgetTooSmall> {
         let told = self.encoding.lock().job.source_frames;
         let frames = told.or_else(|| self.frames_to_come(caps, &self.segment_to_come()));
+        self.encoding.lock().frames_to_come = frames;
         self.split_of(caps, frames, None, true)
     }
 
     /// What upstream says that it will send, before the segment does; all, where it doesn't say.
-    fn segment_to_come(&self) -> gst::FormattedSegment<gst::ClockTime> {
+    pub(super) fn segment_to_come(&self) -> gst::FormattedSegment<gst::ClockTime> {
         let mut segment = gst::FormattedSegment::new();
         let mut query = gst::query::Segment::new(gst::Format::Time);
         if self.sink.peer_query(&mut query)
@@ -336,6 +334,7 @@ impl Shared {
             first.start_placed(&stops)?;
         }
         self.encoding.lock().mode = Mode::Sequential(reason);
+        self.tell_of_sequential(reason);
         // What was set while it was being placed and started reached nobody.
         if !self.is_placed(first)
             && let Some(encoder) = first.placed_encoder()

@@ -2,6 +2,7 @@
 
 //! What the application is told: errors that end the stream, and warnings.
 
+use super::CAT;
 use super::shared::Shared;
 use crate::encoder::description::EncoderError;
 use crate::logic::engine::{Again, FailedAttempt, GiveUpReason, Report, Stalled};
@@ -14,12 +15,8 @@ use crate::session::failure::{self, Failure};
 use gst::FlowError;
 use gst::MessageErrorDomain;
 use gst::prelude::*;
-use once_cell::sync::Lazy;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
-static CAT: Lazy<gst::DebugCategory> =
-    Lazy::new(|| crate::category("vtparallelnotices", "what the application is told"));
 
 /// What was said, so that it isn't said again; replaced at each start.
 #[derive(Debug, Default)]
@@ -36,6 +33,8 @@ pub(crate) struct Said {
     underflow: bool,
     /// What was said of plans.
     plan: BTreeSet<String>,
+    /// The plan that was told last.
+    pub(super) told: Option<Plan>,
     /// Sessions that were closed, and why, as far as that wasn't said yet.
     closed: Vec<(SessionId, String)>,
 }
@@ -267,6 +266,22 @@ impl Shared {
         let text = format!(
             "Chunks can't be kept in cache-location '{}' ({reason}); encoding goes on without",
             directory.display()
+        );
+        self.warn(gst::ResourceError::Write, &text, None);
+    }
+
+    /// The timeline can't be written.
+    pub(super) fn timeline_failed(&self, error: &std::io::Error) {
+        let path = self
+            .encoding
+            .lock()
+            .job
+            .timeline
+            .clone()
+            .unwrap_or_default();
+        let text = format!(
+            "The timeline can't be written to timeline-location '{}' ({error}); encoding goes on without",
+            path.display()
         );
         self.warn(gst::ResourceError::Write, &text, None);
     }

@@ -7,6 +7,8 @@ use super::input::InputState;
 use super::notices::Post;
 use super::output::intake::Intake;
 use super::output::writer::Writer;
+use super::ticker::Ticker;
+use super::trace::Trace;
 use super::video::Video;
 use super::{input, output};
 use crate::cache::Files;
@@ -70,6 +72,8 @@ pub(super) struct Encoding {
     pub(super) threads: u32,
     /// What more memory would buy.
     pub(super) ample: Option<Ample>,
+    /// Frames that the stream has, as far as that is known.
+    pub(super) frames_to_come: Option<u64>,
     /// Nothing may wait for memory.
     pub(super) is_live: bool,
     pub(super) mode: Mode,
@@ -114,6 +118,7 @@ impl Encoding {
             forces_keys: decision.is_none_or(|it| it.profile.forced_key != ForcedKey::Ignored),
             vbv: decision.and_then(|it| it.vbv),
             key_period: key_period.map(|it| u64::try_from(it.as_nanos()).unwrap_or(u64::MAX)),
+            drains_anyway: decision.is_some_and(|it| it.profile.drains_anyway),
         }
     }
 }
@@ -143,7 +148,13 @@ pub(crate) struct Shared {
     /// What the stream ends with, and whose error it is, when all that is good has left.
     pub(super) last_error: Mutex<Option<(Option<SessionId>, gst::FlowError, Post)>>,
     pub(super) notices: Mutex<super::notices::Said>,
-    pub(super) watch: Mutex<Option<super::watchdog::Watch>>,
+    pub(super) watch: Mutex<Option<Ticker>>,
+    /// A timeline is written.
+    pub(super) traces: AtomicBool,
+    /// Before the engine's lock.
+    pub(super) trace: Mutex<Option<Trace>>,
+    /// Tells of progress.
+    pub(super) progress_ticker: Mutex<Option<Ticker>>,
     /// Session 0 goes straight through; set before its first packet.
     pub(super) passes: AtomicBool,
     /// The first encoder is being opened, by upstream's thread or the application's.
@@ -266,6 +277,9 @@ impl Shared {
             last_error: Mutex::default(),
             notices: Mutex::default(),
             watch: Mutex::default(),
+            traces: false.into(),
+            trace: Mutex::default(),
+            progress_ticker: Mutex::default(),
             passes: false.into(),
             opens_first: false.into(),
             reconfigures: false.into(),

@@ -6,7 +6,10 @@
 //! rest (a flush, the shutdown); a session that hangs with the first encoder is given up by whoever opens or closes it. What it does itself takes no lock that an encoder has: it takes pads and slots out of the element. It
 //! also posts messages, whose handlers are the application's: as long as one doesn't return, nobody watches, unless it stops the element.
 
+use super::CAT;
 use super::shared::Shared;
+use super::ticker::Ticker;
+use super::trace::Phase;
 use super::workers;
 use crate::clock;
 use crate::job::SHUTDOWN_TIMEOUT;
@@ -15,15 +18,9 @@ use crate::logic::ids::SessionId;
 use crate::panics;
 use crate::session::failure::Failure;
 use gst::prelude::*;
-use once_cell::sync::Lazy;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread::JoinHandle;
 use std::time::Duration;
-
-static CAT: Lazy<gst::DebugCategory> =
-    Lazy::new(|| crate::category("vtparallelwatchdog", "encoders that hang"));
 
 /// What it is, for whoever reads of a panic.
 const WATCH: &str = "the watch";
@@ -33,19 +30,6 @@ const LONGEST_TICK: Duration = Duration::from_secs(1);
 
 /// A timeout is so many ticks at least.
 const LEAST_TICKS: u32 = 8;
-
-/// The thread that watches.
-pub(crate) struct Watch {
-    /// It ends when this is dropped.
-    ends: Sender<()>,
-    thread: JoinHandle<()>,
-}
-
-impl Watch {
-    fn is_here(&self) -> bool {
-        self.thread.thread().id() == std::thread::current().id()
-    }
-}
 
 /// What it goes by.
 #[derive(Clone, Copy)]
@@ -86,41 +70,34 @@ impl Shared {
     /// Watches from now on.
     pub(super) fn start_watch(self: &Arc<Self>) {
         let patience = self.patience();
-        let (ends, ended) = mpsc::channel();
         let weak = Arc::downgrade(self);
+        let mut told = false;
         let watch = move || {
-            let mut told = false;
-            while ended.recv_timeout(patience.tick) == Err(RecvTimeoutError::Timeout) {
-                let Some(shared) = weak.upgrade() else { return };
-                // It goes on, as somebody has to, but what it panics at would come each time.
-                let ticked = panics::contained(WATCH, || shared.tick(patience));
-                if let Err(panic) = ticked
-                    && !std::mem::replace(&mut told, true)
-                {
-                    panics::tell(&shared.host, WATCH, &panic);
-                }
+            let Some(shared) = weak.upgrade() else {
+                return false;
+            };
+            // It goes on, as somebody has to, but what it panics at would come each time.
+            let ticked = panics::contained(WATCH, || shared.tick(patience));
+            if let Err(panic) = ticked
+                && !std::mem::replace(&mut told, true)
+            {
+                panics::tell(&shared.host, WATCH, &panic);
             }
+            true
         };
-        let thread = std::thread::Builder::new().name("vtparallelenc-watch".to_string());
-        match thread.spawn(watch) {
-            Ok(thread) => *self.watch.lock() = Some(Watch { ends, thread }),
+        match Ticker::start("vtparallelenc-watch", patience.tick, watch) {
+            Ok(ticker) => *self.watch.lock() = Some(ticker),
             Err(error) => {
                 gst::error!(CAT, obj = self.sink, "Nobody watches the sessions: {error}");
             }
         }
     }
 
-    /// No session is at work any more. Waits for the watch, unless it is the watch itself that ends: an application may stop the element
-    /// where it hears of what the watch tells.
+    /// No session is at work any more.
     pub(super) fn end_watch(&self) {
-        let Some(watch) = self.watch.lock().take() else {
-            return;
-        };
-        let is_here = watch.is_here();
-        let Watch { ends, thread } = watch;
-        drop(ends);
-        if !is_here {
-            let _ = thread.join();
+        let watch = self.watch.lock().take();
+        if let Some(watch) = watch {
+            watch.end();
         }
     }
 
@@ -129,7 +106,7 @@ impl Shared {
     /// An application may stop the element where it hears of what the watch tells: then the watch watches on while it waits, and doesn't
     /// wait for the session that it is just abandoning.
     pub(super) fn wait_until_idle(self: &Arc<Self>) {
-        let is_watch = self.watch.lock().as_ref().is_some_and(Watch::is_here);
+        let is_watch = self.watch.lock().as_ref().is_some_and(Ticker::is_here);
         let patience = self.patience();
         let tick = u64::try_from(patience.tick.as_nanos()).unwrap_or(u64::MAX);
         loop {
@@ -193,6 +170,8 @@ impl Shared {
             time,
         };
         gst::warning!(CAT, obj = session.slot, "It is left behind: {failure}");
+        self.tell_of_session(id, "given-up", Some(&failure.to_string()));
+        self.traced(|trace, now| trace.phase(id.0, Phase::Hung, None, now));
         if hangs_in_cache {
             self.cache_failed("it doesn't answer");
         }
@@ -209,9 +188,9 @@ impl Shared {
             return;
         }
         if !abandoned.is_verified {
-            workers::end_attempt(self, attempt, failure, 0);
-        } else if self.delivered(attempt, 0).is_err() {
-            workers::end_attempt(self, attempt, Failure::Replanned, 0);
+            workers::end_attempt(self, attempt, failure);
+        } else if self.delivered(attempt).is_err() {
+            workers::end_attempt(self, attempt, Failure::Replanned);
         }
     }
 

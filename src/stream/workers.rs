@@ -2,10 +2,13 @@
 
 //! The sessions' tasks: which chunk, and what becomes of an attempt. And the sessions themselves, as parts of the element.
 
+use super::CAT;
 use super::assignment::Assigned;
 use super::shared::{Branch, Shared};
+use super::trace::{Of, Phase};
 use super::video::Video;
 use super::{input, output};
+use crate::clock;
 use crate::encoder::hints::Hints;
 use crate::logic::engine::{self, Consequence, Take};
 use crate::logic::ids::{AttemptId, SessionId};
@@ -14,12 +17,7 @@ use crate::panics::{self, may_panic};
 use crate::session::failure::Failure;
 use crate::session::{Session, SlotOwner, Work};
 use gst::prelude::*;
-use once_cell::sync::Lazy;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
-
-static CAT: Lazy<gst::DebugCategory> =
-    Lazy::new(|| crate::category("vtparallelworkers", "who encodes which chunk"));
 
 /// Makes sessions until there are as many.
 pub(super) fn add_sessions(shared: &Arc<Shared>, sessions: u32) {
@@ -116,6 +114,10 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
     if let Some(vbv) = taken.vbv {
         gst::debug!(CAT, obj = session.slot, "Its decoder's buffer: {vbv:?}");
     }
+    if taken.is_sessions_first {
+        shared.tell_of_session(id, "opened", None);
+    }
+    shared.tell_of_chunk(id, chunk, number, start.0);
     let context = taken.opens.context.clone();
     let work = Work {
         chunk,
@@ -136,7 +138,10 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
         attempt,
         own_from: taken.own_from,
         context,
-        since: Instant::now(),
+        of: Of {
+            chunk: chunk.0,
+            attempt: number,
+        },
     };
     *session.posted.lock() = None;
     assignment.begin();
@@ -146,8 +151,9 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
     *assignment.branch.intake.lock() = output::intake::Intake::default();
     match result {
         Ok(()) => gst::debug!(CAT, obj = session.slot, "Chunk {chunk} done"),
-        Err(failure) => end_attempt(shared, attempt, failure, assignment.busy()),
+        Err(failure) => end_attempt(shared, attempt, failure),
     }
+    shared.traced(|trace, now| trace.phase(id.0, Phase::Idle, None, now));
     come_to_rest(shared, &session, |engine| engine.rest(attempt));
 }
 
@@ -178,7 +184,7 @@ fn take(shared: &Shared, session: &Session) -> Option<engine::Assigned<Video>> {
     let mut engine = shared.lock();
     loop {
         may_panic!("taking a chunk, locked");
-        match engine.take(session.id) {
+        match engine.take(session.id, clock::now()) {
             Take::Chunk(assigned) => return Some(assigned),
             Take::Wait => engine.wait(&session.wake),
             Take::Stop => return None,
@@ -187,17 +193,20 @@ fn take(shared: &Shared, session: &Session) -> Option<engine::Assigned<Video>> {
 }
 
 /// An attempt ended without its chunk: carries out what follows from that.
-pub(super) fn end_attempt(shared: &Arc<Shared>, attempt: AttemptId, failure: Failure, busy: u64) {
+pub(super) fn end_attempt(shared: &Arc<Shared>, attempt: AttemptId, failure: Failure) {
     let id = attempt.session;
     let ending = failure.ending();
     let failure = Arc::new(failure);
-    let consequence = shared.lock().ended(attempt, &ending, failure.clone(), busy);
+    let consequence = shared
+        .lock()
+        .ended(attempt, &ending, failure.clone(), clock::now());
     match consequence {
         Consequence::Nothing => {
             gst::debug!(CAT, "Session {id}: its attempt is over: {failure}");
         }
-        Consequence::Again(again) => {
-            shared.tell_of_attempt(attempt.session, &again, &failure);
+        Consequence::Again { chunk, number, why } => {
+            shared.tell_of_another(id, chunk, number, &why, &failure);
+            shared.tell_of_attempt(id, &why, &failure);
             shared.lock().retry(attempt);
         }
         Consequence::GiveUp(report, reason) => shared.tell_of_failure(&report, reason, &failure),

@@ -212,6 +212,8 @@ pub(crate) struct Profile {
     pub(crate) constant_quality: &'static [(&'static str, &'static str)],
     /// Frames of an automatic lead there; its trail is the look-ahead.
     pub(crate) quality_lead: u64,
+    /// It encodes what it still has before it is closed: see [`Settings::drains_anyway`](crate::logic::engine::Settings).
+    pub(crate) drains_anyway: bool,
     pub(crate) concurrency: Concurrency,
     /// What a seam costs; `None`: nobody knows.
     pub(crate) seam_cost: Option<SeamCost>,

@@ -27,6 +27,7 @@ pub(super) const UNKNOWN: Profile = Profile {
     constant_quantizer: &[],
     constant_quality: &[],
     quality_lead: 0,
+    drains_anyway: false,
     concurrency: Concurrency::Cores,
     seam_cost: None,
     vbv: None,
@@ -126,6 +127,8 @@ const X26X: Profile = Profile {
     seam_cost: at_key(70),
     list: Some("option-string"),
     quality_lead: QUALITY_LEAD,
+    // (gst_x264_enc_flush_frames and gst_x265_enc_flush_frames, measured: the frames of a trail in the library's turn.)
+    drains_anyway: true,
     ..RUN
 };
 

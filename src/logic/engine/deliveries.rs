@@ -5,7 +5,7 @@
 use super::sessions::{AttemptPhase, Why, work_of};
 use super::{Engine, Media, Verified};
 use crate::logic::early_start::EarlyStart;
-use crate::logic::ids::{AttemptId, FrameNo};
+use crate::logic::ids::{AttemptId, Chunk, FrameNo};
 use crate::logic::store::{Accepted, Fault, Kind};
 use crate::logic::timeline::announced_depth;
 
@@ -14,6 +14,21 @@ use crate::logic::timeline::announced_depth;
 pub struct PacketTimes {
     pub pts: Option<u64>,
     pub dts: Option<u64>,
+}
+
+/// A chunk that an attempt has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finished {
+    /// As it was fed.
+    pub chunk: Chunk,
+    /// Frames that its encoder left out.
+    pub skipped: u64,
+    /// Of the attempt.
+    pub number: u32,
+    /// An earlier run encoded it.
+    pub from_cache: bool,
+    /// Nanoseconds that the attempt took.
+    pub busy: u64,
 }
 
 /// A packet wasn't taken.
@@ -43,6 +58,7 @@ impl<M: Media> Engine<M> {
         kind: Kind,
         times: PacketTimes,
         payload: M::Packet,
+        now: u64,
     ) -> Result<bool, Refused<M::Flow>> {
         if self.is_stopped || self.is_flushing {
             return Err(Refused::Flushing);
@@ -82,8 +98,9 @@ impl<M: Media> Engine<M> {
             made.fault = Some(fault);
             Refused::Over
         })?;
-        made.is_complete = accepted == Accepted::Complete;
+        made.is_complete = accepted == Accepted::Complete && !self.settings.drains_anyway;
         made.any = true;
+        self.since.packet.get_or_insert(now);
         stream.any_packets = true;
         let was_early = stream.early;
         if frame.is_some() {
@@ -147,8 +164,23 @@ impl<M: Media> Engine<M> {
         Ok(())
     }
 
-    /// The attempt's chunk was verified, and its encoder is closed: its frames go, its packets may leave. `busy`: how long it took.
-    pub fn delivered(&mut self, attempt: AttemptId, busy: u64) -> Result<(), Why> {
+    /// What the attempt is about to deliver; `None`: nothing, as it is over.
+    pub fn finished(&mut self, attempt: AttemptId, now: u64) -> Option<Finished> {
+        let work = self.work(attempt).filter(|work| !work.replanned)?;
+        let AttemptPhase::Closing(chunk, skipped) = work.phase else {
+            return None;
+        };
+        Some(Finished {
+            chunk,
+            skipped,
+            number: work.number,
+            from_cache: work.from_cache,
+            busy: now.saturating_sub(work.since),
+        })
+    }
+
+    /// The attempt's chunk was verified, and its encoder is closed: its frames go, its packets may leave.
+    pub fn delivered(&mut self, attempt: AttemptId, now: u64) -> Result<(), Why> {
         let is_aborting = self.is_aborting();
         let work = self.work(attempt).filter(|_| !is_aborting);
         let work = work.ok_or(Why::Aborted)?;
@@ -160,6 +192,7 @@ impl<M: Media> Engine<M> {
         };
         work.phase = AttemptPhase::Done;
         let (number, from_cache) = (work.number, work.from_cache);
+        let busy = now.saturating_sub(work.since);
         self.tally.attempt(attempt.session, chunk.fed.len(), busy);
         self.sessions[attempt.session.0].works = true;
         let stream = &mut self.stream;

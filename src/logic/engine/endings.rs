@@ -53,19 +53,24 @@ pub enum Consequence<M: Media> {
     /// Nothing, or nobody waits for it any more.
     Nothing,
     /// Say why, as the stream may end with it, and then [retry](Engine::retry).
-    Again(Again<M::Failure>),
+    Again {
+        chunk: ChunkId,
+        /// Of the attempt that is over.
+        number: u32,
+        why: Again<M::Failure>,
+    },
     /// The stream fails: say why.
     GiveUp(Report<M::Failure>, GiveUpReason),
 }
 
 impl<M: Media> Engine<M> {
-    /// The attempt is over without its chunk. `busy`: how long it took.
+    /// The attempt is over without its chunk.
     pub fn ended(
         &mut self,
         attempt: AttemptId,
         ending: &Ending,
         failure: M::Failure,
-        busy: u64,
+        now: u64,
     ) -> Consequence<M> {
         let is_aborting = self.is_aborting();
         let Some(work) = self.work(attempt) else {
@@ -79,6 +84,7 @@ impl<M: Media> Engine<M> {
             return Consequence::Nothing;
         }
         let (chunk, number) = (work.chunk, work.number);
+        let busy = now.saturating_sub(work.since);
         self.tally.attempt(attempt.session, 0, busy);
         let Some(facts) = self.facts(attempt, ending) else {
             return Consequence::Nothing;
@@ -110,7 +116,7 @@ impl<M: Media> Engine<M> {
             session.state = SessionState::Closed;
         }
         self.wake_takers();
-        Consequence::Again(match fate {
+        let why = match fate {
             Fate::Anew { drop: Some(side) } => {
                 self.drop_overlap(chunk, side);
                 Again::WithoutOverlap
@@ -127,7 +133,8 @@ impl<M: Media> Engine<M> {
                 Again::Failed { report, closes }
             }
             _ => Again::Replanned,
-        })
+        };
+        Consequence::Again { chunk, number, why }
     }
 
     fn facts(&self, attempt: AttemptId, ending: &Ending) -> Option<Facts> {

@@ -125,10 +125,10 @@ impl<M: Media> Engine<M> {
             },
         );
         let begins = stream.pace.taken(now);
-        self.tally.frames_in += 1;
         let step = stream.chunker.frame(incoming.change, due.forces);
         // One may have been resumed where no frame had come.
         let is_resumed = stream.chunker.open_start() == Some(number);
+        self.count_in(now);
         let opens = self.carry_out(step);
         if opens || is_resumed {
             self.wake_takers();

@@ -37,12 +37,13 @@ use super::ids::{AttemptId, ChunkId, FrameNo, SessionId};
 use super::keys::{self, KeyRequests};
 use super::pace::Pace;
 use super::plan::Plan;
+use super::progress::Since;
 use super::roster::{Roster, Slot};
 use super::store::{Payload, Stores};
 use super::tally::Tally;
 use super::timeline::{FrameTable, PrivateClock};
 pub use abandonment::{Abandoned, Doing};
-pub use deliveries::{PacketTimes, Refused};
+pub use deliveries::{Finished, PacketTimes, Refused};
 pub use endings::{Again, Consequence, FailedAttempt, Report};
 pub use input::{Admission, FrameTimes, Incoming};
 use joins::{Join, Joins};
@@ -168,6 +169,8 @@ pub struct Settings {
     pub key_period: Option<u64>,
     /// What the encoders are told of their decoder's buffer.
     pub vbv: Option<Vbv>,
+    /// An encoder that is closed encodes first what it still has: nothing is gained by telling it that it may end.
+    pub drains_anyway: bool,
 }
 
 pub struct Engine<M: Media> {
@@ -195,6 +198,8 @@ pub struct Engine<M: Media> {
     overlap_dropped: bool,
     /// Ticks since the stop.
     stop_ticks: u32,
+    /// When what began.
+    pub(super) since: Since,
     wakes: Wakes,
 }
 
@@ -216,6 +221,7 @@ impl<M: Media> Engine<M> {
             releasing: 0,
             overlap_dropped: false,
             stop_ticks: 0,
+            since: Since::default(),
             wakes: Wakes::default(),
         }
     }
@@ -256,7 +262,6 @@ impl<M: Media> Engine<M> {
     /// A stream of frames begins, with this plan.
     pub fn begin(&mut self, plan: Plan) {
         let plan = self.without_dropped_overlap(plan);
-        self.tally.chunk_frames = plan.length.longest();
         self.stream = Stream::new(Some(plan), &self.settings, self.sessions.len());
         let sessions = (0..self.sessions.len()).map(SessionId);
         let is_open = |id: &SessionId| self.sessions[id.0].state == SessionState::Open;
@@ -278,7 +283,6 @@ impl<M: Media> Engine<M> {
         if replanned {
             stream.roster.sessions = plan.sessions;
             stream.budget.limit_frames = plan.capacity_frames;
-            self.tally.chunk_frames = plan.length.longest();
             // There may be more room, and more sessions may work.
             self.wakes.room = true;
             self.wake_takers();
@@ -321,6 +325,7 @@ impl<M: Media> Engine<M> {
             stays(event)
         });
         let old = self.discard();
+        self.begin_progress();
         if old.is_planned {
             self.begin(old.chunker.plan);
         }
@@ -412,6 +417,11 @@ impl<M: Media> Engine<M> {
     pub fn held_bytes(&self) -> (u64, u64) {
         let budget = &self.stream.budget;
         (budget.held_bytes, budget.peak_bytes)
+    }
+
+    /// Frames of which packets are held that haven't left.
+    pub fn held_pictures(&self) -> u64 {
+        self.stream.stores.pictures()
     }
 
     pub fn leaves_early(&self) -> bool {

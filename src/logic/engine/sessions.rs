@@ -8,7 +8,7 @@ use crate::logic::chunker::{self, Neighbours};
 use crate::logic::ids::{AttemptId, Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::liveness::Liveness;
 use crate::logic::roster::Seat;
-use crate::logic::store::{Fault, Kind};
+use crate::logic::store::{Fault, Kind, Side};
 use crate::logic::tally::SessionTally;
 
 /// Whether a session is there.
@@ -43,6 +43,8 @@ pub(super) struct Work {
     pub(super) attempt: AttemptId,
     pub(super) chunk: ChunkId,
     pub(super) number: u32,
+    /// When it began.
+    pub(super) since: u64,
     /// The first frame that is fed.
     pub(super) first: FrameNo,
     /// The next frame that is fed, after the one that it was handed.
@@ -97,6 +99,8 @@ pub(super) struct Session {
     pub(super) state: SessionState,
     /// One of its encoders has made a packet.
     pub(super) works: bool,
+    /// It has had a chunk.
+    took: bool,
     pub(super) waits_for_chunk: bool,
     pub(super) work: Option<Work>,
 }
@@ -138,6 +142,8 @@ pub struct Assigned<M: Media> {
     pub vbv: Option<Vbv>,
     /// What is in that at first isn't as the encoder is set.
     pub tells_vbv: bool,
+    /// The session had none before.
+    pub is_sessions_first: bool,
 }
 
 /// Why an attempt can't go on.
@@ -158,7 +164,12 @@ pub enum Why {
 #[must_use]
 pub enum Next<M: Media> {
     /// Feed this frame; ask for a key frame first if `force_key`.
-    Feed { frame: M::Frame, force_key: bool },
+    Feed {
+        frame: M::Frame,
+        force_key: bool,
+        /// Of the overlap; `None`: it is one of the chunk's own.
+        side: Option<Side>,
+    },
     /// All was fed: send EOS.
     Drain,
 }
@@ -204,7 +215,7 @@ impl<M: Media> Engine<M> {
     }
 
     /// A session asks for a chunk.
-    pub fn take(&mut self, id: SessionId) -> Take<M> {
+    pub fn take(&mut self, id: SessionId, now: u64) -> Take<M> {
         let is_aborting = self.is_aborting();
         let Some(session) = self.sessions.get_mut(id.0) else {
             return Take::Stop;
@@ -214,7 +225,7 @@ impl<M: Media> Engine<M> {
             return Take::Stop;
         }
         while self.finish_empty(id) {}
-        match self.assign(id) {
+        match self.assign(id, now) {
             Some(assigned) => Take::Chunk(assigned),
             None => {
                 self.sessions[id.0].waits_for_chunk = true;
@@ -244,7 +255,7 @@ impl<M: Media> Engine<M> {
         true
     }
 
-    fn assign(&mut self, session: SessionId) -> Option<Assigned<M>> {
+    fn assign(&mut self, session: SessionId, now: u64) -> Option<Assigned<M>> {
         let stream = &mut self.stream;
         // Looked up before it is taken: what can't be begun stays for others.
         let chunk = stream.roster.offered_to(session)?;
@@ -265,10 +276,12 @@ impl<M: Media> Engine<M> {
         };
         let (chunk, number) = stream.roster.take(session)?;
         let attempt = self.name_attempt(session);
+        let is_sessions_first = !std::mem::replace(&mut self.sessions[session.0].took, true);
         self.sessions[session.0].work = Some(Work {
             attempt,
             chunk,
             number,
+            since: now,
             first,
             position: first,
             ..Work::default()
@@ -284,6 +297,7 @@ impl<M: Media> Engine<M> {
             neighbours,
             vbv: told.as_ref().map(|it| it.vbv),
             tells_vbv: told.is_some_and(|it| it.tells),
+            is_sessions_first,
         })
     }
 
@@ -348,7 +362,12 @@ impl<M: Media> Engine<M> {
                 let frame = entry.held.clone().ok_or(Why::Aborted)?;
                 work.position = FrameNo(position.0 + 1);
                 let force_key = force_key || entry.force_key;
-                Ok(Some(Next::Feed { frame, force_key }))
+                let live = stream.chunker.live(work.chunk);
+                Ok(Some(Next::Feed {
+                    frame,
+                    force_key,
+                    side: live.and_then(|live| live.side_of(position)),
+                }))
             }
             Some(chunker::Next::Drain(_)) => {
                 work.drains = true;
@@ -468,6 +487,16 @@ impl<M: Media> Engine<M> {
             session.waits_for_chunk = false;
             self.wakes.idle = true;
         }
+    }
+
+    /// Nanoseconds that each session had a chunk.
+    pub(in crate::logic) fn busy(&self, now: u64) -> impl Iterator<Item = u64> {
+        let sessions = self.sessions.iter().zip(&self.tally.sessions);
+        sessions.map(move |(session, tally)| {
+            let work = session.work.as_ref();
+            let work = work.filter(|work| work.phase != AttemptPhase::Done);
+            tally.busy + work.map_or(0, |work| now.saturating_sub(work.since))
+        })
     }
 
     fn all_at_work(&self) -> impl Iterator<Item = &Session> {

@@ -230,6 +230,8 @@ struct Setup {
     room: u64,
     /// Encoders are told of their decoder's buffer.
     has_vbv: bool,
+    /// They aren't told that they may end.
+    drains_anyway: bool,
     /// Chunks end where a key frame stands anyway; the encoder's greatest distance of them, 0 if nobody knows it.
     seams: Option<u64>,
 }
@@ -252,6 +254,7 @@ const SETUP: Setup = Setup {
     repeats: false,
     room: 99,
     has_vbv: false,
+    drains_anyway: false,
     seams: None,
 };
 
@@ -309,6 +312,7 @@ impl World {
             forces_keys: !setup.manner.ignores_keys,
             key_period: None,
             vbv: setup.has_vbv.then_some(VBV),
+            drains_anyway: setup.drains_anyway,
         });
         for _ in 0..setup.sessions + setup.spare {
             engine.add_session();
@@ -436,7 +440,7 @@ impl World {
     /// The attempt of a worker fails; it is to be told of.
     fn fails(&mut self, attempt: AttemptId, ending: &Ending) {
         match self.engine.ended(attempt, ending, "failed", 1) {
-            Consequence::Nothing | Consequence::Again(_) => (),
+            Consequence::Nothing | Consequence::Again { .. } => (),
             Consequence::GiveUp(report, reason) => {
                 assert!(!report.attempts.is_empty());
                 if self.engine.doom(Some(report.chunk)) {
@@ -481,7 +485,7 @@ impl World {
                 self.workers[id] = Worker::Idle;
                 self.told(attempt);
             }
-            worker @ Worker::Idle => match self.engine.take(session) {
+            worker @ Worker::Idle => match self.engine.take(session, 0) {
                 Take::Chunk(assigned) => {
                     *worker = Worker::Working {
                         attempt: assigned.attempt,
@@ -517,7 +521,7 @@ impl World {
                         Err(why) => self.stop_worker(id, attempt, why),
                     }
                 } else if let Some((kind, times, coded)) = encoder.out.pop_front() {
-                    match self.engine.packet(attempt, kind, times, coded) {
+                    match self.engine.packet(attempt, kind, times, coded, 0) {
                         Ok(is_complete) => {
                             if is_complete {
                                 *has_fed = true;
@@ -537,7 +541,9 @@ impl World {
                     }
                 } else {
                     match self.engine.next(attempt, *position) {
-                        Ok(Some(Next::Feed { frame, force_key })) => {
+                        Ok(Some(Next::Feed {
+                            frame, force_key, ..
+                        })) => {
                             assert_eq!(frame.number, position.0);
                             *position = FrameNo(position.0 + 1);
                             encoder.feed(frame, force_key);
@@ -626,7 +632,7 @@ impl World {
         let times = PacketTimes::default();
         assert!(
             self.engine
-                .packet(attempt, Kind::Key, times, coded)
+                .packet(attempt, Kind::Key, times, coded, 0)
                 .is_err()
         );
         assert!(self.engine.verify(attempt, false).is_err());
@@ -778,12 +784,13 @@ fn setups() -> impl Strategy<Value = Setup> {
         0u64..60,
         prop::option::of(0u64..30),
         prop::bool::weighted(0.3),
+        any::<bool>(),
     );
     (numbers, manner, more).prop_map(
         |(
             (sessions, spare, own, overlap, min, frames),
             manner,
-            (early, rate, repeats, more, seams, has_vbv),
+            (early, rate, repeats, more, seams, has_vbv, drains_anyway),
         )| {
             Setup {
                 sessions,
@@ -803,6 +810,7 @@ fn setups() -> impl Strategy<Value = Setup> {
                 // Two frames and the overlap around them, at least.
                 room: 2 + 2 * overlap + more,
                 has_vbv,
+                drains_anyway,
                 seams,
             }
         },
@@ -1015,7 +1023,7 @@ proptest! {
         }
         prop_assert!(world.engine.is_idle());
         if stops {
-            prop_assert!(matches!(world.engine.take(SessionId(0)), Take::Stop));
+            prop_assert!(matches!(world.engine.take(SessionId(0), 0), Take::Stop));
             return Ok(());
         }
         world.at_door = None;
@@ -1235,6 +1243,7 @@ fn a_session_that_rests_is_not_abandoned() {
         forces_keys: true,
         key_period: None,
         vbv: None,
+        drains_anyway: false,
     });
     let id = engine.add_session();
     assert!(engine.abandon(id).is_none());

@@ -2,12 +2,13 @@
 
 //! Events from upstream, and key frames that are asked for.
 
-use super::{CAT, InputState};
+use super::InputState;
 use crate::encoder::description::EncoderError;
 use crate::logic::keys;
 use crate::logic::scenes::Scenes;
 use crate::media::raw::{UNKNOWN_DURATION, are_fields, is_same_video};
 use crate::media::tags::of_stream;
+use crate::stream::CAT;
 use crate::stream::shared::{Mode, Shared};
 use crate::stream::workers;
 use gst::prelude::*;
@@ -20,6 +21,9 @@ impl Shared {
         match (self.mode(), event.view()) {
             (Mode::Undecided, gst::EventView::Caps(caps)) => self.begin(&caps.caps_owned(), event),
             (Mode::Sequential(_), _) => {
+                if event.type_() == gst::EventType::FlushStop {
+                    self.lock().begin_progress();
+                }
                 // One that stays comes again with the next frame, whose flow says why it didn't go on: upstream would end with an error
                 // where the encoder only flushes.
                 let stays = event.is_sticky() && event.type_() != gst::EventType::Caps;
@@ -163,6 +167,7 @@ impl Shared {
             input.look_for_cuts(&plan);
         }
         self.warn_of_plan(&plan);
+        self.tell_of_plan();
         self.tell_latency();
         true
     }

@@ -2,7 +2,6 @@
 
 //! Frames that come in.
 
-use super::CAT;
 use crate::cache::FrameDigest;
 use crate::clock;
 use crate::logic::engine::{Admission, FrameTimes, Incoming};
@@ -11,6 +10,7 @@ use crate::media::raw::{
 };
 use crate::media::tags::of_stream;
 use crate::panics::may_panic;
+use crate::stream::CAT;
 use crate::stream::shared::{Mode, Shared};
 use crate::stream::video::Frame;
 use gst::prelude::*;
@@ -32,7 +32,7 @@ impl Shared {
                     if let Some(flow) = engine.flow() {
                         return Err(flow);
                     }
-                    engine.tally.frames_in += 1;
+                    engine.passes_in(clock::now());
                 }
                 let straight = self.straight().ok_or(FlowError::Flushing)?;
                 straight.push(buffer)
@@ -129,7 +129,7 @@ impl Shared {
 
     /// Brings the frame in; waits for room where there is none, until that was made or the stream ends.
     fn admitted(&self, mut frame: Frame, incoming: &Incoming) -> Result<FlowSuccess, FlowError> {
-        let mut waited = false;
+        let mut waited = None;
         let mut engine = self.lock();
         // Dropped without the lock.
         let (_refused, flow) = loop {
@@ -138,7 +138,7 @@ impl Shared {
                 Admission::Taken => break (None, Ok(FlowSuccess::Ok)),
                 Admission::Full(again) => {
                     frame = again;
-                    waited = true;
+                    waited = waited.or_else(|| Some(clock::now()));
                     engine.wait(&self.room);
                 }
                 Admission::Flushing(frame) => break (Some(frame), Err(FlowError::Flushing)),
@@ -147,10 +147,14 @@ impl Shared {
                 Admission::Halted(frame, flow) => break (Some(frame), Err(flow)),
             }
         };
-        if waited {
+        if waited.is_some() {
             engine.leave_door();
         }
         drop(engine);
+        if let Some(since) = waited {
+            self.traced(|trace, now| trace.input_waited(since, now));
+        }
+        self.sample();
         flow
     }
 
@@ -212,6 +216,7 @@ impl Shared {
             }
         }
         self.tell_of_memory();
+        self.tell_of_plan();
     }
 
     pub(in crate::stream) fn frames_to_come(

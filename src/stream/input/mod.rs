@@ -29,11 +29,7 @@ use crate::logic::scenes::{Change, Scenes};
 use crate::media::caps;
 use crate::media::raw::Pool;
 use crate::media::thumbnails::Thumbnails;
-use once_cell::sync::Lazy;
 use std::sync::{Arc, Weak};
-
-pub(super) static CAT: Lazy<gst::DebugCategory> =
-    Lazy::new(|| crate::category("vtparallelinput", "raw frames to chunks"));
 
 /// Compares frames with those before them.
 struct Lookout {

@@ -2,13 +2,14 @@
 
 //! What comes out of a session's encoder, before it is anybody's: looked into, and perhaps recorded.
 
-use super::CAT;
 use crate::cache::Recorder;
+use crate::clock;
 use crate::logic::engine::{PacketTimes, Refused};
 use crate::logic::ids::AttemptId;
 use crate::logic::store::{Fault, Kind};
 use crate::media::bitstream::{Format, alignment_of_parts, as_first};
 use crate::panics::may_panic;
+use crate::stream::CAT;
 use crate::stream::shared::Shared;
 use crate::stream::video::{Context, Packet};
 use gst::prelude::*;
@@ -144,7 +145,7 @@ impl Shared {
         buffer: gst::Buffer,
     ) -> Result<FlowSuccess, FlowError> {
         if self.passes() {
-            self.lock().tally.frames_out += 1;
+            self.lock().passes_out(clock::now());
             return self.src.push(buffer);
         }
         gst::trace!(CAT, obj = self.src, "{buffer:?}");
@@ -162,7 +163,7 @@ impl Shared {
         let accepted = {
             let mut engine = self.lock();
             may_panic!("taking a packet, locked");
-            engine.packet(attempt, kind, times, packet)
+            engine.packet(attempt, kind, times, packet, clock::now())
         };
         match accepted {
             Ok(false) => Ok(FlowSuccess::Ok),
@@ -191,6 +192,9 @@ impl Shared {
 
     pub(in crate::stream) fn take_event(&self, intake: &Mutex<Intake>, event: gst::Event) -> bool {
         if self.passes() {
+            if event.type_() == gst::EventType::Eos {
+                self.tell_of_end();
+            }
             return self.src.push_event(event);
         }
         match event.view() {

@@ -21,13 +21,9 @@ use crate::logic::ids::SessionId;
 use crate::media::queries::{answer_encoder, convert_encoded};
 use gst::prelude::*;
 use intake::Intake;
-use once_cell::sync::Lazy;
 use parking_lot::Mutex;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-
-pub(super) static CAT: Lazy<gst::DebugCategory> =
-    Lazy::new(|| crate::category("vtparalleloutput", "packets of all sessions to one stream"));
 
 pub(super) fn src_pad(shared: &Weak<Shared>) -> gst::Pad {
     PadBuilder::new(shared, "src", "src", &gst::Caps::new_any())

@@ -2,11 +2,11 @@
 
 //! The output's task: waits until something can leave, and sends it.
 
-use super::CAT;
 use super::writer::Outgoing;
 use crate::clock;
 use crate::logic::engine::{Output, Sending, Stalled};
 use crate::panics::may_panic;
+use crate::stream::CAT;
 use crate::stream::shared::Shared;
 use crate::stream::video::Video;
 use gst::FlowError;
@@ -97,6 +97,9 @@ impl Shared {
         let mut unsent = Vec::new();
         for event in out.events {
             gst::log!(CAT, obj = self.src, "Sending {event:?}");
+            if event.type_() == gst::EventType::Eos {
+                self.tell_of_end();
+            }
             // Caps come again from the encoder.
             let lasts = event.is_sticky() && event.type_() != gst::EventType::Caps;
             if !self.src.push_event(event.clone()) && lasts && self.is_flushing() {
