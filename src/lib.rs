@@ -61,7 +61,8 @@
 //! | session task | what an encoder does when it is called | that encoder; nobody waits for the session after `stall-timeout` |
 //! | who stops the bin, and who flushes | no session at work, and the first encoder not being opened | a session that comes to rest, or is abandoned; whoever opens it |
 //! | the watch, and who tells of progress | the next tick | time, a stop |
-//! | who stops the bin | the watch and who tells of progress, unless it is one of them | the end of their tick; an application's handler that they are in |
+//! | who stops the bin | the watch, unless it is that | the end of its tick; an application's handler that it is in |
+//! | whoever writes the timeline | whoever else writes it | that; half a second, after which there is none any more |
 //! | the output's task | a chunk verified, EOS | a packet, a chunk, EOS, flush, stop, failure; a timeout where input has stopped |
 //!
 //! While finished chunks keep their frames until downstream has the first packets (see below), whoever waits (for room, or in a

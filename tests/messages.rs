@@ -142,12 +142,20 @@ fn another_attempt_is_told_with_its_reason() {
         ],
         "{told:?}"
     );
-    let failed = named(&told, "vtparallelenc-chunk");
-    let failed = failed
-        .into_iter()
-        .find(|it| it.get("state") == Ok("failed"))
-        .unwrap();
-    assert!(!failed.get::<String>("text").unwrap().is_empty());
+    let failed = |told: &[gst::Structure]| {
+        let chunks = named(told, "vtparallelenc-chunk").into_iter();
+        let failed = chunks.filter(|it| it.get("state") == Ok("failed"));
+        let texts: Vec<String> = failed.map(|it| it.get("text").unwrap()).collect();
+        assert!(texts.iter().all(|it| !it.is_empty()), "{texts:?}");
+        texts.len()
+    };
+    assert_eq!(failed(&told), 1);
+    // The last one is told, too.
+    let told = run(
+        "encoder=\"scriptedenc fail-at=5 failure=messages-always\" sessions=1 chunk-frames=20 max-attempts=2",
+        40,
+    );
+    assert_eq!(failed(&told), 2, "{told:?}");
 }
 
 /// What is told of progress goes up to the whole, and is what the statistics say.
@@ -219,11 +227,6 @@ fn without_an_interval_there_is_no_progress_and_no_thread() {
 #[test]
 fn progress_begins_anew_after_a_flush() {
     init();
-    let pipeline = Pipeline::parse(
-        "videotestsrc name=source ! video/x-raw,width=64,height=64,framerate=25/1 ! \
-         vtparallelenc name=enc encoder=jpegenc sessions=2 chunk-frames=20 ! fakesink",
-    );
-    let told = told(&pipeline);
     let part = |frames: u64| {
         gst::event::Seek::new(
             1.0,
@@ -234,17 +237,31 @@ fn progress_begins_anew_after_a_flush() {
             gst::ClockTime::from_mseconds(40 * frames),
         )
     };
-    assert!(pipeline.element("source").send_event(part(60)));
-    pipeline.run().expect_eos();
-    assert!(pipeline.send_event(part(40)));
-    pipeline.end().expect_eos();
-    pipeline.set_state(gst::State::Null).unwrap();
-    let told = told.lock().unwrap();
-    let last = told.last().unwrap();
-    assert_eq!(last.name(), "vtparallelenc-progress");
-    assert_eq!(last.get("frames-done"), Ok(40_u64), "{last}");
-    assert_eq!(last.get("frames-total"), Ok(40_u64), "{last}");
-    assert_eq!(last.get("frames-out"), Ok(100_u64), "{last}");
+    for properties in ["sessions=2 chunk-frames=20", "allow-parallel=false"] {
+        let pipeline = Pipeline::parse(&format!(
+            "videotestsrc name=source ! video/x-raw,width=64,height=64,framerate=25/1 ! \
+             vtparallelenc name=enc encoder=jpegenc {properties} ! fakesink",
+        ));
+        let told = told(&pipeline);
+        assert!(pipeline.element("source").send_event(part(2_000)));
+        pipeline.run().expect_eos();
+        assert!(pipeline.send_event(part(40)));
+        pipeline.end().expect_eos();
+        // Time stands still after the end.
+        let elapsed = || pipeline.stats().get::<u64>("elapsed").unwrap();
+        assert_eq!(elapsed(), elapsed());
+        pipeline.set_state(gst::State::Null).unwrap();
+        let told = told.lock().unwrap();
+        let all = named(&told, "vtparallelenc-progress");
+        let last = all.last().unwrap();
+        assert_eq!(last.get("frames-done"), Ok(40_u64), "{last}");
+        assert_eq!(last.get("frames-total"), Ok(40_u64), "{last}");
+        assert_eq!(last.get("frames-out"), Ok(2_040_u64), "{last}");
+        assert_eq!(last.get("fraction"), Ok(1.0), "{last}");
+        // What sessions did before isn't what they do.
+        let busy: f64 = last.get("speed-up").unwrap();
+        assert!(busy <= 2.0, "{last}");
+    }
 }
 
 /// An application that stops the element where it hears of progress, in the thread that tells of it.

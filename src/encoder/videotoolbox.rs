@@ -199,7 +199,8 @@ fn codec(factory: &str) -> Option<u32> {
 /// What is recommended for the element of this name; `None`: it isn't VideoToolbox's, or nobody can be asked.
 #[cfg(target_os = "macos")]
 pub(super) fn recommended(factory: &str) -> Option<Recommended> {
-    Some(system::functions()?.recommended(codec(factory)?))
+    let codec = codec(factory)?;
+    Some(system::functions()?.recommended(codec))
 }
 
 #[cfg(target_os = "macos")]

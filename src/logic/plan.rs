@@ -340,7 +340,8 @@ impl Plan {
         let overlap = request.before.most().saturating_add(request.after.most());
         let shortest = shortest.saturating_add(overlap.saturating_mul(2));
         let first = request.beginning.first().max(least);
-        let first = first.max(overlap.saturating_mul(FIRST_CHUNK_TO_OVERLAP));
+        let around = request.automatic_overlap();
+        let first = first.max(around.saturating_mul(FIRST_CHUNK_TO_OVERLAP));
         match request.source_frames.filter(|&total| total > 0) {
             _ if sessions == 1 => Length::Fixed(longest),
             Some(total) if total < unit => Length::Fixed(unit),

@@ -12,14 +12,16 @@ use super::tally::Tally;
 const SECOND: f64 = 1e9;
 
 /// When what happened first, in nanoseconds of the clock; a flush begins anew.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Since {
     pub frame: Option<u64>,
     pub packet: Option<u64>,
     /// Frames that were done before.
     pub done: u64,
-    /// The stream's end is on its way.
-    pub is_over: bool,
+    /// Nanoseconds that each session had a chunk before.
+    pub busy: Vec<u64>,
+    /// When the stream's end was on its way, or it was stopped.
+    pub over: Option<u64>,
 }
 
 /// A stream at one moment.
@@ -73,21 +75,16 @@ pub fn rate(frames: u64, nanoseconds: u64) -> f64 {
 }
 
 impl<M: Media> Engine<M> {
-    /// A frame came in for the one encoder that has all.
-    pub fn passes_in(&mut self, now: u64) {
-        self.count_in(now);
-    }
-
     /// A frame came in.
-    pub(super) fn count_in(&mut self, now: u64) {
+    pub fn count_in(&mut self, now: u64) {
         self.tally.frames_in += 1;
         self.since.frame.get_or_insert(now);
-        self.since.is_over = false;
+        self.since.over = None;
     }
 
-    /// The stream's end is about to be sent.
-    pub fn end_progress(&mut self) {
-        self.since.is_over = true;
+    /// The stream's end is about to be sent, or it is stopped: time stands still.
+    pub fn end_progress(&mut self, now: u64) {
+        self.since.over.get_or_insert(now);
     }
 
     /// A packet of the one encoder that has all.
@@ -100,27 +97,33 @@ impl<M: Media> Engine<M> {
     pub fn begin_progress(&mut self) {
         self.since = Since {
             done: self.tally.frames_out + self.tally.frames_skipped,
+            busy: self.tally.sessions.iter().map(|it| it.busy).collect(),
             ..Since::default()
         };
     }
 
-    /// `total`: frames that the stream has, where that wasn't known before the first one.
+    /// `total`: frames that the stream has, where that is known.
     pub fn progress(&self, now: u64, total: Option<u64>) -> Progress {
+        let now = self.since.over.unwrap_or(now);
         let out = self.tally.frames_out + self.tally.frames_skipped;
+        // (Packets that are parts of frames are more than these.)
+        let done = (out + self.held_pictures()).min(self.tally.frames_in);
         let from = |since: Option<u64>| since.map_or(0, |since| now.saturating_sub(since));
         let elapsed = from(self.since.frame);
-        let busy = self.busy(now);
+        let before = self.since.busy.iter().copied();
+        let before = before.chain(std::iter::repeat(0));
+        let busy = self.busy(now).zip(before);
         Progress {
-            done: (out + self.held_pictures()).saturating_sub(self.since.done),
+            done: done.saturating_sub(self.since.done),
             tally: self.tally.clone(),
             held_bytes: self.held_bytes(),
-            total: self.plan().and_then(|plan| plan.source_frames).or(total),
+            total,
             elapsed,
-            is_over: self.since.is_over,
+            is_over: self.since.over.is_some(),
             busy: busy
-                .map(|busy| match elapsed {
+                .map(|(busy, before)| match elapsed {
                     0 => 0.0,
-                    _ => (busy as f64 / elapsed as f64).min(1.0),
+                    _ => (busy.saturating_sub(before) as f64 / elapsed as f64).min(1.0),
                 })
                 .collect(),
             since_packet: from(self.since.packet),

@@ -178,7 +178,7 @@ impl Request {
 
     /// The longest chunk that gains anything, if shorter ones than `affordable` cost too many bits.
     pub(super) fn longest(&self, min_frames: u64, affordable: u64) -> u64 {
-        let with_overlap = self.overlap().saturating_mul(CHUNK_TO_OVERLAP);
+        let with_overlap = self.automatic_overlap().saturating_mul(CHUNK_TO_OVERLAP);
         let longest = min_frames.max(self.beginning.longest());
         // (Any film that is long enough can be cut into chunks of one to one and a half times what is affordable.)
         let affordable = affordable.saturating_add(affordable / 2);
@@ -188,7 +188,7 @@ impl Request {
     }
 
     /// Frames that are encoded around each chunk, where their number is the plan's to choose.
-    pub(super) fn overlap(&self) -> u64 {
+    pub(super) fn automatic_overlap(&self) -> u64 {
         let free = |overlap| match overlap {
             Overlap::Exactly(_) => 0,
             Overlap::UpTo(frames) => frames,

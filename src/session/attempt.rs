@@ -7,8 +7,9 @@
 
 use super::failure::Failure;
 use super::instance::Instance;
-use super::{Assignment, CAT, Doing, Session, Work};
+use super::{Assignment, CAT, Session, Work};
 use crate::encoder::description::EncoderError;
+use crate::logic::engine::Doing;
 use crate::logic::ids::FrameNo;
 use crate::media::raw::stampable;
 use gst::prelude::*;

@@ -26,6 +26,7 @@ use crate::encoder::hints::Hints;
 use crate::encoder::turn::SessionStatus;
 use crate::host::Host;
 use crate::job::SHUTDOWN_TIMEOUT;
+use crate::logic::engine::Doing;
 use crate::logic::ids::{ChunkId, FrameNo, SessionId};
 use crate::media::tags::of_stream;
 use crate::panics;
@@ -93,14 +94,6 @@ pub(crate) struct Work {
     pub(crate) recipe: Recipe,
     /// Where chunks are kept.
     pub(crate) cache: Option<Arc<Files>>,
-}
-
-/// What a session does with its encoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Doing {
-    Opening,
-    Draining,
-    Closing,
 }
 
 /// One attempt at a chunk, as who assigned it sees it. Once the attempt is over for that side, everything fails with

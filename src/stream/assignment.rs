@@ -8,13 +8,13 @@ use super::trace::{Of, Phase};
 use super::video::{Context, Frame};
 use crate::cache::{Recorder, Recording};
 use crate::clock;
-use crate::logic::engine::{self, Next, Why};
+use crate::logic::engine::{self, Doing, Next, Why};
 use crate::logic::ids::{AttemptId, FrameNo};
 use crate::logic::store::Side;
 use crate::panics::may_panic;
+use crate::session::Assignment;
 use crate::session::failure::Failure;
 use crate::session::replay::Content;
-use crate::session::{Assignment, Doing};
 use std::sync::Arc;
 
 pub(super) struct Assigned {
@@ -63,6 +63,9 @@ impl Assigned {
 
     /// In the timeline.
     fn phase(&self, phase: Phase) {
+        if self.branch.session.status.is_abandoned() {
+            return;
+        }
         let session = self.attempt.session.0;
         self.shared
             .traced(|trace, now| trace.phase(session, phase, Some(self.of), now));
@@ -106,12 +109,15 @@ impl Assignment for Assigned {
     fn does(&self, doing: Doing) {
         self.phase(match doing {
             Doing::Opening => Phase::Opening,
+            Doing::Encoding => Phase::Own,
             Doing::Draining => Phase::Draining,
             Doing::Closing => Phase::Closing,
+            Doing::CacheIo => Phase::Cache,
         });
     }
 
     fn content(&self) -> Result<Option<Content>, Failure> {
+        self.phase(Phase::Waiting);
         let content = self.wait(|engine| engine.content(self.attempt))?;
         Ok(match content {
             engine::Content::All { chunk, frames: fed } => Some(Content { chunk, fed }),
@@ -153,13 +159,13 @@ impl Assignment for Assigned {
     fn uses_cache(&self, uses: bool) {
         self.shared.lock().uses_cache(self.attempt, uses);
         if uses {
-            self.phase(Phase::Cache);
+            self.does(Doing::CacheIo);
         }
     }
 
     fn keeps(&self) {
         self.shared.lock().keeps_what_it_made(self.attempt);
-        self.phase(Phase::Cache);
+        self.does(Doing::CacheIo);
     }
 
     fn begin_again(&self) -> bool {

@@ -11,7 +11,7 @@ use super::shared::{Mode, Shared};
 use super::ticker::Ticker;
 use crate::clock;
 use crate::encoder::description::Recipe;
-use crate::logic::engine::{Again, Finished};
+use crate::logic::engine::Finished;
 use crate::logic::ids::{ChunkId, SessionId};
 use crate::logic::plan::Plan;
 use crate::logic::progress::{Progress, rate};
@@ -110,25 +110,17 @@ impl Shared {
         self.post(message.build());
     }
 
-    /// There is another attempt at a chunk.
-    pub(super) fn tell_of_another(
+    /// An attempt at a chunk is over without it.
+    pub(super) fn tell_of_end_of_attempt(
         &self,
         id: SessionId,
         chunk: ChunkId,
         attempt: u32,
-        again: &Again<Arc<Failure>>,
+        state: &str,
         failure: &Failure,
     ) {
-        let state = match again {
-            Again::Replanned | Again::WithoutOverlap => "replanned",
-            Again::SessionClosed | Again::Failed { .. } => "failed",
-        };
-        let text = failure.to_string();
         let message = chunk_fields(id, chunk, attempt, state);
-        self.post(message.field("text", &text).build());
-        if let Again::SessionClosed | Again::Failed { closes: true, .. } = again {
-            self.tell_of_session(id, "closed", Some(&text));
-        }
+        self.post(message.field("text", failure.to_string()).build());
     }
 
     /// How far the stream is at this moment.
@@ -138,14 +130,16 @@ impl Shared {
     }
 
     /// Some parsers know the length only after some frames: too late for the plan, but not for whoever waits.
-    fn ask_length(&self) {
-        let is_known = {
+    pub(super) fn ask_length(&self) {
+        let (told, is_known) = {
             let encoding = self.encoding.lock();
-            encoding.frames_to_come.is_some() || encoding.is_live
+            let is_known = encoding.frames_to_come.is_some() || encoding.is_live;
+            (encoding.job.source_frames, is_known)
         };
         let caps = self.input.lock().caps.clone();
         if let Some(caps) = caps.filter(|_| !is_known) {
-            let frames = self.frames_to_come(&caps, &self.segment_to_come());
+            let ask = || self.frames_to_come(&caps, &self.segment_to_come());
+            let frames = told.or_else(ask);
             self.encoding.lock().frames_to_come = frames;
         }
     }
@@ -178,18 +172,22 @@ impl Shared {
     pub(super) fn end_progress(&self) {
         let ticker = self.progress_ticker.lock().take();
         if let Some(ticker) = ticker {
-            ticker.end();
+            ticker.leave();
         }
     }
 
     /// `before`: what was done at the last time, and when that was.
     fn tell_of_progress(&self, before: &mut Option<(u64, u64)>) {
-        let progress = self.progress();
         // Nothing has begun, or all is over, which was told.
-        if progress.elapsed == 0 || progress.is_over {
+        let is_under_way = |progress: &Progress| progress.elapsed > 0 && !progress.is_over;
+        if !is_under_way(&self.progress()) {
             return;
         }
         self.ask_length();
+        let progress = self.progress();
+        if !is_under_way(&progress) {
+            return;
+        }
         let (then, done) = before
             .replace((progress.elapsed, progress.done))
             .unwrap_or_default();
@@ -206,9 +204,13 @@ impl Shared {
     /// The stream's end is about to be sent.
     pub(super) fn tell_of_end(&self) {
         let is_wanted = self.encoding.lock().job.progress_interval.is_some();
-        self.lock().end_progress();
+        self.lock().end_progress(clock::now());
+        if !is_wanted {
+            return;
+        }
+        self.ask_length();
         let progress = self.progress();
-        if is_wanted && progress.elapsed > 0 {
+        if progress.elapsed > 0 {
             self.post_progress(&progress, progress.frames_per_second());
         }
     }

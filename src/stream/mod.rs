@@ -29,6 +29,7 @@ mod watchdog;
 mod workers;
 
 use crate::cache::Files;
+use crate::clock;
 use crate::encoder::description::EncoderError;
 use crate::job::Job;
 use crate::shares::{Cores, Memory};
@@ -159,7 +160,11 @@ impl Shared {
 
     /// Whatever waits returns.
     pub(in crate::stream) fn stop(&self) {
-        self.lock().stop();
+        {
+            let mut engine = self.lock();
+            engine.end_progress(clock::now());
+            engine.stop();
+        }
         for branch in self.branches() {
             branch.session.status.stop();
         }

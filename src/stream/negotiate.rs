@@ -334,6 +334,7 @@ impl Shared {
             first.start_placed(&stops)?;
         }
         self.encoding.lock().mode = Mode::Sequential(reason);
+        self.ask_length();
         self.tell_of_sequential(reason);
         // What was set while it was being placed and started reached nobody.
         if !self.is_placed(first)
@@ -416,6 +417,7 @@ impl Shared {
     ) -> Result<Plan, BudgetTooSmall> {
         let threads = self.encoding.lock().threads.max(1);
         let split = self.split_of(caps, source_frames, Some(threads), false)?;
+        self.encoding.lock().ample = split.ample;
         Ok(split.plan)
     }
 

@@ -32,6 +32,11 @@ impl Ticker {
         self.thread.thread().id() == std::thread::current().id()
     }
 
+    /// There is no other tick; nobody waits for this one. What it tells may be heard by an application that waits for who ends it.
+    pub(super) fn leave(self) {
+        drop(self.ends);
+    }
+
     /// Waits for it, unless it is itself what ends it: an application may stop the element where it hears of what a tick tells.
     pub(super) fn end(self) {
         let is_here = self.is_here();

@@ -16,6 +16,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Waits for frames and memory that are shorter aren't written, in nanoseconds.
 pub(super) const SHORTEST: u64 = 1_000_000;
@@ -25,6 +26,9 @@ const SAMPLES: u64 = 50_000_000;
 
 /// Written at least so often, in nanoseconds.
 const FLUSH: u64 = 1_000_000_000;
+
+/// So long somebody else may be writing: a disk that hangs costs the timeline and nothing else.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Bytes of a page, on most machines; a part of one on others.
 const PAGE: usize = 4096;
@@ -318,7 +322,10 @@ impl Shared {
         let title = self.host.bin().map(|bin| bin.name().to_string());
         match Trace::create(&path, &title.unwrap_or_default(), clock::now()) {
             Ok(trace) => {
-                *self.trace.lock() = Some(trace);
+                let Some(mut place) = self.trace.try_lock_for(PATIENCE) else {
+                    return self.timeline_failed(&io::ErrorKind::TimedOut.into());
+                };
+                *place = Some(trace);
                 self.traces.store(true, Ordering::SeqCst);
             }
             Err(error) => self.timeline_failed(&error),
@@ -326,9 +333,15 @@ impl Shared {
     }
 
     pub(super) fn end_trace(&self) {
-        self.traces.store(false, Ordering::SeqCst);
-        let trace = self.trace.lock().take();
-        if let Some(Err(error)) = trace.map(|trace| trace.end(clock::now())) {
+        if !self.traces.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let trace = self.trace.try_lock_for(PATIENCE).map(|mut it| it.take());
+        let ended = match trace {
+            Some(trace) => trace.map(|trace| trace.end(clock::now())),
+            None => Some(Err(io::ErrorKind::TimedOut.into())),
+        };
+        if let Some(Err(error)) = ended {
             self.timeline_failed(&error);
         }
     }
@@ -342,17 +355,21 @@ impl Shared {
         if !self.traces() {
             return;
         }
-        let failed = {
-            let mut trace = self.trace.lock();
-            let acted = trace.as_mut().map(|trace| act(trace, clock::now()));
-            let failed = acted.and_then(Result::err);
-            if failed.is_some() {
-                *trace = None;
-                self.traces.store(false, Ordering::SeqCst);
+        let failed = match self.trace.try_lock_for(PATIENCE) {
+            Some(mut trace) => {
+                let acted = trace.as_mut().map(|trace| act(trace, clock::now()));
+                let failed = acted.and_then(Result::err);
+                if failed.is_some() {
+                    *trace = None;
+                }
+                failed
             }
-            failed
+            // Who writes hangs with the disk.
+            None => Some(io::ErrorKind::TimedOut.into()),
         };
-        if let Some(error) = failed {
+        if let Some(error) = failed
+            && self.traces.swap(false, Ordering::SeqCst)
+        {
             self.timeline_failed(&error);
         }
     }

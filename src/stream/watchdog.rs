@@ -170,13 +170,13 @@ impl Shared {
             time,
         };
         gst::warning!(CAT, obj = session.slot, "It is left behind: {failure}");
-        self.tell_of_session(id, "given-up", Some(&failure.to_string()));
-        self.traced(|trace, now| trace.phase(id.0, Phase::Hung, None, now));
         if hangs_in_cache {
             self.cache_failed("it doesn't answer");
         }
         // One doesn't keep the next from being done: somebody may be waiting for the session to come to rest.
         panics::reporting(&self.host, "abandoning a session", || {
+            self.tell_of_session(id, "given-up", Some(&failure.to_string()));
+            self.traced(|trace, now| trace.phase(id.0, Phase::Hung, None, now));
             self.end_abandoned(&abandoned, failure);
         });
         self.lock().rest(abandoned.attempt);

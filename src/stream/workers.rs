@@ -10,7 +10,7 @@ use super::video::Video;
 use super::{input, output};
 use crate::clock;
 use crate::encoder::hints::Hints;
-use crate::logic::engine::{self, Consequence, Take};
+use crate::logic::engine::{self, Again, Consequence, Take};
 use crate::logic::ids::{AttemptId, SessionId};
 use crate::media::raw::frame_rate;
 use crate::panics::{self, may_panic};
@@ -153,7 +153,9 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
         Ok(()) => gst::debug!(CAT, obj = session.slot, "Chunk {chunk} done"),
         Err(failure) => end_attempt(shared, attempt, failure),
     }
-    shared.traced(|trace, now| trace.phase(id.0, Phase::Idle, None, now));
+    if !session.status.is_abandoned() {
+        shared.traced(|trace, now| trace.phase(id.0, Phase::Idle, None, now));
+    }
     come_to_rest(shared, &session, |engine| engine.rest(attempt));
 }
 
@@ -205,11 +207,22 @@ pub(super) fn end_attempt(shared: &Arc<Shared>, attempt: AttemptId, failure: Fai
             gst::debug!(CAT, "Session {id}: its attempt is over: {failure}");
         }
         Consequence::Again { chunk, number, why } => {
-            shared.tell_of_another(id, chunk, number, &why, &failure);
+            let state = match why {
+                Again::Replanned | Again::WithoutOverlap => "replanned",
+                Again::SessionClosed | Again::Failed { .. } => "failed",
+            };
+            shared.tell_of_end_of_attempt(id, chunk, number, state, &failure);
+            if let Again::SessionClosed | Again::Failed { closes: true, .. } = &why {
+                shared.tell_of_session(id, "closed", Some(&failure.to_string()));
+            }
             shared.tell_of_attempt(id, &why, &failure);
             shared.lock().retry(attempt);
         }
-        Consequence::GiveUp(report, reason) => shared.tell_of_failure(&report, reason, &failure),
+        Consequence::GiveUp(report, reason) => {
+            let (chunk, number) = (report.chunk, report.number);
+            shared.tell_of_end_of_attempt(id, chunk, number, "failed", &failure);
+            shared.tell_of_failure(&report, reason, &failure);
+        }
     }
 }
 

@@ -166,7 +166,9 @@ impl<M: Media> Engine<M> {
 
     /// What the attempt is about to deliver; `None`: nothing, as it is over.
     pub fn finished(&mut self, attempt: AttemptId, now: u64) -> Option<Finished> {
-        let work = self.work(attempt).filter(|work| !work.replanned)?;
+        let is_aborting = self.is_aborting();
+        let work = self.work(attempt);
+        let work = work.filter(|work| !work.replanned && !is_aborting)?;
         let AttemptPhase::Closing(chunk, skipped) = work.phase else {
             return None;
         };
@@ -193,6 +195,8 @@ impl<M: Media> Engine<M> {
         work.phase = AttemptPhase::Done;
         let (number, from_cache) = (work.number, work.from_cache);
         let busy = now.saturating_sub(work.since);
+        // What the cache takes is another matter.
+        work.since = now;
         self.tally.attempt(attempt.session, chunk.fed.len(), busy);
         self.sessions[attempt.session.0].works = true;
         let stream = &mut self.stream;

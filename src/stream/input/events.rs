@@ -23,6 +23,8 @@ impl Shared {
             (Mode::Sequential(_), _) => {
                 if event.type_() == gst::EventType::FlushStop {
                     self.lock().begin_progress();
+                    // Another part of it may come.
+                    self.encoding.lock().frames_to_come = None;
                 }
                 // One that stays comes again with the next frame, whose flow says why it didn't go on: upstream would end with an error
                 // where the encoder only flushes.

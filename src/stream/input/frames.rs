@@ -32,7 +32,7 @@ impl Shared {
                     if let Some(flow) = engine.flow() {
                         return Err(flow);
                     }
-                    engine.passes_in(clock::now());
+                    engine.count_in(clock::now());
                 }
                 let straight = self.straight().ok_or(FlowError::Flushing)?;
                 straight.push(buffer)
@@ -206,6 +206,7 @@ impl Shared {
         };
         let told = self.encoding.lock().job.source_frames;
         let frames = told.or_else(|| self.frames_to_come(&caps, &segment));
+        self.encoding.lock().frames_to_come = frames;
         gst::info!(CAT, obj = self.sink, "Frames to come: {frames:?}");
         // The length can't make a plan impossible that was possible without it.
         if let Some(Ok(plan)) = frames.map(|frames| self.plan_anew(&caps, frames)) {

@@ -145,7 +145,10 @@ impl Shared {
         buffer: gst::Buffer,
     ) -> Result<FlowSuccess, FlowError> {
         if self.passes() {
-            self.lock().passes_out(clock::now());
+            // Neither headers nor what isn't shown.
+            if let Kind::Key | Kind::Delta = claimed_kind(&buffer) {
+                self.lock().passes_out(clock::now());
+            }
             return self.src.push(buffer);
         }
         gst::trace!(CAT, obj = self.src, "{buffer:?}");
