@@ -150,7 +150,7 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
     session.clear_in_task();
     *assignment.branch.intake.lock() = output::intake::Intake::default();
     match result {
-        Ok(()) => gst::debug!(CAT, obj = session.slot, "Chunk {chunk} done"),
+        Ok(()) => gst::info!(CAT, obj = session.slot, "Chunk {chunk} done"),
         Err(failure) => end_attempt(shared, attempt, failure),
     }
     if !session.status.is_abandoned() {
