@@ -334,7 +334,7 @@ fn encode(form: Form, clip: &Clip, raw: &Raw, case: &Case, quality: u32, element
     );
     let mut command = gst_launch(form, &pipeline);
     command
-        .env("GST_DEBUG", "vtparallelworkers:4")
+        .env("GST_DEBUG", "vtparallelstream:4")
         .env("GST_DEBUG_NO_COLOR", "1")
         .env("GST_DEBUG_FILE", &log);
     process::run(&mut command);
@@ -345,6 +345,13 @@ fn encode(form: Form, clip: &Clip, raw: &Raw, case: &Case, quality: u32, element
         .then(|| quality::quality(&result, &raw.input(), &raw.path, raw.frames).vmaf);
     assert_eq!(bytes.len() as u64, raw.frames, "{pipeline}");
     assert_eq!(psnr.len() as u64, raw.frames, "{pipeline}");
+    let starts = starts(&log);
+    let is_in_chunks = element.contains("vtparallelenc");
+    assert_eq!(
+        is_in_chunks,
+        !starts.is_empty(),
+        "no chunk in the log: {pipeline}"
+    );
     Encoded {
         bytes,
         keys,
@@ -352,7 +359,7 @@ fn encode(form: Form, clip: &Clip, raw: &Raw, case: &Case, quality: u32, element
         ssim,
         buffer: case.buffer.map(|time| bucket(&coded, quality, time)),
         vmaf: vmaf.flatten(),
-        starts: starts(&log),
+        starts,
     }
 }
 
