@@ -27,7 +27,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-pub(crate) static CAT: Lazy<gst::DebugCategory> =
+static CAT: Lazy<gst::DebugCategory> =
     Lazy::new(|| crate::category("vtparallelpanics", "panics in its own code"));
 
 /// What a panic was thrown with.

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Pipeline, app_src, constant, feed, gray, init, scripted_pipeline, tool};
+use common::{Pipeline, app_src, constant, feed, gray, init, scripted_pipeline, tool, up_to};
 use gst::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -227,16 +227,7 @@ fn without_an_interval_there_is_no_progress_and_no_thread() {
 #[test]
 fn progress_begins_anew_after_a_flush() {
     init();
-    let part = |frames: u64| {
-        gst::event::Seek::new(
-            1.0,
-            gst::SeekFlags::FLUSH,
-            gst::SeekType::Set,
-            gst::ClockTime::ZERO,
-            gst::SeekType::Set,
-            gst::ClockTime::from_mseconds(40 * frames),
-        )
-    };
+    let part = |frames: u64| up_to(gst::ClockTime::from_mseconds(40 * frames));
     for properties in ["sessions=2 chunk-frames=20", "allow-parallel=false"] {
         let pipeline = Pipeline::parse(&format!(
             "videotestsrc name=source ! video/x-raw,width=64,height=64,framerate=25/1 ! \

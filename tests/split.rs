@@ -6,7 +6,7 @@
 mod common;
 
 use common::pictures::{encode, encode_with_stats, pipeline, synthetic};
-use common::{End, Pipeline, init};
+use common::{End, Pipeline, init, up_to};
 use gst::prelude::*;
 use std::sync::{Arc, Mutex};
 
@@ -198,16 +198,7 @@ fn a_short_part_of_a_long_film_is_planned_as_a_short_film() {
     if cores < 2 || !there("x264enc") {
         return;
     }
-    let part = |seconds: u64| {
-        gst::event::Seek::new(
-            1.0,
-            gst::SeekFlags::FLUSH,
-            gst::SeekType::Set,
-            gst::ClockTime::ZERO,
-            gst::SeekType::Set,
-            gst::ClockTime::from_seconds(seconds),
-        )
-    };
+    let part = |seconds: u64| up_to(gst::ClockTime::from_seconds(seconds));
     let film = || {
         Pipeline::parse(
             "videotestsrc name=source num-buffers=100000 ! video/x-raw,width=320,height=240,framerate=25/1 ! \

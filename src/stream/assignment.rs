@@ -213,9 +213,7 @@ impl Shared {
     /// The attempt has made all of its chunk: its frames go, its packets may leave.
     pub(super) fn delivered(&self, attempt: AttemptId) -> Result<(), Why> {
         let finished = self.lock().finished(attempt, clock::now());
-        if let Some(finished) = finished {
-            self.tell_of_finished(attempt.session, &finished);
-        }
+        self.tell_of_finished(attempt.session, &finished?);
         let delivered = {
             let mut engine = self.lock();
             let delivered = engine.delivered(attempt, clock::now());

@@ -76,6 +76,18 @@ pub fn push(pipeline: &Pipeline, frames: std::ops::Range<u64>) {
     }
 }
 
+/// A flushing seek to the beginning, to play up to then.
+pub fn up_to(end: gst::ClockTime) -> gst::Event {
+    gst::event::Seek::new(
+        1.0,
+        gst::SeekFlags::FLUSH,
+        gst::SeekType::Set,
+        gst::ClockTime::ZERO,
+        gst::SeekType::Set,
+        end,
+    )
+}
+
 /// Plays another stream of so many frames, without the messages of the last one.
 pub fn start_again(pipeline: &Pipeline, frames: u64) {
     let bus = pipeline.bus().unwrap();

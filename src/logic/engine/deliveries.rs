@@ -164,15 +164,18 @@ impl<M: Media> Engine<M> {
         Ok(())
     }
 
-    /// What the attempt is about to deliver; `None`: nothing, as it is over.
-    pub fn finished(&mut self, attempt: AttemptId, now: u64) -> Option<Finished> {
+    /// What the attempt is about to deliver.
+    pub fn finished(&mut self, attempt: AttemptId, now: u64) -> Result<Finished, Why> {
         let is_aborting = self.is_aborting();
-        let work = self.work(attempt);
-        let work = work.filter(|work| !work.replanned && !is_aborting)?;
+        let work = self.work(attempt).filter(|_| !is_aborting);
+        let work = work.ok_or(Why::Aborted)?;
+        if work.replanned {
+            return Err(Why::Replanned);
+        }
         let AttemptPhase::Closing(chunk, skipped) = work.phase else {
-            return None;
+            return Err(Why::Aborted);
         };
-        Some(Finished {
+        Ok(Finished {
             chunk,
             skipped,
             number: work.number,
@@ -183,21 +186,15 @@ impl<M: Media> Engine<M> {
 
     /// The attempt's chunk was verified, and its encoder is closed: its frames go, its packets may leave.
     pub fn delivered(&mut self, attempt: AttemptId, now: u64) -> Result<(), Why> {
-        let is_aborting = self.is_aborting();
-        let work = self.work(attempt).filter(|_| !is_aborting);
-        let work = work.ok_or(Why::Aborted)?;
-        if work.replanned {
-            return Err(Why::Replanned);
+        let finished = self.finished(attempt, now)?;
+        let Finished { chunk, skipped, .. } = finished;
+        if let Some(work) = self.work(attempt) {
+            work.phase = AttemptPhase::Done;
+            // What the cache takes is another matter.
+            work.since = now;
         }
-        let AttemptPhase::Closing(chunk, skipped) = work.phase else {
-            return Err(Why::Aborted);
-        };
-        work.phase = AttemptPhase::Done;
-        let (number, from_cache) = (work.number, work.from_cache);
-        let busy = now.saturating_sub(work.since);
-        // What the cache takes is another matter.
-        work.since = now;
-        self.tally.attempt(attempt.session, chunk.fed.len(), busy);
+        self.tally
+            .attempt(attempt.session, chunk.fed.len(), finished.busy);
         self.sessions[attempt.session.0].works = true;
         let stream = &mut self.stream;
         stream.roster.succeeded(attempt.session);
@@ -205,8 +202,8 @@ impl<M: Media> Engine<M> {
             chunk.id,
             Verified {
                 skipped,
-                number,
-                from_cache,
+                number: finished.number,
+                from_cache: finished.from_cache,
             },
         );
         let is_oldest = stream.chunker.oldest() == Some(chunk.id);
