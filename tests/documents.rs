@@ -2,6 +2,10 @@
 
 //! The commands in the documents: each line of GStreamer's tools in a `sh` block is run, in a directory with the files that the documents
 //! speak of, and with fewer frames. Links lead somewhere, and examples of programs are those of `examples/`.
+//!
+//! gst-launch-1.0 doesn't always end, whatever the encoder. It goes to PLAYING when the pipeline says PAUSED, while the thread that says so is
+//! still in `gst_bin_post_message()`, which afterwards notes "not playing" (`posted_playing`) over the "playing" of the other thread. Then
+//! the EOS of the sinks is never posted. With hlssink2 and both cores busy that is one run in ten. It is known by the last words of `bin`.
 
 mod common;
 
@@ -67,23 +71,46 @@ fn commands(lines: &[&str]) -> String {
 
 /// A short film with sound, under the names that the documents have for one.
 fn film(dir: &Path) {
-    let made = tool(dir, "sh")
-        .current_dir(dir)
-        .args([
-            "-ec",
-            "gst-launch-1.0 -q mp4mux name=m ! filesink location=smaller.mp4 \
+    let made = run(
+        dir,
+        "gst-launch-1.0 -q mp4mux name=m ! filesink location=smaller.mp4 \
              videotestsrc num-buffers=90 ! video/x-raw,width=320,height=240,framerate=30/1 ! x264enc speed-preset=ultrafast ! h264parse ! queue ! m. \
              audiotestsrc num-buffers=141 samplesperbuffer=1024 ! audio/x-raw,rate=48000 ! avenc_aac ! queue ! m.",
-        ])
-        .output()
-        .unwrap();
+    );
     assert!(made.status.success(), "{made:?}");
+}
+
+/// Runs commands in a directory. They are begun again if GStreamer loses their EOS.
+fn run(dir: &Path, script: &str) -> std::process::Output {
+    for _ in 0..3 {
+        let log = dir.join("bin.log");
+        let output = tool(dir, "timeout")
+            .current_dir(dir)
+            .env("HOME", dir)
+            .env("GST_DEBUG", "bin:6")
+            .env("GST_DEBUG_NO_COLOR", "1")
+            .env("GST_DEBUG_FILE", &log)
+            .args(["--kill-after=5", "120", "sh", "-ec", script])
+            .output()
+            .unwrap();
+        if output.status.code() != Some(124) {
+            return output;
+        }
+        let log = std::fs::read_to_string(log).unwrap();
+        let last: Vec<&str> = log.lines().rev().take(10).collect();
+        let lost = last[0].contains("bin_do_eos:<pipeline0> Not forwarding EOS")
+            && last[1].contains("got new message")
+            && last[1].contains("eos from");
+        assert!(lost, "{script} hangs; the last words: {last:#?}");
+        println!("the EOS of {script} was lost");
+    }
+    panic!("the EOS of {script} is always lost");
 }
 
 #[test]
 fn every_command_works() {
     init();
-    let mut run = 0;
+    let mut tried = 0;
     for (name, text) in documents() {
         for (line, block) in blocks(&text, "sh") {
             let script = commands(&block);
@@ -94,12 +121,7 @@ fn every_command_works() {
             film(dir.path());
             // As long as it takes to see that it works.
             let script = script.replace("num-buffers=1000", "num-buffers=100");
-            let output = tool(dir.path(), "sh")
-                .current_dir(dir.path())
-                .env("HOME", dir.path())
-                .args(["-ec", &script])
-                .output()
-                .unwrap();
+            let output = run(dir.path(), &script);
             let said = String::from_utf8_lossy(&output.stdout);
             let errors = String::from_utf8_lossy(&output.stderr);
             assert!(
@@ -124,10 +146,10 @@ fn every_command_works() {
                     assert!(made.is_ok_and(|it| it.len() > 50), "{name}:{line}: {file}");
                 }
             }
-            run += 1;
+            tried += 1;
         }
     }
-    assert!(run >= 6, "the documents have moved: {run}");
+    assert!(tried >= 6, "the documents have moved: {tried}");
 }
 
 #[test]
