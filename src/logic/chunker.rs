@@ -224,6 +224,47 @@ impl Chunker {
         }
     }
 
+    /// Where a chunk of a film of `total` frames ends, if it isn't known.
+    fn expected_end(&self, start: FrameNo, index: u64, total: u64) -> u64 {
+        let window = self
+            .plan
+            .window(index, start.0.saturating_sub(self.section_start.0));
+        let end = start.0.saturating_add(window.goal.max(1));
+        let is_last = end.saturating_add(self.plan.min_frames) > total;
+        if is_last { total.max(start.0) } else { end }
+    }
+
+    /// Up to which frame a chunk of a film of `total` frames is going to be fed, as far as anyone can tell.
+    pub fn expected_fed_end(&self, chunk: ChunkId, total: u64) -> Option<u64> {
+        let live = self.live(chunk)?;
+        let end = match live.own_end {
+            Some(end) => end.0,
+            None => self.expected_end(live.start, self.section_chunks.saturating_sub(1), total),
+        };
+        Some(end.saturating_add(live.after).min(total.max(end)))
+    }
+
+    /// Frames that chunks of a film of `total` frames are going to be fed that haven't begun, as far as anyone can tell.
+    pub fn to_come(&self, total: u64) -> impl Iterator<Item = u64> {
+        let open = self.live.back().filter(|live| live.is_open());
+        let mut index = self.section_chunks;
+        let mut start = match open {
+            Some(open) => self.expected_end(open.start, index.saturating_sub(1), total),
+            None => self.arrived.0,
+        };
+        std::iter::from_fn(move || {
+            let own = FrameNo(start);
+            let end = self.expected_end(own, index, total);
+            let fed_end = end.saturating_add(self.plan.after).min(total);
+            let lead = self
+                .plan
+                .before
+                .min(start.saturating_sub(self.section_start.0));
+            (start, index) = (end, index + 1);
+            (own.0 < total).then(|| lead + fed_end - own.0)
+        })
+    }
+
     fn is_enough_after(&self, seam: FrameNo) -> bool {
         self.arrived.0 >= seam.0.saturating_add(self.plan.min_frames)
     }
@@ -564,6 +605,32 @@ pub(super) mod tests {
             .iter()
             .map(|chunk| chunk.own.len())
             .collect()
+    }
+
+    #[test]
+    fn what_is_expected_to_come_comes() {
+        for (own, overlap, min, total) in [
+            (50, 5, 12, 640),
+            (50, 0, 1, 101),
+            (30, 10, 12, 95),
+            (7, 2, 7, 40),
+        ] {
+            let plan = fixed(own, min, overlap, overlap);
+            let chunks = chunks_of(plan, total);
+            let mut chunker = Chunker::new(plan);
+            for arrived in 0..=total {
+                let begun = chunker.next_id.0 as usize;
+                let fed = |chunk: &Chunk| chunk.fed.len();
+                let to_come: Vec<u64> = chunker.to_come(total).collect();
+                let expected: Vec<u64> = chunks[begun..].iter().map(fed).collect();
+                assert_eq!(to_come, expected, "{plan:?} after {arrived}");
+                for chunk in &chunks[..begun] {
+                    let end = chunker.expected_fed_end(chunk.id, total);
+                    assert_eq!(end, Some(chunk.fed.end.0), "{plan:?} after {arrived}");
+                }
+                let _ = chunker.frame(None, false);
+            }
+        }
     }
 
     #[test]

@@ -240,7 +240,7 @@ impl Shared {
             .field_if_some("frames-total", progress.total)
             .field_if_some("fraction", progress.fraction())
             .field("elapsed", progress.elapsed)
-            .field_if_some("time-left", progress.time_left())
+            .field_if_some("time-left", progress.time_left)
             .field("average-frames-per-second", progress.frames_per_second())
             .field("speed-up", progress.speed_up())
             .field("bytes-held", progress.held_bytes.0)

@@ -424,6 +424,16 @@ impl<M: Media> Engine<M> {
         self.stream.stores.pictures()
     }
 
+    /// The stream is encoded in chunks: there is a plan.
+    pub(super) fn is_in_chunks(&self) -> bool {
+        self.stream.is_planned
+    }
+
+    /// Frames that have come for chunks.
+    pub(super) fn frames_came(&self) -> u64 {
+        self.stream.chunker.arrived.0
+    }
+
     pub fn leaves_early(&self) -> bool {
         self.stream.stores.leaves_early()
     }

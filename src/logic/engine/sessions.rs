@@ -7,6 +7,7 @@ use crate::logic::bucket::Vbv;
 use crate::logic::chunker::{self, Neighbours};
 use crate::logic::ids::{AttemptId, Chunk, ChunkId, FrameNo, FrameRange, SessionId};
 use crate::logic::liveness::Liveness;
+use crate::logic::progress::encoded;
 use crate::logic::roster::Seat;
 use crate::logic::store::{Fault, Kind, Side};
 use crate::logic::tally::SessionTally;
@@ -70,6 +71,11 @@ pub(super) struct Work {
 }
 
 impl Work {
+    /// Frames that its encoder has encoded.
+    fn encoded(&self) -> f64 {
+        encoded(self.packets, self.position.0.saturating_sub(self.first.0))
+    }
+
     /// The chunk as this attempt is fed it, which may be without its lead.
     pub(super) fn fed(&self, chunk: Chunk) -> Chunk {
         Chunk {
@@ -497,6 +503,42 @@ impl<M: Media> Engine<M> {
             let work = work.filter(|work| work.phase != AttemptPhase::Done);
             tally.busy + work.map_or(0, |work| now.saturating_sub(work.since))
         })
+    }
+
+    /// Frames of which packets were made for chunks, overlaps included, and nanoseconds that it took all sessions together.
+    pub(in crate::logic) fn encoded(&self, now: u64) -> (f64, u64) {
+        let works = self.sessions.iter().filter_map(|it| it.work.as_ref());
+        let works = works.filter(|work| work.phase != AttemptPhase::Done);
+        let frames = self.tally.frames_encoded() as f64 + works.map(Work::encoded).sum::<f64>();
+        (frames, self.busy(now).sum())
+    }
+
+    /// Frames of a stream of `total` that each session that may work has still to encode of its chunk, overlap included.
+    pub(in crate::logic) fn left_to_sessions(&self, total: u64) -> Vec<f64> {
+        let stream = &self.stream;
+        let works = self.sessions.iter().filter_map(|it| it.work.as_ref());
+        let at_work =
+            works.filter(|work| !matches!(work.phase, AttemptPhase::Done | AttemptPhase::CacheIo));
+        let mut left: Vec<f64> = at_work
+            .filter_map(|work| {
+                let end = stream.chunker.expected_fed_end(work.chunk, total)?;
+                Some((end.saturating_sub(work.first.0) as f64 - work.encoded()).max(0.0))
+            })
+            .collect();
+        let places = usize::try_from(stream.roster.sessions).unwrap_or(usize::MAX);
+        let places = places.min(stream.roster.open()).max(1);
+        left.resize(left.len().max(places), 0.0);
+        left
+    }
+
+    /// The chunks of a stream of `total` that no session has: frames that each is fed, as far as anyone can tell.
+    pub(in crate::logic) fn chunks_to_come(&self, total: u64) -> impl Iterator<Item = u64> {
+        let (chunker, waiting) = (&self.stream.chunker, &self.stream.roster.waiting);
+        let waiting = waiting.keys().filter_map(move |&chunk| {
+            let end = chunker.expected_fed_end(chunk, total)?;
+            Some(end.saturating_sub(chunker.live(chunk)?.lead_start.0))
+        });
+        waiting.chain(chunker.to_come(total))
     }
 
     fn all_at_work(&self) -> impl Iterator<Item = &Session> {

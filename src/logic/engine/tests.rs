@@ -212,6 +212,7 @@ struct World {
     rate: f64,
     repeats: bool,
     over: Vec<AttemptId>,
+    now: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -350,6 +351,7 @@ impl World {
             rate: setup.rate,
             repeats: setup.repeats,
             over: Vec::new(),
+            now: 0,
         }
     }
 
@@ -410,7 +412,7 @@ impl World {
                 return true;
             }
         };
-        match self.engine.frame(raw, &incoming, self.frames) {
+        match self.engine.frame(raw, &incoming, self.frames + self.now) {
             Admission::Taken => {
                 if self.frames.is_multiple_of(7) {
                     self.engine.event(self.frames + 1);
@@ -485,7 +487,7 @@ impl World {
                 self.workers[id] = Worker::Idle;
                 self.told(attempt);
             }
-            worker @ Worker::Idle => match self.engine.take(session, 0) {
+            worker @ Worker::Idle => match self.engine.take(session, self.now) {
                 Take::Chunk(assigned) => {
                     *worker = Worker::Working {
                         attempt: assigned.attempt,
@@ -512,7 +514,7 @@ impl World {
             } => {
                 let attempt = *attempt;
                 if *verified {
-                    match self.engine.delivered(attempt, 1) {
+                    match self.engine.delivered(attempt, self.now + 1) {
                         Ok(()) => {
                             self.engine.rest(attempt);
                             self.over.push(attempt);
@@ -521,7 +523,7 @@ impl World {
                         Err(why) => self.stop_worker(id, attempt, why),
                     }
                 } else if let Some((kind, times, coded)) = encoder.out.pop_front() {
-                    match self.engine.packet(attempt, kind, times, coded, 0) {
+                    match self.engine.packet(attempt, kind, times, coded, self.now) {
                         Ok(is_complete) => {
                             if is_complete {
                                 *has_fed = true;
@@ -636,7 +638,7 @@ impl World {
                 .is_err()
         );
         assert!(self.engine.verify(attempt, false).is_err());
-        assert!(self.engine.delivered(attempt, 1).is_err());
+        assert!(self.engine.delivered(attempt, self.now + 1).is_err());
         let fault = Ending::Faulty(Fault::UnknownTime);
         let consequence = self.engine.ended(attempt, &fault, "late", 1);
         assert!(matches!(consequence, Consequence::Nothing));
@@ -1049,6 +1051,54 @@ proptest! {
 
 /// Frames wait for room, the oldest chunk failed, and before it is offered again, the only place is taken for the next one: whoever has
 /// that one gives it back when it runs out of frames.
+/// Sessions that are as fast as each other do one thing in each moment.
+#[test]
+fn the_time_left_is_right_after_a_tenth() {
+    for (sessions, own, overlap, frames) in [(2, 50, 5, 640), (3, 100, 10, 700), (4, 30, 0, 1_000)]
+    {
+        let setup = Setup {
+            sessions,
+            own,
+            overlap,
+            min: own,
+            frames,
+            room: 10_000,
+            manner: Manner {
+                bframes: 3,
+                ..SETUP.manner
+            },
+            drains_anyway: true,
+            ..SETUP
+        };
+        let mut world = World::new(&setup);
+        let mut told = Vec::new();
+        while !world.eos_sent {
+            world.now += 1_000;
+            for _ in 0..3 {
+                world.input();
+            }
+            for id in 0..sessions {
+                world.session(id);
+            }
+            while world.output() {}
+            let progress = world.engine.progress(world.now, Some(frames));
+            if progress.fraction() >= Some(0.1) {
+                told.push((world.now, progress.time_left.unwrap()));
+            }
+            assert!(world.now < 10_000_000, "{setup:?}");
+        }
+        let end = world.now;
+        // The last frames are a moment in which anything is much.
+        let enough = told.iter().filter(|(now, _)| end - now > end / 10);
+        let wrong: Vec<_> = enough
+            .map(|&(now, left)| (now, left as f64 / (end - now) as f64))
+            .filter(|(_, ratio)| !(0.8..=1.25).contains(ratio))
+            .collect();
+        assert!(wrong.is_empty(), "{end}: {wrong:?}");
+        assert!(told.len() > 100);
+    }
+}
+
 #[test]
 fn the_only_place_goes_to_the_oldest_chunk() {
     let setup = Setup {
