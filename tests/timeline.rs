@@ -74,6 +74,9 @@ fn each_session_has_a_row_without_gaps() {
     }
     assert_eq!(chunks.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
     let all: Vec<_> = rows.values().flatten().map(|(name, ..)| &**name).collect();
+    // As Chrome's trace viewer takes it.
+    let last = events.last().unwrap();
+    assert_eq!(last["args"]["labels"], "ended", "{last}");
     for phase in ["opening", "own frames", "draining"] {
         assert!(all.contains(&phase), "no {phase}: {all:?}");
     }

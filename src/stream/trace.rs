@@ -113,6 +113,11 @@ struct Name<'a> {
 }
 
 #[derive(Serialize)]
+struct Labels {
+    labels: &'static str,
+}
+
+#[derive(Serialize)]
 struct Sample {
     value: u64,
 }
@@ -299,7 +304,8 @@ impl Trace {
             self.end_phase(session, now)?;
         }
         // (Without a comma after it.)
-        self.name("process_labels", None, "ended")?;
+        let labels = Some(Labels { labels: "ended" });
+        self.push("process_labels", "M", None, None, labels)?;
         self.page.truncate(self.page.len() - 2);
         self.page.extend_from_slice(b"\n]");
         self.write(now)
