@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What `vtexport` is made of.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`source`] | a file that is opened: what streams are in it |
+//! | [`scan`] | the pictures of its video, found without decoding |
+//! | [`inspect`] | what is told of both, to people and to programs |
+
+pub mod inspect;
+pub mod scan;
+pub mod source;
