@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// A picture that is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Picture {
-    /// When, in nanoseconds of running time: what is shown first in the file is at 0 or soon after.
+    /// When, in nanoseconds of stream time: as a player shows it, from 0 or soon after it.
     pub time: u64,
     /// Decoding may begin here.
     pub is_key: bool,
@@ -126,7 +126,7 @@ impl Scan {
         };
         let end = packet.duration().map(|duration| pts + duration);
         let shown = segment.clip(pts, end).and_then(|(from, _)| from);
-        match shown.and_then(|from| segment.to_running_time(from)) {
+        match shown.and_then(|from| segment.to_stream_time(from)) {
             Some(time) => self.pictures.push(Picture {
                 time: time.nseconds(),
                 is_key,

@@ -2,69 +2,15 @@
 
 //! The pictures that a scan finds are those that a decoder makes, for many kinds of files; where a file doesn't tell them, that is said.
 
-use gst::prelude::*;
-use std::path::{Path, PathBuf};
+mod common;
+
+use common::{BFRAMES, X264, decoded, made, made_by_ffmpeg, play};
+use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::{Arc, Mutex};
 use vtexport::scan::{Scan, Trouble, scan};
 
 /// As much as times are rounded: a tick of Matroska's clock, and of 90 kHz.
 const ROUNDED: u64 = 1_000_001;
-
-fn play(description: &str) {
-    gst::init().unwrap();
-    let pipeline = gst::parse::launch(description).unwrap();
-    wait(&pipeline, description);
-}
-
-fn wait(pipeline: &gst::Element, what: &str) {
-    pipeline.set_state(gst::State::Playing).unwrap();
-    let bus = pipeline.bus().unwrap();
-    let ends = [gst::MessageType::Eos, gst::MessageType::Error];
-    let end = bus.timed_pop_filtered(gst::ClockTime::from_seconds(120), &ends);
-    let end = end.unwrap_or_else(|| panic!("{what} hangs"));
-    assert_eq!(end.type_(), gst::MessageType::Eos, "{what}: {end:?}");
-    pipeline.set_state(gst::State::Null).unwrap();
-}
-
-/// Times of what a decoder makes of the whole file.
-fn decoded(path: &Path) -> Vec<u64> {
-    let description = format!(
-        "filesrc location={} ! decodebin name=d ! video/x-raw ! fakesink name=sink async=false",
-        path.display()
-    );
-    let pipeline = gst::parse::launch(&description).unwrap();
-    let sink = pipeline.clone().downcast::<gst::Bin>().unwrap();
-    let pad = sink.by_name("sink").unwrap().static_pad("sink").unwrap();
-    let times = Arc::new(Mutex::new(Vec::new()));
-    pad.add_probe(gst::PadProbeType::BUFFER, {
-        let times = times.clone();
-        move |pad, info| {
-            let segment = pad.sticky_event::<gst::event::Segment>(0).unwrap();
-            let segment = segment
-                .segment()
-                .downcast_ref::<gst::ClockTime>()
-                .unwrap()
-                .clone();
-            let pts = info.buffer().unwrap().pts().unwrap();
-            let time = segment.to_running_time(pts).unwrap();
-            times.lock().unwrap().push(time.nseconds());
-            gst::PadProbeReturn::Ok
-        }
-    });
-    wait(&pipeline, &description);
-    std::mem::take(&mut times.lock().unwrap())
-}
-
-/// A file that a pipeline makes of so many frames of 320x240.
-fn made(dir: &Path, name: &str, frames: u32, then: &str) -> PathBuf {
-    let path = dir.join(name);
-    play(&format!(
-        "videotestsrc num-buffers={frames} ! video/x-raw,width=320,height=240,framerate=25/1 ! {then} ! filesink location={}",
-        path.display()
-    ));
-    path
-}
 
 /// As the scan finds them, which has to be as a decoder does.
 fn found(path: &Path) -> Scan {
@@ -78,7 +24,7 @@ fn found(path: &Path) -> Scan {
         "{}: {times:?}\n{decoded:?}",
         path.display()
     );
-    for (scanned, decoded) in times.iter().zip(&decoded) {
+    for (scanned, (decoded, _)) in times.iter().zip(&decoded) {
         let apart = scanned.abs_diff(*decoded);
         assert!(
             apart <= ROUNDED,
@@ -88,9 +34,6 @@ fn found(path: &Path) -> Scan {
     }
     scan
 }
-
-const X264: &str =
-    "x264enc speed-preset=ultrafast bframes=3 b-adapt=false key-int-max=20 ! h264parse";
 
 #[test]
 fn containers_with_an_index() {
@@ -194,29 +137,6 @@ fn an_edit_list() {
     assert!(scan.hidden > 0, "{scan:?}");
     assert_eq!(scan.pictures.len(), 45);
 }
-
-/// A file that ffmpeg makes.
-fn made_by_ffmpeg(dir: &Path, name: &str, encoder: &str) -> PathBuf {
-    let output = Command::new("ffmpeg")
-        .current_dir(dir)
-        .args([
-            "-v",
-            "error",
-            "-f",
-            "lavfi",
-            "-i",
-            "testsrc=size=320x240:rate=25",
-        ])
-        .args(["-frames:v", "60", "-pix_fmt", "yuv420p"])
-        .args(encoder.split(' '))
-        .arg(name)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{name}: {output:?}");
-    dir.join(name)
-}
-
-const BFRAMES: &str = "-c:v libx264 -bf 3 -g 20";
 
 #[test]
 fn files_of_others() {
