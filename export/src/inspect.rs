@@ -3,7 +3,7 @@
 //! What is in a file, for people and for programs.
 
 use crate::scan::Scan;
-use crate::source::{Source, Video};
+use crate::source::{Audio, Source, Subtitle, Video};
 use serde::Serialize;
 use std::fmt::{self, Write};
 
@@ -17,8 +17,8 @@ pub struct Report {
     pub container: Option<String>,
     pub duration: Option<f64>,
     pub video: Vec<VideoReport>,
-    pub audio: Vec<AudioReport>,
-    pub subtitles: Vec<SubtitleReport>,
+    pub audio: Vec<Audio>,
+    pub subtitles: Vec<Subtitle>,
 }
 
 #[derive(Debug, Serialize)]
@@ -42,20 +42,6 @@ pub struct VideoReport {
     pub from_the_beginning: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
-pub struct AudioReport {
-    pub codec: String,
-    pub sample_rate: u32,
-    pub channels: u32,
-    pub language: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-pub struct SubtitleReport {
-    pub codec: String,
-    pub language: Option<String>,
-}
-
 impl Report {
     /// `scan`: of the video stream of this number.
     pub fn new(source: &Source, number: usize, scan: &Scan) -> Self {
@@ -68,24 +54,8 @@ impl Report {
             video: video
                 .map(|(index, video)| VideoReport::new(video, scan_of(index)))
                 .collect(),
-            audio: source
-                .audio
-                .iter()
-                .map(|audio| AudioReport {
-                    codec: audio.codec.clone(),
-                    sample_rate: audio.sample_rate,
-                    channels: audio.channels,
-                    language: audio.language.clone(),
-                })
-                .collect(),
-            subtitles: source
-                .subtitles
-                .iter()
-                .map(|subtitle| SubtitleReport {
-                    codec: subtitle.codec.clone(),
-                    language: subtitle.language.clone(),
-                })
-                .collect(),
+            audio: source.audio.clone(),
+            subtitles: source.subtitles.clone(),
         }
     }
 }

@@ -7,7 +7,7 @@
 //! the beginning and counted. Right before fast.
 
 use crate::scan::Scan;
-use crate::source::SourceError;
+use crate::source::{SourceError, ignoring_sink, make};
 use gst::prelude::*;
 use std::ops::Range;
 use std::path::Path;
@@ -295,16 +295,9 @@ impl Decoder {
     }
 }
 
-fn make(factory: &str) -> Result<gst::Element, SourceError> {
-    let made = gst::ElementFactory::make(factory).build();
-    made.map_err(|_| SourceError::Missing(factory.into()))
-}
-
 /// A stream that nobody wants goes nowhere.
 fn ignore(pipeline: &gst::Pipeline, pad: &gst::Pad) -> Result<(), String> {
-    let sink = make("fakesink").map_err(|error| error.to_string())?;
-    sink.set_property("async", false);
-    sink.set_property("sync", false);
+    let sink = ignoring_sink().map_err(|error| error.to_string())?;
     pipeline.add(&sink).map_err(|error| error.to_string())?;
     sink.sync_state_with_parent()
         .map_err(|error| error.to_string())?;

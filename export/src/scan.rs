@@ -6,7 +6,7 @@
 //! order of presentation, cut to what is to be shown (edit lists). Where it doesn't tell, [`Scan::trouble`] says what is missing; such a
 //! file can be decoded from its beginning only.
 
-use crate::source::SourceError;
+use crate::source::{SourceError, ignoring_sink, make};
 use gst::prelude::*;
 use std::fmt;
 use std::path::Path;
@@ -186,11 +186,6 @@ struct Found {
     scan: Scan,
 }
 
-fn make(factory: &str) -> Result<gst::Element, SourceError> {
-    let made = gst::ElementFactory::make(factory).build();
-    made.map_err(|_| SourceError::Missing(factory.into()))
-}
-
 /// A stream has been found: packets of the one that is looked for are noted, others go nowhere.
 fn take(
     pipeline: &gst::Pipeline,
@@ -206,11 +201,7 @@ fn take(
         found.streams += 1;
         found.streams == number + 1
     };
-    // Not waited for: all streams may come in one thread.
-    let sink = make("fakesink")?;
-    sink.set_property("async", false);
-    sink.set_property("enable-last-sample", false);
-    let mut chain = vec![sink];
+    let mut chain = vec![ignoring_sink()?];
     // Pictures, not parts of them.
     let whole = match name.as_str() {
         _ if !is_wanted => None,

@@ -3,6 +3,7 @@
 //! A file that is to be exported: whether it can be, and what streams are in it.
 
 use gst_pbutils::prelude::*;
+use serde::Serialize;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -56,7 +57,7 @@ pub struct Video {
     pub language: Option<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Audio {
     pub codec: String,
     pub sample_rate: u32,
@@ -64,7 +65,7 @@ pub struct Audio {
     pub language: Option<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Subtitle {
     pub codec: String,
     pub language: Option<String>,
@@ -166,4 +167,17 @@ fn language(stream: &impl IsA<gst_pbutils::DiscovererStreamInfo>) -> Option<Stri
     let tags = stream.tags()?;
     let code = tags.get::<gst::tags::LanguageCode>()?;
     Some(code.get().into())
+}
+
+pub(crate) fn make(factory: &str) -> Result<gst::Element, SourceError> {
+    let made = gst::ElementFactory::make(factory).build();
+    made.map_err(|_| SourceError::Missing(factory.into()))
+}
+
+/// A sink for what nobody wants, that isn't waited for: all streams may come in one thread.
+pub(crate) fn ignoring_sink() -> Result<gst::Element, SourceError> {
+    let sink = make("fakesink")?;
+    sink.set_property("async", false);
+    sink.set_property("enable-last-sample", false);
+    Ok(sink)
 }
