@@ -3,8 +3,12 @@
 //! `vtexport`: see `vtexport --help`.
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use vtexport::formats::formats;
 use vtexport::inspect::Report;
 use vtexport::scan::scan;
 use vtexport::source::{Source, SourceError};
@@ -36,6 +40,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Lists the types of files that can be written, with the encoders that this installation has for each.
+    Formats {
+        /// Print it as JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -44,29 +54,44 @@ fn main() -> ExitCode {
         eprintln!("vtexport: GStreamer doesn't start: {error}");
         return ExitCode::from(CANNOT);
     }
-    let Command::Inspect {
-        file,
-        video_stream,
-        json,
-    } = command;
-    match inspect(&file, video_stream) {
-        Ok(report) if json => match serde_json::to_string_pretty(&report) {
-            Ok(text) => println!("{text}"),
+    match command {
+        Command::Inspect {
+            file,
+            video_stream,
+            json,
+        } => match inspect(&file, video_stream) {
+            Ok(report) => print(&report, &report, json),
             Err(error) => {
                 eprintln!("vtexport: {error}");
-                return ExitCode::FAILURE;
+                ExitCode::from(match error {
+                    SourceError::Missing(_) => CANNOT,
+                    _ => UNUSABLE,
+                })
             }
         },
-        Ok(report) => println!("{report}"),
-        Err(error) => {
-            eprintln!("vtexport: {error}");
-            return ExitCode::from(match error {
-                SourceError::Missing(_) => CANNOT,
-                _ => UNUSABLE,
-            });
+        Command::Formats { json } => {
+            let formats = formats();
+            let lines: Vec<String> = formats.iter().map(ToString::to_string).collect();
+            print(&lines.join("\n"), &formats, json)
         }
     }
-    ExitCode::SUCCESS
+}
+
+/// To people, or as JSON.
+fn print(text: &impl Display, data: &impl Serialize, json: bool) -> ExitCode {
+    let written = match json {
+        true => serde_json::to_string_pretty(data).map_err(io::Error::from),
+        false => Ok(text.to_string()),
+    };
+    // (Who reads it may have enough of it: `vtexport formats | head`.)
+    let printed = written.and_then(|text| writeln!(io::stdout(), "{text}"));
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("vtexport: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 fn inspect(file: &std::path::Path, number: usize) -> Result<Report, SourceError> {

@@ -120,8 +120,12 @@ fn container(info: &gst_pbutils::DiscovererInfo) -> Option<String> {
         .then(|| codec(&stream))
 }
 
-fn described(caps: &gst::Caps) -> String {
-    gst_pbutils::pb_utils_get_codec_description(caps).into()
+/// What a codec or a container is called.
+pub(crate) fn described(caps: &gst::Caps) -> String {
+    let mut caps = caps.clone();
+    // As it has to be.
+    caps.fixate();
+    gst_pbutils::pb_utils_get_codec_description(&caps).into()
 }
 
 fn codec(stream: &impl IsA<gst_pbutils::DiscovererStreamInfo>) -> String {

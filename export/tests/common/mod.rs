@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
 //! Files to look into, and what a decoder makes of them.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use gst::prelude::*;
 use gst_video::prelude::*;
