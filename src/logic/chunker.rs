@@ -244,24 +244,38 @@ impl Chunker {
         Some(end.saturating_add(live.after).min(total.max(end)))
     }
 
-    /// Frames that chunks of a film of `total` frames are going to be fed that haven't begun, as far as anyone can tell.
+    /// Frames that chunks of a film of `total` frames are going to be fed that haven't begun, as far as anyone can tell. What is beyond many
+    /// chunks is spread over the sessions.
     pub fn to_come(&self, total: u64) -> impl Iterator<Item = u64> {
+        const MANY: u64 = 1_000;
         let open = self.live.back().filter(|live| live.is_open());
-        let mut index = self.section_chunks;
+        let first = self.section_chunks;
+        let mut index = first;
         let mut start = match open {
             Some(open) => self.expected_end(open.start, index.saturating_sub(1), total),
             None => self.arrived.0,
         };
+        let mut share = None;
         std::iter::from_fn(move || {
             let own = FrameNo(start);
-            let end = self.expected_end(own, index, total);
+            let end = if index - first < MANY {
+                self.expected_end(own, index, total)
+            } else {
+                let rest = || {
+                    total
+                        .saturating_sub(start)
+                        .div_ceil(self.plan.sessions.max(1))
+                };
+                let share = *share.get_or_insert_with(rest);
+                start.saturating_add(share.max(1)).min(total)
+            };
             let fed_end = end.saturating_add(self.plan.after).min(total);
             let lead = self
                 .plan
                 .before
                 .min(start.saturating_sub(self.section_start.0));
             (start, index) = (end, index + 1);
-            (own.0 < total).then(|| lead + fed_end - own.0)
+            (own.0 < total).then(|| lead.saturating_add(fed_end - own.0))
         })
     }
 
@@ -631,6 +645,29 @@ pub(super) mod tests {
                 let _ = chunker.frame(None, false);
             }
         }
+    }
+
+    #[test]
+    fn of_absurdly_many_chunks_the_rest_is_spread() {
+        let plan = Plan {
+            sessions: 3,
+            ..fixed(50, 12, 0, 0)
+        };
+        let chunker = Chunker::new(plan);
+        for total in [1_000_000, u64::MAX] {
+            let to_come: Vec<u64> = chunker.to_come(total).collect();
+            assert_eq!(to_come.len(), 1_003);
+            let sum: u128 = to_come.iter().map(|&it| u128::from(it)).sum();
+            assert_eq!(sum, total.into());
+        }
+        let most = Plan {
+            before: u64::MAX,
+            after: u64::MAX,
+            ..plan
+        };
+        let mut chunker = Chunker::new(most);
+        let _ = chunker.frame(None, false);
+        assert!(chunker.to_come(u64::MAX).all(|fed| fed >= 50));
     }
 
     #[test]
