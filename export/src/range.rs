@@ -7,7 +7,7 @@
 //! the beginning and counted. Right before fast.
 
 use crate::scan::Scan;
-use crate::source::{SourceError, ignoring_sink, make};
+use crate::source::{SourceError, ignoring_sink, make, said};
 use gst::prelude::*;
 use std::ops::Range;
 use std::path::Path;
@@ -252,13 +252,8 @@ impl Decoder {
             true => self.bus.pop_filtered(&ends[1..]),
             false => self.bus.timed_pop_filtered(gst::ClockTime::NONE, &ends),
         };
-        match message.as_ref().map(|message| message.view()) {
-            Some(gst::MessageView::AsyncDone(_)) => Ok(()),
-            Some(gst::MessageView::Error(error)) => {
-                Err(RangeError::Decoder(error.error().to_string()))
-            }
-            _ => Err(RangeError::Decoder("it can't be played".into())),
-        }
+        let message = message.ok_or_else(|| RangeError::Decoder("it can't be played".into()))?;
+        said(&message).map_or(Ok(()), |said| Err(RangeError::Decoder(said)))
     }
 
     /// Goes on at the key frame that is shown at this time, or at one before it.
@@ -283,10 +278,9 @@ impl Decoder {
             if let Some(sample) = self.sink.try_pull_sample(TICK) {
                 return Ok(Some(sample));
             }
-            if let Some(message) = self.bus.pop_filtered(&[gst::MessageType::Error])
-                && let gst::MessageView::Error(error) = message.view()
-            {
-                return Err(RangeError::Decoder(error.error().to_string()));
+            let error = self.bus.pop_filtered(&[gst::MessageType::Error]);
+            if let Some(said) = error.and_then(|message| said(&message)) {
+                return Err(RangeError::Decoder(said));
             }
             if self.sink.is_eos() {
                 return Ok(None);

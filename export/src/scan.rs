@@ -6,7 +6,7 @@
 //! order of presentation, cut to what is to be shown (edit lists). Where it doesn't tell, [`Scan::trouble`] says what is missing; such a
 //! file can be decoded from its beginning only.
 
-use crate::source::{SourceError, ignoring_sink, make};
+use crate::source::{SourceError, ignoring_sink, make, said};
 use gst::prelude::*;
 use std::fmt;
 use std::path::Path;
@@ -75,22 +75,24 @@ impl Scan {
             Some(Trouble::Repeated(repeated))
         } else if self.begins_amid {
             Some(Trouble::BeginsAmid)
-        } else if !self.pictures.iter().any(|picture| picture.is_key) {
+        } else if self.key_frames() == 0 {
             Some(Trouble::NoKeyFrame)
         } else {
             None
         }
     }
 
+    fn keys(&self) -> impl Iterator<Item = &Picture> {
+        self.pictures.iter().filter(|picture| picture.is_key)
+    }
+
     pub fn key_frames(&self) -> usize {
-        let keys = self.pictures.iter().filter(|picture| picture.is_key);
-        keys.count()
+        self.keys().count()
     }
 
     /// The longest time between two key frames, in nanoseconds.
     pub fn key_distance(&self) -> Option<u64> {
-        let keys = self.pictures.iter().filter(|picture| picture.is_key);
-        let times: Vec<u64> = keys.map(|picture| picture.time).collect();
+        let times: Vec<u64> = self.keys().map(|picture| picture.time).collect();
         times.windows(2).map(|two| two[1] - two[0]).max()
     }
 
@@ -117,9 +119,8 @@ impl Scan {
             return;
         }
         let is_delta = is(gst::BufferFlags::DELTA_UNIT) || is_vp8 && is_vp8_delta(packet);
-        let is_key = !is_delta;
         let count = self.pictures.len() + self.untimed + self.hidden;
-        self.begins_amid |= count == 0 && !is_key;
+        self.begins_amid |= count == 0 && is_delta;
         let Some(pts) = packet.pts() else {
             self.untimed += 1;
             return;
@@ -129,7 +130,7 @@ impl Scan {
         match shown.and_then(|from| segment.to_stream_time(from)) {
             Some(time) => self.pictures.push(Picture {
                 time: time.nseconds(),
-                is_key,
+                is_key: !is_delta,
             }),
             None => self.hidden += 1,
         }
@@ -258,13 +259,6 @@ fn run(pipeline: &gst::Pipeline) -> Result<(), String> {
     match end.and_then(|message| said(&message)) {
         Some(said) => Err(said),
         None => Ok(()),
-    }
-}
-
-fn said(message: &gst::Message) -> Option<String> {
-    match message.view() {
-        gst::MessageView::Error(error) => Some(error.error().to_string()),
-        _ => None,
     }
 }
 

@@ -185,3 +185,11 @@ pub(crate) fn ignoring_sink() -> Result<gst::Element, SourceError> {
     sink.set_property("enable-last-sample", false);
     Ok(sink)
 }
+
+/// What an error message says.
+pub(crate) fn said(message: &gst::Message) -> Option<String> {
+    match message.view() {
+        gst::MessageView::Error(error) => Some(error.error().to_string()),
+        _ => None,
+    }
+}

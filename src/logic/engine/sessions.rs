@@ -505,21 +505,24 @@ impl<M: Media> Engine<M> {
         })
     }
 
+    /// Attempts whose chunks aren't delivered. (What is kept in the cache is.)
+    fn attempts(&self) -> impl Iterator<Item = &Work> {
+        let works = self.sessions.iter().filter_map(|it| it.work.as_ref());
+        works.filter(|work| !matches!(work.phase, AttemptPhase::Done | AttemptPhase::CacheIo))
+    }
+
     /// Frames of which packets were made for chunks, overlaps included, and nanoseconds that it took all sessions together.
     pub(in crate::logic) fn encoded(&self, now: u64) -> (f64, u64) {
-        let works = self.sessions.iter().filter_map(|it| it.work.as_ref());
-        let works = works.filter(|work| work.phase != AttemptPhase::Done);
-        let frames = self.tally.frames_encoded() as f64 + works.map(Work::encoded).sum::<f64>();
+        let at_work: f64 = self.attempts().map(Work::encoded).sum();
+        let frames = self.tally.frames_encoded() as f64 + at_work;
         (frames, self.busy(now).sum())
     }
 
     /// Frames of a stream of `total` that each session that may work has still to encode of its chunk, overlap included.
     pub(in crate::logic) fn left_to_sessions(&self, total: u64) -> Vec<f64> {
         let stream = &self.stream;
-        let works = self.sessions.iter().filter_map(|it| it.work.as_ref());
-        let at_work =
-            works.filter(|work| !matches!(work.phase, AttemptPhase::Done | AttemptPhase::CacheIo));
-        let mut left: Vec<f64> = at_work
+        let attempts = self.attempts();
+        let mut left: Vec<f64> = attempts
             .filter_map(|work| {
                 let end = stream.chunker.expected_fed_end(work.chunk, total)?;
                 Some((end.saturating_sub(work.first.0) as f64 - work.encoded()).max(0.0))
