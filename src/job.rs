@@ -2,6 +2,7 @@
 
 //! What is to be done, as the properties say it: fixed from READY on. `None` is automatic.
 
+use crate::logic::given::Given;
 use crate::logic::split::Overhead;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -61,6 +62,8 @@ pub(crate) struct Job {
     pub(crate) progress_interval: Option<Duration>,
     /// Where chunks are kept, and how many bytes of them; 0 is no bound.
     pub(crate) cache: Option<(PathBuf, u64)>,
+    /// Chunks that were planned before.
+    pub(crate) given: Option<Given>,
 }
 
 impl Job {

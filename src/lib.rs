@@ -21,6 +21,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
+//! | 7 | [`export`]: what programs want that have each chunk encoded by a process of its own |
 //! | 6 | [`parallelenc`]: the public bin. Properties, pads, states, the children's messages; wires, decides nothing |
 //! | 5 | `stream`: the two private elements and what runs between them |
 //! | 4 | `session`: one live encoder in one slot; makes an attempt at a chunk with a fresh encoder |
@@ -95,6 +96,7 @@
 mod cache;
 mod clock;
 mod encoder;
+pub mod export;
 mod host;
 mod job;
 pub mod logic;

@@ -16,6 +16,7 @@ const LAYERS: &[&[&[&str]]] = &[
     &[&["session"]],
     &[&["stream"]],
     &[&["parallelenc"]],
+    &[&["export"]],
 ];
 
 fn src() -> PathBuf {

@@ -6,11 +6,15 @@ use super::key::{KeyHasher, Unhashable};
 use crate::media::pixels::{self, Rows};
 use gst_video::VideoFrameExt;
 use gst_video::prelude::*;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Once;
+use thiserror::Error;
 
 /// The pixels and flags of one frame. A frame is hashed once, however many chunks it is fed to, and best while its pixels are still
 /// in the processor's cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FrameDigest([u8; 16]);
+pub struct FrameDigest([u8; 16]);
 
 impl FrameDigest {
     pub(crate) fn of(
@@ -22,6 +26,29 @@ impl FrameDigest {
         Ok(Self(*hasher.finish().as_bytes()))
     }
 
+    /// The one that the frame carries.
+    pub(crate) fn carried_by(buffer: &gst::BufferRef) -> Option<Self> {
+        register_meta();
+        let meta = gst::meta::CustomMeta::from_buffer(buffer, CARRIER).ok()?;
+        let digest = meta.structure().get::<&str>(CARRIER).ok()?;
+        digest.parse().ok()
+    }
+
+    /// The frame carries it, so that nobody need look at the pixels, which may be gone.
+    pub(crate) fn add_to(&self, buffer: &mut gst::BufferRef) {
+        register_meta();
+        // PANIC: it is registered, and anything may be added to a buffer that is writable.
+        let mut meta = gst::meta::CustomMeta::add(buffer, CARRIER).expect("own meta");
+        meta.mut_structure().set(CARRIER, self.to_string());
+    }
+
+    /// Encoders pass on what they don't know.
+    pub(crate) fn remove_from(buffer: &mut gst::BufferRef) {
+        if let Ok(meta) = gst::meta::CustomMeta::from_mut_buffer(buffer, CARRIER) {
+            let _ = meta.remove();
+        }
+    }
+
     pub(super) fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
@@ -30,6 +57,37 @@ impl FrameDigest {
     pub(super) const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
+}
+
+/// As 32 hexadecimal digits.
+impl fmt::Display for FrameDigest {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(to, "{byte:02x}"))
+    }
+}
+
+impl FromStr for FrameDigest {
+    type Err = NoDigest;
+
+    fn from_str(digits: &str) -> Result<Self, NoDigest> {
+        let is_long_enough = digits.len() == 32 && digits.is_ascii();
+        let number = u128::from_str_radix(digits, 16).ok();
+        let number = number.filter(|_| is_long_enough && !digits.starts_with('+'));
+        number.map(|it| Self(it.to_be_bytes())).ok_or(NoDigest)
+    }
+}
+
+/// The text isn't a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("it isn't 32 hexadecimal digits")]
+pub struct NoDigest;
+
+/// The name of the meta with a frame's digest, and of the field in it.
+const CARRIER: &str = "GstVtParallelEncFrameDigest";
+
+fn register_meta() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| gst::meta::CustomMeta::register(CARRIER, &[]));
 }
 
 /// What an encoder doesn't look at: after an edit the same frame may come with others of these.

@@ -53,8 +53,9 @@ mod identity;
 mod key;
 mod recording;
 
+pub use self::digest::FrameDigest;
+
 pub(crate) use self::{
-    digest::FrameDigest,
     files::Files,
     identity::encoder_identity,
     key::{Key, KeyHasher, Unhashable},

@@ -17,8 +17,11 @@
 //! soon as `min_frames` more frames have come, because only then the frames after it are sure to be a chunk of their own; otherwise they
 //! are a short tail and join it.
 
-use super::cuts::{Film, Search};
+use super::cuts::{Film, Search, Window};
+use super::given::Given;
 use super::ids::{Chunk, ChunkId, FrameNo, FrameRange};
+use super::live::Live;
+pub use super::live::{Bounds, Neighbours};
 use super::plan::Plan;
 use super::scenes::Change;
 use super::store::Side;
@@ -28,24 +31,6 @@ use std::collections::VecDeque;
 /// On this chunk and the one before it an encoder shows whether it can be cut with an overlap: the first one has a trail, the second a
 /// lead. Later chunks wait for them, so that which chunks have an overlap never depends on which was faster.
 const LAST_TRIAL: ChunkId = ChunkId(1);
-
-/// What is known of the frames around a chunk when it opens. It depends on the plan alone, so an encoder may be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Neighbours {
-    /// Frames come before its own ones.
-    pub before: bool,
-    /// Frames come after its own ones, or it isn't known that none do.
-    pub after: bool,
-    /// All frames that its encoder will be fed, where the length of the source is known.
-    pub fed: Option<u64>,
-}
-
-/// A chunk's own frames; without an end until that is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
-    pub id: ChunkId,
-    pub own: FrameRange,
-}
 
 /// What has become of the chunks.
 #[must_use]
@@ -69,108 +54,6 @@ pub enum Next {
     Drain(Chunk),
 }
 
-/// A chunk that opened and isn't done.
-#[derive(Debug)]
-pub struct Live {
-    id: ChunkId,
-    /// First fed frame.
-    pub lead_start: FrameNo,
-    /// First frame that it keeps from being let go: not later than the next chunk's first one, while that hasn't begun.
-    keeps_from: FrameNo,
-    /// First own frame.
-    pub start: FrameNo,
-    /// It has the frames up to here in any case, and ends here once that is decided, unless a short tail joins it.
-    target: FrameNo,
-    /// What decides that.
-    search: Search,
-    /// End of the own frames, once that is known.
-    own_end: Option<FrameNo>,
-    /// Frames that follow its own ones as its trail.
-    after: u64,
-    /// What its encoder may be told of the frames around it.
-    pub neighbours: Neighbours,
-    /// The own ones of the frames that its encoder will be fed, where the length of the source is known.
-    planned: Option<u64>,
-}
-
-impl Live {
-    fn is_open(&self) -> bool {
-        self.own_end.is_none()
-    }
-
-    /// Looks for its end among the frames before this one.
-    fn look(&mut self, film: &Film, until: FrameNo) {
-        self.search.look(film, until);
-        self.target = self.search.safe_end();
-    }
-
-    /// Where its trail ends.
-    fn end(&self) -> FrameNo {
-        let end = self.own_end.map(|end| end.0.saturating_add(self.after));
-        FrameNo(end.unwrap_or(u64::MAX))
-    }
-
-    /// End of the frames that may be fed now, and whether it is final.
-    fn feed_end(&self, arrived: FrameNo) -> (FrameNo, bool) {
-        if self.is_open() {
-            return (arrived.min(self.target), false);
-        }
-        (arrived.min(self.end()), arrived >= self.end())
-    }
-
-    pub fn bounds(&self) -> Bounds {
-        let end = self.own_end.map_or(u64::MAX, |end| end.0);
-        Bounds {
-            id: self.id,
-            own: FrameRange::new(self.start.0, end),
-        }
-    }
-
-    /// Every frame that this chunk needs or may come to need.
-    fn needs(&self) -> FrameRange {
-        FrameRange::new(self.keeps_from.0, self.end().0)
-    }
-
-    /// It is fed nothing before this frame.
-    fn begin_with(&mut self, start: FrameNo) {
-        self.lead_start = start;
-        // The chunk after an open one may reach back as far as that would have.
-        if !self.is_open() {
-            self.keeps_from = start;
-        }
-    }
-
-    /// On which side of the own frames this one is; `None`: it is one of them.
-    pub fn side_of(&self, frame: FrameNo) -> Option<Side> {
-        match self.own_end {
-            _ if frame < self.start => Some(Side::Lead),
-            Some(end) if frame >= end => Some(Side::Trail),
-            _ => None,
-        }
-    }
-
-    /// It is fed frames around its own ones on this side.
-    pub fn has_overlap(&self, side: Side) -> bool {
-        match side {
-            Side::Lead => self.lead_start < self.start,
-            Side::Trail => self.after > 0,
-        }
-    }
-
-    fn overlaps(&self) -> bool {
-        self.has_overlap(Side::Lead) || self.has_overlap(Side::Trail)
-    }
-
-    /// The chunk, if it is fed up to, not including, `fed_end`.
-    pub fn chunk(&self, fed_end: FrameNo) -> Option<Chunk> {
-        Some(Chunk {
-            id: self.id,
-            own: FrameRange::new(self.start.0, self.own_end?.0),
-            fed: FrameRange::new(self.lead_start.0, fed_end.0),
-        })
-    }
-}
-
 /// Follows the frames and says which chunk each of them belongs to.
 #[derive(Debug)]
 pub struct Chunker {
@@ -186,12 +69,19 @@ pub struct Chunker {
     pub next_id: ChunkId,
     /// The frames from the open chunk's first one on.
     film: Film,
+    /// Where chunks end that were planned before.
+    given: Option<Given>,
 }
 
 impl Chunker {
     pub fn new(plan: Plan) -> Self {
+        Self::with(plan, None)
+    }
+
+    pub fn with(plan: Plan, given: Option<Given>) -> Self {
         Self {
             plan,
+            given,
             arrived: FrameNo(0),
             section_start: FrameNo(0),
             section_chunks: 0,
@@ -208,6 +98,13 @@ impl Chunker {
             self.film.push(frame, change, is_asked);
         }
         self.arrived.0 += 1;
+        if let Some((given, index)) = self.only() {
+            let opened = (frame == FrameNo(0)).then(|| self.open_only(&given, index));
+            return Step {
+                closed: None,
+                opened: opened.flatten(),
+            };
+        }
         let Some(open) = self.live.back_mut().filter(|live| live.is_open()) else {
             let opened = Some(self.open(frame));
             return Step {
@@ -226,9 +123,7 @@ impl Chunker {
 
     /// Where a chunk of a film of `total` frames ends, if it isn't known.
     fn expected_end(&self, start: FrameNo, index: u64, total: u64) -> u64 {
-        let window = self
-            .plan
-            .window(index, start.0.saturating_sub(self.section_start.0));
+        let window = self.window(index, start);
         let end = start.0.saturating_add(window.goal.max(1));
         let is_last = end.saturating_add(self.plan.min_frames) > total;
         if is_last { total.max(start.0) } else { end }
@@ -292,9 +187,8 @@ impl Chunker {
 
     fn open(&mut self, start: FrameNo) -> Bounds {
         self.film.forget_before(start);
+        let window = self.window(self.section_chunks, start);
         let plan = &self.plan;
-        let done = start.0 - self.section_start.0;
-        let window = plan.window(self.section_chunks, done);
         let search = Search::new(start, window, plan.key_distances());
         let lead_start = FrameNo(start.0.saturating_sub(plan.before)).max(self.section_start);
         // Not before that, and not after it, if that is known.
@@ -331,6 +225,34 @@ impl Chunker {
             open.look(&self.film, FrameNo(last));
         }
         bounds
+    }
+
+    /// How long the chunk may be that is the `index`th since the last cut and begins here.
+    fn window(&self, index: u64, start: FrameNo) -> Window {
+        let given = self.given.as_ref().zip(usize::try_from(index).ok());
+        match given.and_then(|(given, index)| given.own(index)) {
+            Some(own) => Window::exactly(own.len()),
+            None => {
+                let done = start.0.saturating_sub(self.section_start.0);
+                self.plan.window(index, done)
+            }
+        }
+    }
+
+    /// The chunk that is the only one to be encoded, if it is so.
+    fn only(&self) -> Option<(Given, usize)> {
+        let given = self.given.as_ref()?;
+        Some((given.clone(), given.only()?))
+    }
+
+    /// Only one chunk of the film is encoded: it begins with its lead, and all of it is known.
+    fn open_only(&mut self, given: &Given, index: usize) -> Option<Bounds> {
+        let (before, after) = (self.plan.before, self.plan.after);
+        let live = Live::alone(self.next_id, given, index, (before, after))?;
+        self.next_id = live.id.next();
+        let bounds = live.bounds();
+        self.live.push_back(live);
+        Some(bounds)
     }
 
     /// The open chunk ends here.
@@ -404,8 +326,9 @@ impl Chunker {
     /// Chunks have no more of their trail than what has come.
     fn end_trails(&mut self) {
         for live in &mut self.live {
+            // (A chunk that is the only one ends before its frames come.)
             if let Some(end) = live.own_end {
-                live.after = live.after.min(self.arrived.0 - end.0);
+                live.after = live.after.min(self.arrived.0.saturating_sub(end.0));
             }
         }
     }
@@ -530,6 +453,10 @@ impl Chunker {
 
     /// The oldest chunk that isn't done lacks frames (or there is none): making the next frame wait would be waiting for ourselves.
     pub fn is_starving(&self) -> bool {
+        // The frames of a chunk that is the only one go as they are fed.
+        if self.only().is_some() {
+            return false;
+        }
         let oldest = self.live.front();
         oldest.is_none_or(|oldest| !oldest.feed_end(self.arrived).1)
     }

@@ -7,8 +7,8 @@
 //!
 //! In the order in which a frame meets them: [`ids`] names things, [`budget`] lets a frame in, [`keys`] says whether it is to be a key
 //! frame, [`scenes`] how much of it is new, [`split`] has settled how many sessions share the
-//! cores and [`plan`] how long chunks are ([`lengths`]), by what was asked for ([`request`]), [`chunker`] gives the frame to one, by
-//! the best seam that [`cuts`] finds, [`roster`] gives chunks to sessions,
+//! cores and [`plan`] how long chunks are ([`lengths`]), by what was asked for ([`request`]), [`chunker`] gives the frame to one ([`live`]), by
+//! the best seam that [`cuts`] finds or that was [`given`], [`roster`] gives chunks to sessions,
 //! [`liveness`] sees whether these live, [`store`] holds packets until they are in order, [`bucket`] sees whether the decoder's buffer is ever empty, [`timeline`] restores their times,
 //! [`early_start`] and [`pace`] say when some leave before that, [`tally`] counts all of it. [`engine`] is all of them as one machine.
 
@@ -18,9 +18,11 @@ pub mod chunker;
 pub mod cuts;
 pub mod early_start;
 pub mod engine;
+pub mod given;
 pub mod ids;
 pub mod keys;
 pub mod lengths;
+pub mod live;
 pub mod liveness;
 pub mod pace;
 pub mod plan;

@@ -12,6 +12,7 @@ use crate::encoder::description::EncoderError;
 use crate::encoder::model::{self, Models};
 use crate::host::Host;
 use crate::job::{Cut, Job, MAX_SESSIONS, MAX_THREADS};
+use crate::logic::given::Given;
 use crate::media::caps;
 use crate::media::queries::ask_target;
 use crate::panics::{self, Part};
@@ -483,6 +484,17 @@ pub(super) fn pad_templates(encoded: &gst::Caps) -> Vec<gst::PadTemplate> {
         caps::pad_template("sink", &caps::raw()),
         caps::pad_template("src", encoded),
     ]
+}
+
+impl ParallelEnc {
+    /// Chunks that were planned before, from the next start on.
+    pub(crate) fn give(&self, given: Given) {
+        self.settings().given = Some(given);
+    }
+
+    pub(crate) fn stream(&self) -> Option<&Arc<Shared>> {
+        self.stream.get()
+    }
 }
 
 // Getters.

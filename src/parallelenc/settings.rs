@@ -3,6 +3,7 @@
 //! The properties' data and defaults, and the job that they come to.
 
 use crate::job::{Cut, Job};
+use crate::logic::given::Given;
 use crate::logic::split::Overhead;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -47,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) timeline_location: Option<String>,
     pub(crate) cache_location: Option<String>,
     pub(crate) cache_max_bytes: u64,
+    /// No property: see [`ParallelEnc::give`](super::ParallelEnc::give).
+    pub(crate) given: Option<Given>,
 }
 
 impl Default for Settings {
@@ -72,6 +75,7 @@ impl Default for Settings {
             timeline_location: None,
             cache_location: None,
             cache_max_bytes: DEFAULT_CACHE_MAX_BYTES,
+            given: None,
         }
     }
 }
@@ -101,6 +105,7 @@ impl Settings {
             timeline: path(self.timeline_location.as_ref()),
             cache: path(self.cache_location.as_ref())
                 .map(|location| (location, self.cache_max_bytes)),
+            given: self.given.clone(),
         }
     }
 }

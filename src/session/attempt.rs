@@ -7,7 +7,9 @@
 
 use super::failure::Failure;
 use super::instance::Instance;
-use super::{Assignment, CAT, Session, Work};
+use super::replay::Fingerprint;
+use super::{Assignment, CAT, Keeping, Session, Work};
+use crate::cache::Recording;
 use crate::encoder::description::EncoderError;
 use crate::logic::engine::Doing;
 use crate::logic::ids::FrameNo;
@@ -18,19 +20,25 @@ impl Session {
     /// Makes one attempt, to the end.
     pub(crate) fn run(&self, work: &Work, assignment: &dyn Assignment) -> Result<(), Failure> {
         let (mut made, mut keep) = (None, None);
-        if let Some(files) = work.cache.as_deref()
+        let mut fingerprint = None;
+        if let Keeping::Required(chunk) = work.keeping {
+            let fresh = self.fresh(assignment, work)?;
+            let begun = Fingerprint::new(work, chunk, &fresh.element);
+            fingerprint = Some(begun.map_err(|why| Failure::CannotKeep(why.to_string()))?);
+            let base = work.opens.buffer.pts();
+            assignment.record(base.map_or(0, gst::ClockTime::nseconds));
+            made = Some(fresh);
+        } else if let Some(files) = work.cache.as_deref()
             && let Some(content) = assignment.content()?
         {
-            // What was placed is open, and may have changed its properties since: nobody could tell which one it is.
-            self.clear_in_task();
-            let fresh = self.make(&work.recipe, Some(&work.hints));
-            let fresh = fresh.map_err(|error| unopened(assignment, error))?;
+            let fresh = self.fresh(assignment, work)?;
             let (chunk, base) = (work.chunk, content.base());
             match content.key(work, &fresh.element) {
                 Ok(key) if self.deliver_kept(assignment, chunk, files, key, base)? => {
                     drop(fresh);
                     return assignment.delivered();
                 }
+                _ if work.keeping == Keeping::Only => return Err(Failure::NotKept),
                 Ok(key) => {
                     assignment.record(base);
                     keep = Some((files, key));
@@ -41,6 +49,8 @@ impl Session {
             }
             made = Some(fresh);
             assignment.feed_from_first();
+        } else if work.keeping == Keeping::Only {
+            return Err(Failure::NotKept);
         }
         assignment.does(Doing::Opening);
         let instance = self.primed(work, made);
@@ -53,7 +63,7 @@ impl Session {
             );
             assignment.end_account();
         }
-        match self.feed(assignment, work, &instance) {
+        match self.feed(assignment, work, &instance, fingerprint.as_mut()) {
             Ok(()) => (),
             // Its encoder was told that it may end, whatever it says to that.
             Err(failure) if assignment.is_complete() && !failure.is_nobodys() => (),
@@ -64,6 +74,10 @@ impl Session {
         // Before another session learns that this one has let go.
         assignment.does(Doing::Closing);
         drop(instance);
+        if let Some(fingerprint) = fingerprint {
+            keep_for_certain(work, fingerprint, recording)?;
+            return assignment.delivered();
+        }
         assignment.delivered()?;
         // The chunk needn't wait for the disk.
         if let (Some((files, key)), Some(recording)) = (keep, recording) {
@@ -73,6 +87,13 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// An encoder that nobody has opened or touched, so that it can be told which one it is.
+    fn fresh(&self, assignment: &dyn Assignment, work: &Work) -> Result<Instance, Failure> {
+        self.clear_in_task();
+        let fresh = self.make(&work.recipe, Some(&work.hints));
+        fresh.map_err(|error| unopened(assignment, error))
     }
 
     /// The one that was made for this chunk, or else the placed encoder if it is primed for this input, or a fresh one.
@@ -109,13 +130,25 @@ impl Session {
         assignment: &dyn Assignment,
         work: &Work,
         instance: &Instance,
+        mut fingerprint: Option<&mut Fingerprint>,
     ) -> Result<(), Failure> {
         let refused = |flow| {
             let failure = assignment.failure();
             failure.unwrap_or_else(|| unexplained(instance, flow))
         };
         let mut position = work.first;
+        let mut takes_more = true;
         while let Some((frame, is_key)) = assignment.next(position)? {
+            if let Some(fingerprint) = &mut fingerprint {
+                let time = frame.buffer.pts().map_or(0, gst::ClockTime::nseconds);
+                // (That the chunk begins and ends here is another matter.)
+                fingerprint.frame(&frame, time, false);
+            }
+            let is_first = position == work.first;
+            position = FrameNo(position.0 + 1);
+            if !takes_more {
+                continue;
+            }
             for tag in frame.tags {
                 self.src.push_event(tag);
             }
@@ -123,12 +156,16 @@ impl Session {
                 self.src.push_event(force_key_unit(frame.buffer.pts()));
             }
             let mut buffer = frame.buffer;
-            if position == work.first {
+            if is_first {
                 buffer = stampable(buffer);
                 buffer.make_mut().set_flags(gst::BufferFlags::DISCONT);
             }
-            self.src.push(buffer).map_err(refused)?;
-            position = FrameNo(position.0 + 1);
+            match self.src.push(buffer) {
+                Ok(_) => (),
+                // What is left of the trail is a part of the key.
+                Err(_) if fingerprint.is_some() && assignment.is_complete() => takes_more = false,
+                Err(flow) => return Err(refused(flow)),
+            }
         }
         // One operation with the segment that the encoder got.
         let segment = self.src.sticky_event::<gst::event::Segment>(0);
@@ -141,6 +178,25 @@ impl Session {
         assignment.wait_for_eos()?;
         assignment.failure().map_or(Ok(()), Err)
     }
+}
+
+/// The chunk is encoded for nothing else than to be kept.
+fn keep_for_certain(
+    work: &Work,
+    fingerprint: Fingerprint,
+    recording: Option<Recording>,
+) -> Result<(), Failure> {
+    let cannot = |why: String| Failure::CannotKeep(why);
+    let key = fingerprint
+        .finish()
+        .map_err(|why| cannot(why.to_string()))?;
+    let recording =
+        recording.ok_or_else(|| cannot("what the encoder made can't be written".to_string()))?;
+    let files = work.cache.as_deref();
+    let files = files.ok_or_else(|| cannot("cache-location can't be used".to_string()))?;
+    // (To the watch it is a part of closing the encoder.)
+    let put = files.put(key, &recording);
+    put.map_err(|error| cannot(error.to_string()))
 }
 
 /// Why no encoder could be opened: the reason at hand, or what else is known of it.

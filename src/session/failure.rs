@@ -33,6 +33,10 @@ pub(crate) enum Failure {
     },
     #[error("{0}")]
     Fault(Fault),
+    #[error("it isn't kept, or what is kept isn't what these frames and this encoder make")]
+    NotKept,
+    #[error("it can't be kept: {0}")]
+    CannotKeep(String),
     /// The encoder stood still and was left to itself.
     #[error("the encoder {encoder} stood still for {time:?} while {} (stall-timeout)", in_words(*doing))]
     Stalled {
@@ -69,6 +73,7 @@ impl Failure {
             Self::Posted(_) => "error-message",
             Self::Flow { .. } => "error-flow",
             Self::Fault(_) => "wrong-output",
+            Self::NotKept | Self::CannotKeep(_) => "not-kept",
             Self::Stalled { .. } => "stalled",
         }
     }
@@ -99,6 +104,8 @@ impl Failure {
                 glib::Error::new(gst::StreamError::Format, text)
             }
             Self::Encoder(_) => glib::Error::new(gst::LibraryError::Init, text),
+            Self::NotKept => glib::Error::new(gst::ResourceError::NotFound, text),
+            Self::CannotKeep(_) => glib::Error::new(gst::ResourceError::Write, text),
             _ => glib::Error::new(gst::StreamError::Encode, text),
         }
     }
@@ -116,6 +123,7 @@ impl Failure {
             Self::Encoder(EncoderError::CapsRefused { .. }) => Ending::CapsRefused,
             Self::Unopened(_) => Ending::NotOpened,
             Self::Encoder(_) | Self::Posted(_) | Self::Flow { .. } => Ending::EncoderFailed,
+            Self::NotKept | Self::CannotKeep(_) => Ending::NotKept,
             Self::Fault(fault) => Ending::Faulty(fault.clone()),
             Self::Stalled { .. } => Ending::Stalled,
         }

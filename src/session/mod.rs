@@ -27,7 +27,7 @@ use crate::encoder::turn::SessionStatus;
 use crate::host::Host;
 use crate::job::SHUTDOWN_TIMEOUT;
 use crate::logic::engine::Doing;
-use crate::logic::ids::{ChunkId, FrameNo, SessionId};
+use crate::logic::ids::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::media::tags::of_stream;
 use crate::panics;
 use failure::Failure;
@@ -94,6 +94,18 @@ pub(crate) struct Work {
     pub(crate) recipe: Recipe,
     /// Where chunks are kept.
     pub(crate) cache: Option<Arc<Files>>,
+    pub(crate) keeping: Keeping,
+}
+
+/// What has to be in the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    /// It spares the encoder, where the chunk is there.
+    Optional,
+    /// Nothing is looked up, as the frames go when they are fed; that the chunk is kept is all that it is encoded for. This is all of it.
+    Required(Chunk),
+    /// The chunk is there, or nobody can make it: only the frames' digests are there.
+    Only,
 }
 
 /// One attempt at a chunk, as who assigned it sees it. Once the attempt is over for that side, everything fails with

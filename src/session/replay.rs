@@ -12,6 +12,67 @@ use crate::logic::ids::{Chunk, ChunkId};
 use crate::logic::store::Fault;
 use crate::media::tags;
 
+/// The key of a chunk, made as its frames are fed.
+pub(super) struct Fingerprint {
+    hasher: KeyHasher,
+    /// Private time of the first frame.
+    base: Option<u64>,
+    unhashable: Option<Unhashable>,
+}
+
+impl Fingerprint {
+    /// `encoder`: one like that which encodes it, before it is opened.
+    pub(super) fn new(
+        work: &Work,
+        chunk: Chunk,
+        encoder: &gst::Element,
+    ) -> Result<Self, Unhashable> {
+        let mut hasher = KeyHasher::default();
+        encoder_identity(&mut hasher, encoder)?;
+        let context = &work.opens.context;
+        hasher.text("caps", &context.caps.to_string());
+        if let Some(downstream) = &context.downstream {
+            hasher.text("downstream", &downstream.to_string());
+        }
+        if let Some(tags) = work.opens.tags_before() {
+            hasher.text("tags", &tags.to_string());
+        }
+        let Chunk { own, fed, .. } = chunk;
+        hasher.number("lead", own.start.0 - fed.start.0);
+        hasher.number("own", own.len());
+        hasher.number("trail", fed.end.0 - own.end.0);
+        Ok(Self {
+            hasher,
+            base: None,
+            unhashable: None,
+        })
+    }
+
+    /// The next frame that is fed, with its private time in nanoseconds.
+    pub(super) fn frame(&mut self, frame: &Frame, time: u64, is_key: bool) {
+        let base = *self.base.get_or_insert(time);
+        let Some(digest) = &frame.digest else {
+            self.unhashable = Some(Unhashable::Pixels("a frame has no digest"));
+            return;
+        };
+        let hasher = &mut self.hasher;
+        let time = gst::ClockTime::from_nseconds(time.saturating_sub(base));
+        hasher.frame(digest, time, frame.buffer.duration());
+        hasher.number("force key", is_key.into());
+        for tags in &frame.tags {
+            let structure = tags.structure().map(|tags| tags.to_string());
+            hasher.text("tag", &structure.unwrap_or_default());
+        }
+    }
+
+    pub(super) fn finish(self) -> Result<Key, Unhashable> {
+        match self.unhashable {
+            Some(why) => Err(why),
+            None => Ok(self.hasher.finish()),
+        }
+    }
+}
+
 /// All of a chunk that its key is made of, beside the encoder.
 pub(crate) struct Content {
     pub(crate) chunk: Chunk,
@@ -27,32 +88,11 @@ impl Content {
 
     /// What the chunk is known by, if an encoder like this one encodes it.
     pub(super) fn key(&self, work: &Work, encoder: &gst::Element) -> Result<Key, Unhashable> {
-        let mut hasher = KeyHasher::default();
-        encoder_identity(&mut hasher, encoder)?;
-        let context = &work.opens.context;
-        hasher.text("caps", &context.caps.to_string());
-        if let Some(downstream) = &context.downstream {
-            hasher.text("downstream", &downstream.to_string());
-        }
-        if let Some(tags) = work.opens.tags_before() {
-            hasher.text("tags", &tags.to_string());
-        }
-        let Chunk { own, fed, .. } = self.chunk;
-        hasher.number("lead", own.start.0 - fed.start.0);
-        hasher.number("own", own.len());
-        hasher.number("trail", fed.end.0 - own.end.0);
+        let mut fingerprint = Fingerprint::new(work, self.chunk, encoder)?;
         for (frame, time, is_key) in &self.fed {
-            let digest = frame.digest.as_ref();
-            let digest = digest.ok_or(Unhashable::Pixels("a frame has no digest"))?;
-            let time = gst::ClockTime::from_nseconds(time.saturating_sub(self.base()));
-            hasher.frame(digest, time, frame.buffer.duration());
-            hasher.number("force key", (*is_key).into());
-            for tags in &frame.tags {
-                let structure = tags.structure().map(|tags| tags.to_string());
-                hasher.text("tag", &structure.unwrap_or_default());
-            }
+            fingerprint.frame(frame, *time, *is_key);
         }
-        Ok(hasher.finish())
+        fingerprint.finish()
     }
 }
 

@@ -166,6 +166,7 @@ mod tests {
             timeline: None,
             progress_interval: None,
             cache: None,
+            given: None,
         }
     }
 

@@ -32,6 +32,7 @@ use crate::cache::Files;
 use crate::clock;
 use crate::encoder::description::EncoderError;
 use crate::job::Job;
+use crate::logic::plan::Plan;
 use crate::shares::{Cores, Memory};
 use decision::Decision;
 use gst::prelude::*;
@@ -154,6 +155,14 @@ impl Shared {
     }
 
     /// Once the encoder is known.
+    /// The plan, with the threads of each session, where the stream is encoded in chunks and its caps have come.
+    pub(crate) fn planned(&self) -> Option<(Plan, u32)> {
+        let plan = *self.lock().plan()?;
+        let encoding = self.encoding.lock();
+        let threads = encoding.recipe.as_ref()?.threads();
+        Some((plan, threads.unwrap_or(1)))
+    }
+
     pub(crate) fn decision(&self) -> Option<Decision> {
         self.encoding.lock().decision.clone()
     }

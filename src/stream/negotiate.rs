@@ -352,6 +352,10 @@ impl Shared {
     /// The first packets of the stream may leave before their chunk is finished, so that a muxer that wants key frames at certain times
     /// can say so while there is time for them. Not if the encoder might turn out to need that chunk without its overlap.
     pub(super) fn arm_early_start(&self) {
+        // What was given isn't changed for what comes after us.
+        if self.encoding.lock().job.given.is_some() {
+            return;
+        }
         let Some(decision) = self.decision() else {
             return;
         };

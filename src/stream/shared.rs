@@ -19,6 +19,7 @@ use crate::encoder::properties::set_from_text;
 use crate::host::Host;
 use crate::job::Job;
 use crate::logic::engine::{Engine, Settings};
+use crate::logic::given::Part;
 use crate::logic::ids::SessionId;
 use crate::logic::split::Ample;
 use crate::session::{Session, SlotOwner};
@@ -119,6 +120,7 @@ impl Encoding {
             vbv: decision.and_then(|it| it.vbv),
             key_period: key_period.map(|it| u64::try_from(it.as_nanos()).unwrap_or(u64::MAX)),
             drains_anyway: decision.is_some_and(|it| it.profile.drains_anyway),
+            given: self.job.given.clone(),
         }
     }
 }
@@ -311,6 +313,13 @@ impl Shared {
 
     pub(super) fn stops(&self) -> bool {
         self.lock().is_stopped()
+    }
+
+    /// All chunks were encoded before, and their frames aren't here.
+    pub(super) fn is_joining(&self) -> bool {
+        let encoding = self.encoding.lock();
+        let given = encoding.job.given.as_ref();
+        given.is_some_and(|given| given.part == Part::Join)
     }
 
     pub(super) fn passes(&self) -> bool {

@@ -15,7 +15,7 @@ use crate::logic::ids::{AttemptId, SessionId};
 use crate::media::raw::frame_rate;
 use crate::panics::{self, may_panic};
 use crate::session::failure::Failure;
-use crate::session::{Session, SlotOwner, Work};
+use crate::session::{Keeping, Session, SlotOwner, Work};
 use gst::prelude::*;
 use std::sync::{Arc, Weak};
 
@@ -119,6 +119,11 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
     }
     shared.tell_of_chunk(id, chunk, number, start.0);
     let context = taken.opens.context.clone();
+    let keeping = match taken.chunk_to_come {
+        Some(chunk) => Keeping::Required(chunk),
+        None if shared.is_joining() => Keeping::Only,
+        None => Keeping::Optional,
+    };
     let work = Work {
         chunk,
         first: taken.first,
@@ -131,6 +136,7 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
         opens: taken.opens,
         recipe,
         cache: shared.encoding.lock().cache.clone(),
+        keeping,
     };
     let assignment = Assigned {
         shared: shared.clone(),

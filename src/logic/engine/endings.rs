@@ -159,6 +159,8 @@ impl<M: Media> Engine<M> {
         };
         let side = ending.side(&facts);
         facts.has_overlap = match side {
+            // Others know of a chunk that was given that it has it.
+            _ if self.settings.given.is_some() => false,
             Some(Side::Lead) => work.first < live.start,
             Some(Side::Trail) => live.has_overlap(Side::Trail),
             None => false,

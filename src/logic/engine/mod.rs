@@ -33,6 +33,7 @@ use super::bucket::Vbv;
 use super::budget::Budget;
 use super::chunker::Chunker;
 use super::early_start::EarlyStart;
+use super::given::Given;
 use super::ids::{AttemptId, ChunkId, FrameNo, SessionId};
 use super::keys::{self, KeyRequests};
 use super::pace::Pace;
@@ -159,7 +160,7 @@ pub struct Stream<M: Media> {
 }
 
 /// What a stream is encoded with.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// Tries at one chunk, the first included, before the stream fails.
     pub max_attempts: u32,
@@ -171,7 +172,12 @@ pub struct Settings {
     pub vbv: Option<Vbv>,
     /// An encoder that is closed encodes first what it still has: nothing is gained by telling it that it may end.
     pub drains_anyway: bool,
+    /// Chunks that were planned before.
+    pub given: Option<Given>,
 }
+
+/// Frames that are held at once where each goes as soon as it was fed: as many as a decoder makes at a time, and none is waited for.
+const FRAMES_AHEAD: u64 = 8;
 
 pub struct Engine<M: Media> {
     pub settings: Settings,
@@ -261,7 +267,10 @@ impl<M: Media> Engine<M> {
 
     /// A stream of frames begins, with this plan.
     pub fn begin(&mut self, plan: Plan) {
-        let plan = self.without_dropped_overlap(plan);
+        let mut plan = self.without_dropped_overlap(plan);
+        if self.encodes_one_chunk() {
+            plan.capacity_frames = FRAMES_AHEAD;
+        }
         self.stream = Stream::new(Some(plan), &self.settings, self.sessions.len());
         let sessions = (0..self.sessions.len()).map(SessionId);
         let is_open = |id: &SessionId| self.sessions[id.0].state == SessionState::Open;
@@ -277,6 +286,9 @@ impl<M: Media> Engine<M> {
 
     /// Goes on with another plan: `false` if it is too late for that.
     pub fn replan(&mut self, plan: Plan) -> bool {
+        if self.settings.given.is_some() {
+            return false;
+        }
         let plan = self.without_dropped_overlap(plan);
         let stream = &mut self.stream;
         let replanned = stream.is_planned && stream.chunker.replan(plan);
@@ -288,6 +300,12 @@ impl<M: Media> Engine<M> {
             self.wake_takers();
         }
         replanned
+    }
+
+    /// Only one chunk of the film is encoded, once: frames go as they are fed.
+    pub(super) fn encodes_one_chunk(&self) -> bool {
+        let given = self.settings.given.as_ref();
+        given.is_some_and(|given| given.only().is_some())
     }
 
     /// The chunks are those that they would be otherwise, whenever it was found that they can have no overlap.
@@ -501,7 +519,7 @@ impl<M: Media> Stream<M> {
         Self {
             is_planned,
             ended: !is_planned,
-            chunker: Chunker::new(plan),
+            chunker: Chunker::with(plan, settings.given.clone()),
             roster: Roster::new(sessions, plan.sessions),
             budget: Budget::new(plan.capacity_frames),
             clock: PrivateClock::default(),

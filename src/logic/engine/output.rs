@@ -178,7 +178,10 @@ impl<M: Media> Engine<M> {
     /// When input counts as stopped; `None`: it isn't watched, as nothing is under way, or nothing can be done about it.
     pub(super) fn deadline(&self) -> Option<u64> {
         let stream = &self.stream;
+        // What was given is as it was given, and nobody waits for what comes of it but who sends the frames.
+        let may_change = self.settings.given.is_none();
         let is_under_way = self.flow.is_none() && !stream.stores.is_empty() && !stream.ended;
+        let is_under_way = is_under_way && may_change;
         stream.pace.deadline().filter(|_| is_under_way)
     }
 

@@ -144,6 +144,8 @@ pub struct Assigned<M: Media> {
     /// Private time from which on a packet is one of the chunk's own frames, or of its trail.
     pub own_from: u64,
     pub neighbours: Neighbours,
+    /// All of it, where that is known before its frames come.
+    pub chunk_to_come: Option<Chunk>,
     /// What the encoder is told of its decoder's buffer.
     pub vbv: Option<Vbv>,
     /// What is in that at first isn't as the encoder is set.
@@ -273,7 +275,15 @@ impl<M: Media> Engine<M> {
             Some(told) if told.is_exact => start,
             _ => live.lead_start,
         };
-        let opens = stream.frames.get(start)?.held.clone()?;
+        // Of the only chunk the first own frame comes when those before it have gone. (They have the same caps.)
+        let is_only = self
+            .settings
+            .given
+            .as_ref()
+            .is_some_and(|it| it.only().is_some());
+        let opens = if is_only { first } else { start };
+        let opens = stream.frames.get(opens)?.held.clone()?;
+        let chunk_to_come = live.chunk(live.end()).filter(|_| is_only);
         let own_from = if first == start {
             0
         } else {
@@ -301,6 +311,7 @@ impl<M: Media> Engine<M> {
             opens,
             own_from,
             neighbours,
+            chunk_to_come,
             vbv: told.as_ref().map(|it| it.vbv),
             tells_vbv: told.is_some_and(|it| it.tells),
             is_sessions_first,
@@ -360,6 +371,7 @@ impl<M: Media> Engine<M> {
 
     /// What the attempt does that has fed its chunk's frames up to, not including, `position`. `None`: wait until it is woken.
     pub fn next(&mut self, attempt: AttemptId, position: FrameNo) -> Result<Option<Next<M>>, Why> {
+        let goes = self.encodes_one_chunk();
         let (stream, work) = self.at_work(attempt)?;
         match stream.chunker.next(work.chunk, position) {
             None => Err(Why::Aborted),
@@ -369,10 +381,14 @@ impl<M: Media> Engine<M> {
                 work.position = FrameNo(position.0 + 1);
                 let force_key = force_key || entry.force_key;
                 let live = stream.chunker.live(work.chunk);
+                let side = live.and_then(|live| live.side_of(position));
+                if goes {
+                    stream.let_go(&[position]);
+                }
                 Ok(Some(Next::Feed {
                     frame,
                     force_key,
-                    side: live.and_then(|live| live.side_of(position)),
+                    side,
                 }))
             }
             Some(chunker::Next::Drain(_)) => {

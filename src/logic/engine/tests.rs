@@ -314,6 +314,7 @@ impl World {
             key_period: None,
             vbv: setup.has_vbv.then_some(VBV),
             drains_anyway: setup.drains_anyway,
+            given: None,
         });
         for _ in 0..setup.sessions + setup.spare {
             engine.add_session();
@@ -1294,6 +1295,7 @@ fn a_session_that_rests_is_not_abandoned() {
         key_period: None,
         vbv: None,
         drains_anyway: false,
+        given: None,
     });
     let id = engine.add_session();
     assert!(engine.abandon(id).is_none());

@@ -25,6 +25,8 @@ pub enum Ending {
     Faulty(Fault),
     /// The encoder, or the cache, stood still and was left to itself.
     Stalled,
+    /// It had to be taken from what is kept, or to be kept, and couldn't.
+    NotKept,
 }
 
 /// What is known of an attempt when it has ended.
@@ -123,7 +125,9 @@ pub fn judge(facts: &Facts, ending: &Ending) -> Fate {
             };
         }
         // Another attempt would be the same.
-        Ending::Faulty(Fault::Parts { .. }) => return Fate::GiveUp(GiveUpReason::Hopeless),
+        Ending::Faulty(Fault::Parts { .. }) | Ending::NotKept => {
+            return Fate::GiveUp(GiveUpReason::Hopeless);
+        }
         // What no encoder has taken yet, the next one doesn't either.
         Ending::CapsRefused if !facts.any_made_packets => {
             return Fate::GiveUp(GiveUpReason::Hopeless);
@@ -173,7 +177,9 @@ mod tests {
 
     #[test]
     fn the_table() {
-        use Ending::{Aborted, CapsRefused, EncoderFailed, Faulty, NotOpened, Replanned, Stalled};
+        use Ending::{
+            Aborted, CapsRefused, EncoderFailed, Faulty, NotKept, NotOpened, Replanned, Stalled,
+        };
         use Fate::{Again, Anew, AwaitDevice, CloseSession, Dropped, GiveUp, Resume};
         use GiveUpReason::{AlreadySent, Attempts, Hopeless, NoSession};
         const FRAME: FrameNo = FrameNo(7);
@@ -334,6 +340,7 @@ mod tests {
             // Failures in a row.
             (last, EncoderFailed, GiveUp(Attempts)),
             (last, Stalled, GiveUp(Attempts)),
+            (FACTS, NotKept, GiveUp(Hopeless)),
             (FACTS, Stalled, again),
             (third, missing(), Again { closes: true }),
             (

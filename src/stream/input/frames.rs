@@ -52,9 +52,10 @@ impl Shared {
 
     /// The frame as it may be held, with all that is known of it; `None` if it is outside the segment.
     fn prepared(&self, buffer: gst::Buffer) -> Result<Option<(Frame, Incoming)>, FlowError> {
-        let (keeps, most_bytes) = {
+        let (keeps, is_given, most_bytes) = {
             let encoding = self.encoding.lock();
-            (encoding.cache.is_some(), encoding.memory.bytes())
+            let is_given = encoding.job.given.is_some();
+            (encoding.cache.is_some(), is_given, encoding.memory.bytes())
         };
         let mut input = self.input.lock();
         let Some((pts, duration)) = raw::clip(&input.segment, &buffer) else {
@@ -71,7 +72,11 @@ impl Shared {
             .and_then(|it| it.checked_add(assumed));
         let running_time = input.segment.to_running_time(pts);
         let context = input.context.clone().ok_or(FlowError::NotNegotiated)?;
-        let info = keeps.then(|| input.info.clone()).flatten();
+        // Who plans chunks has looked at their frames.
+        let carried = is_given.then(|| FrameDigest::carried_by(&buffer)).flatten();
+        let info = (keeps && carried.is_none())
+            .then(|| input.info.clone())
+            .flatten();
         let known = input.pool;
         drop(input);
 
@@ -80,7 +85,8 @@ impl Shared {
             false => buffer,
         };
         // While its pixels are still in the processor's cache: somebody has just written them.
-        let digest = info.and_then(|info| {
+        let digest = carried.or_else(|| {
+            let info = info?;
             let digest = FrameDigest::of(&buffer, &info);
             digest
                 .inspect_err(|why| gst::log!(CAT, "A frame can't be told from others: {why}"))
@@ -99,6 +105,9 @@ impl Shared {
         let bytes = buffer.size() as u64;
         let mut buffer = stampable(buffer);
         buffer.make_mut().set_duration(duration);
+        if carried.is_some() {
+            FrameDigest::remove_from(buffer.make_mut());
+        }
 
         let mut input = self.input.lock();
         input.lookout = lookout;
