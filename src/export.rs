@@ -65,9 +65,14 @@ pub fn give(enc: &ParallelEnc, given: Given) {
     enc.imp().give(given);
 }
 
-/// A frame's digest, of its visible pixels and its flags. An error says why it can't be told from others.
-pub fn digest(buffer: &gst::BufferRef, info: &gst_video::VideoInfo) -> Result<Digest, String> {
-    FrameDigest::of(buffer, info).map_err(|why| why.to_string())
+/// The digest of the frame at this place in a film: of its visible pixels, its flags, and of the place where it carries what can't be hashed.
+/// An error says why it can't be told from others.
+pub fn digest(
+    buffer: &gst::BufferRef,
+    info: &gst_video::VideoInfo,
+    place: u64,
+) -> Result<Digest, String> {
+    FrameDigest::in_film(buffer, info, place).map_err(|why| why.to_string())
 }
 
 /// The frame carries its digest from now on.

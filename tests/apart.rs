@@ -100,7 +100,9 @@ impl Film {
     /// All frames' digests.
     fn digests(&self) -> Vec<Digest> {
         let info = gst_video::VideoInfo::from_caps(&self.caps).unwrap();
-        let digests = self.frames.iter().map(|frame| export::digest(frame, &info));
+        let digests = (0..)
+            .zip(&self.frames)
+            .map(|(place, frame)| export::digest(frame, &info, place));
         digests.collect::<Result<_, _>>().unwrap()
     }
 

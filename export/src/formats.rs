@@ -69,17 +69,58 @@ fn on_pads(factory: &gst::ElementFactory, direction: gst::PadDirection) -> Vec<g
         .filter(|template| template.direction() == direction);
     let caps: Vec<gst::Caps> = templates.map(|template| template.caps()).collect();
     let structures = caps.iter().flat_map(|caps| caps.iter());
-    structures
-        .map(|structure| {
-            let mut codec = gst::Structure::new_empty(structure.name());
-            for field in VERSIONS {
-                if let Ok(value) = structure.value(field) {
-                    codec.set_value(field, value.clone());
-                }
-            }
-            codec
+    structures.map(codec_of).collect()
+}
+
+/// What says which codec it is, and nothing else.
+pub(crate) fn codec_of(structure: &gst::StructureRef) -> gst::Structure {
+    let mut codec = gst::Structure::new_empty(structure.name());
+    for field in VERSIONS {
+        if let Ok(value) = structure.value(field) {
+            codec.set_value(field, value.clone());
+        }
+    }
+    codec
+}
+
+/// Of which the first one is taken that is installed and that the type holds: with the bitrate at which nobody hears a difference in stereo.
+const AUDIO_ENCODERS: [&str; 6] = [
+    "fdkaacenc bitrate=192000",
+    "avenc_aac bitrate=192000",
+    "voaacenc bitrate=192000",
+    "opusenc bitrate=160000",
+    "vorbisenc quality=0.6",
+    "lamemp3enc bitrate=192",
+];
+
+/// With which sound is encoded that a type doesn't hold.
+pub(crate) fn default_audio_encoder(muxer: &gst::Element) -> Option<String> {
+    let accepted = accepted(&muxer.factory()?);
+    let fits = |description: &&&str| {
+        let name = description.split(' ').next().unwrap_or_default();
+        let factory = gst::ElementFactory::find(name);
+        factory.is_some_and(|factory| {
+            let makes: gst::Caps = on_pads(&factory, gst::PadDirection::Src)
+                .into_iter()
+                .collect();
+            makes.can_intersect(&accepted)
         })
-        .collect()
+    };
+    AUDIO_ENCODERS.iter().find(fits).map(ToString::to_string)
+}
+
+/// With which video is encoded where nobody says it: at a quality at which few see a difference.
+pub fn default_video_encoder(ending: &str) -> &'static str {
+    match ending {
+        "webm" => "vp9enc end-usage=cq cq-level=31 deadline=1 cpu-used=4",
+        _ => "x264enc pass=qual quantizer=21 vbv-buf-capacity=0 speed-preset=medium",
+    }
+}
+
+/// The type of a file of this name.
+pub fn of_name(name: &std::path::Path) -> Option<FileType> {
+    let ending = name.extension()?.to_str()?.to_ascii_lowercase();
+    formats().into_iter().find(|kind| kind.ending == ending)
 }
 
 fn accepted(muxer: &gst::ElementFactory) -> gst::Caps {

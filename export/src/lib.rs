@@ -2,16 +2,41 @@
 
 //! What `vtexport` is made of.
 //!
+//! ```text
+//!  source, scan ─► plan ─► chunk, chunk, chunk … ─► join ─► a file
+//!                            range ─► element
+//! ```
+//!
 //! | module | what it does |
 //! |---|---|
 //! | [`source`] | a file that is opened: what streams are in it |
 //! | [`scan`] | the pictures of its video, found without decoding |
 //! | [`range`] | some of them, decoded without what is before them |
+//! | [`plan`] | which frames each chunk has, and how it is encoded |
+//! | [`element`] | the element that encodes and joins, as a plan says |
+//! | [`chunk`] | one chunk: decoded, encoded and kept |
+//! | [`folder`] | what is kept on the way |
+//! | [`join`] | all chunks, with sound and subtitles, as a file |
+//! | [`jobs`] | a process for each chunk |
+//! | [`export`] | all of that for one command |
+//! | [`progress`] | what is told of it meanwhile |
 //! | [`formats`] | types of files that can be written, and encoders for them |
-//! | [`inspect`] | what is told of both, to people and to programs |
+//! | [`inspect`] | what is told of a source, to people and to programs |
+//! | [`digest`] | what tells one file from another |
+//! | [`failure`] | what went wrong, and what a command ends with for it |
 
+pub mod chunk;
+pub mod digest;
+pub mod element;
+pub mod export;
+pub mod failure;
+pub mod folder;
 pub mod formats;
 pub mod inspect;
+pub mod jobs;
+pub mod join;
+pub mod plan;
+pub mod progress;
 pub mod range;
 pub mod scan;
 pub mod source;

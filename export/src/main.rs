@@ -2,83 +2,115 @@
 
 //! `vtexport`: see `vtexport --help`.
 
-use clap::{Parser, Subcommand};
+mod arguments;
+
+use arguments::{Arguments, Command, Encode, Exporting, Shown};
+use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use std::fmt::Display;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
-use vtexport::formats::formats;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use vtexport::chunk;
+use vtexport::export::{Export, checked_output};
+use vtexport::failure::{Code, Failure};
+use vtexport::folder::Folder;
+use vtexport::formats::{self, formats};
 use vtexport::inspect::Report;
+use vtexport::jobs::Said;
+use vtexport::join::{self, Audio, Options};
+use vtexport::plan::{Plan, Request, Way};
+use vtexport::progress::{Style, print_json};
 use vtexport::scan::scan;
-use vtexport::source::{Source, SourceError};
+use vtexport::source::Source;
 
-/// The source can't be used: EX_DATAERR of sysexits.h.
-const UNUSABLE: u8 = 65;
-
-/// This installation can't do it: EX_CONFIG of sysexits.h.
-const CANNOT: u8 = 78;
-
-/// Looks into video files.
-#[derive(Debug, Parser)]
-#[command(version, about)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Says what is in a file, which pictures its video has, and whether ranges of it can be decoded by themselves.
-    Inspect {
-        /// The video file.
-        file: PathBuf,
-        /// The number of the video stream to look into, counted from 0.
-        #[arg(long, default_value_t = 0, value_name = "NUMBER")]
-        video_stream: usize,
-        /// Print it as JSON, for programs. Times are in seconds.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Lists the types of files that can be written, with the encoders that this installation has for each.
-    Formats {
-        /// Print it as JSON, for programs.
-        #[arg(long)]
-        json: bool,
-    },
-}
+/// How often a job tells how far it is.
+const TELLS: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
-    let Arguments { command } = Arguments::parse();
-    if let Err(error) = gst::init() {
-        eprintln!("vtexport: GStreamer doesn't start: {error}");
-        return ExitCode::from(CANNOT);
-    }
-    match command {
-        Command::Inspect {
-            file,
-            video_stream,
-            json,
-        } => match inspect(&file, video_stream) {
-            Ok(report) => print(&report, &report, json),
-            Err(error) => {
-                eprintln!("vtexport: {error}");
-                ExitCode::from(match error {
-                    SourceError::Missing(_) => CANNOT,
-                    _ => UNUSABLE,
-                })
-            }
-        },
-        Command::Formats { json } => {
-            let formats = formats();
-            let lines: Vec<String> = formats.iter().map(ToString::to_string).collect();
-            print(&lines.join("\n"), &formats, json)
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("vtexport: {failure}");
+            ExitCode::from(failure.code as u8)
         }
     }
 }
 
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    // What is generated of the definition needs no GStreamer.
+    match &arguments.command {
+        Some(Command::Completions { shell }) => {
+            let mut command = Arguments::command();
+            clap_complete::generate(*shell, &mut command, "vtexport", &mut io::stdout());
+            return Ok(());
+        }
+        Some(Command::Man) => {
+            let page = clap_mangen::Man::new(Arguments::command());
+            let rendered = page.render(&mut io::stdout());
+            return rendered.map_err(|error| Failure::failed(error.to_string()));
+        }
+        _ => (),
+    }
+    gst::init().map_err(|error| Failure::cannot(format!("GStreamer doesn't start: {error}")))?;
+    match arguments.command {
+        None => export(arguments.exporting),
+        Some(Command::Inspect {
+            file,
+            video_stream,
+            json,
+        }) => {
+            let source = Source::open(&file)?;
+            let scanned = scan(&file, video_stream)?;
+            let report = Report::new(&source, video_stream, &scanned);
+            print(&report, &report, json)
+        }
+        Some(Command::Formats { json }) => {
+            let formats = formats();
+            let lines: Vec<String> = formats.iter().map(ToString::to_string).collect();
+            print(&lines.join("\n"), &formats, json)
+        }
+        Some(Command::Plan {
+            encode,
+            output,
+            plan,
+        }) => make_plan(&encode, &output, &plan),
+        Some(Command::Chunk {
+            plan,
+            index,
+            json,
+            attended,
+        }) => one_chunk(&plan, index, json, attended),
+        Some(Command::Join {
+            plan,
+            output,
+            sound,
+            overwrite,
+        }) => {
+            let folder = Folder::of_plan(&plan);
+            let plan = Plan::read(&plan)?;
+            checked_output(&plan.source.path, &output, overwrite)?;
+            let joined = join::join(&plan, &folder, &output, &options(&sound), &mut |_| Ok(()))?;
+            joined.notes.iter().for_each(|note| eprintln!("{note}"));
+            println!(
+                "{}: {} frames, {} bytes",
+                output.display(),
+                joined.frames,
+                joined.bytes
+            );
+            Ok(())
+        }
+        Some(Command::Status { plan, json }) => status(&plan, json),
+        Some(Command::Completions { .. } | Command::Man) => Ok(()),
+    }
+}
+
 /// To people, or as JSON.
-fn print(text: &impl Display, data: &impl Serialize, json: bool) -> ExitCode {
+fn print(text: &impl Display, data: &impl Serialize, json: bool) -> Result<(), Failure> {
     let written = match json {
         true => serde_json::to_string_pretty(data).map_err(io::Error::from),
         false => Ok(text.to_string()),
@@ -87,15 +119,203 @@ fn print(text: &impl Display, data: &impl Serialize, json: bool) -> ExitCode {
     let printed = written.and_then(|text| writeln!(io::stdout(), "{text}"));
     match printed {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("vtexport: {error}");
-            ExitCode::FAILURE
+            Err(Failure::failed(error.to_string()))
         }
-        _ => ExitCode::SUCCESS,
+        _ => Ok(()),
     }
 }
 
-fn inspect(file: &std::path::Path, number: usize) -> Result<Report, SourceError> {
-    let source = Source::open(file)?;
-    let scanned = scan(file, number)?;
-    Ok(Report::new(&source, number, &scanned))
+fn request(encode: &Encode, output: &Path) -> Result<Request, Failure> {
+    let source = encode
+        .input
+        .clone()
+        .ok_or_else(|| Failure::usage("which file is to be exported?"))?;
+    let ending = output
+        .extension()
+        .and_then(|it| it.to_str())
+        .unwrap_or_default();
+    let ending = ending.to_ascii_lowercase();
+    let video = encode.video.clone();
+    let video = video.unwrap_or_else(|| formats::default_video_encoder(&ending).into());
+    // It may be read elsewhere.
+    let absolute =
+        std::path::absolute(&source).map_err(|error| Failure::source_gone(&source, &error))?;
+    Ok(Request {
+        source: absolute,
+        stream: encode.video_stream,
+        encoder: video,
+        chunk_frames: encode.chunk_frames,
+        jobs: encode.jobs,
+        threads: encode.threads,
+        no_parallel: encode.no_parallel,
+        ending,
+    })
+}
+
+fn options(sound: &arguments::Sound) -> Options {
+    Options {
+        audio: match sound.audio.as_str() {
+            "copy" => Audio::Copy,
+            "none" => Audio::None,
+            encoder => Audio::Encode(encoder.into()),
+        },
+        for_network: sound.optimize_for_network_use,
+    }
+}
+
+fn export(exporting: Exporting) -> Result<(), Failure> {
+    let output = exporting.output.ok_or_else(|| {
+        Failure::usage("where is it to be written? `-o film.mp4` says so; --help tells more")
+    })?;
+    let request = request(&exporting.encode, &output)?;
+    let style = match exporting.shown {
+        Shown { json: true, .. } => Style::Json,
+        Shown { quiet: true, .. } => Style::Quiet,
+        _ => Style::People,
+    };
+    let folder = match &exporting.temporary_directory {
+        Some(directory) => Folder::within(directory, &output),
+        None => Folder::beside(&output),
+    };
+    let program = std::env::current_exe();
+    let export = Export {
+        request,
+        output,
+        options: options(&exporting.sound),
+        overwrite: exporting.overwrite,
+        folder,
+        style,
+        program: program.map_err(|error| Failure::failed(error.to_string()))?,
+    };
+    let stops = stops()?;
+    let summary = export.run(&stops)?;
+    match style {
+        Style::Json => print_json(&serde_json::json!({ "event": "done", "summary": summary })),
+        Style::Quiet => summary.notes.iter().for_each(|note| eprintln!("{note}")),
+        Style::People => println!("{summary}"),
+    }
+    Ok(())
+}
+
+/// Set by Ctrl-C. The second one ends at once.
+fn stops() -> Result<Arc<AtomicBool>, Failure> {
+    let stops = Arc::new(AtomicBool::new(false));
+    let set = stops.clone();
+    let handled = ctrlc::set_handler(move || {
+        if set.swap(true, Ordering::SeqCst) {
+            std::process::exit(Code::Again as i32);
+        }
+        eprintln!("Ending. Once more ends at once.");
+    });
+    handled.map_err(|error| Failure::failed(error.to_string()))?;
+    Ok(stops)
+}
+
+fn make_plan(encode: &Encode, output: &Path, at: &Path) -> Result<(), Failure> {
+    let request = request(encode, output)?;
+    let kind = formats::of_name(output);
+    let kind = kind.ok_or_else(|| {
+        Failure::usage(format!(
+            "{} isn't of a type that can be written",
+            output.display()
+        ))
+    })?;
+    let plan = Plan::make(request, &kind)?;
+    let folder = Folder::of_plan(at);
+    if folder.plan() != at {
+        return Err(Failure::usage(
+            "the file of a plan is called plan.json: its chunks are kept beside it",
+        ));
+    }
+    folder.write_plan(&plan)?;
+    match &plan.way {
+        Way::Chunks => println!(
+            "{}: {} frames in {} chunks, {} jobs with {} threads each",
+            at.display(),
+            plan.frames(),
+            plan.chunks.len(),
+            plan.jobs,
+            plan.threads
+        ),
+        Way::Whole { reason } => println!(
+            "{}: {} frames in one: {reason}",
+            at.display(),
+            plan.frames()
+        ),
+    }
+    Ok(())
+}
+
+fn one_chunk(path: &Path, index: usize, json: bool, attended: bool) -> Result<(), Failure> {
+    let plan = Plan::read(path)?;
+    let folder = Folder::of_plan(path);
+    if attended {
+        // Whoever started this holds the other end, and is gone when it is closed.
+        std::thread::spawn(|| {
+            let _ = io::stdin().read(&mut [0]);
+            std::process::exit(Code::Again as i32);
+        });
+    }
+    let fed = Arc::new(AtomicU64::new(0));
+    let mut last = Instant::now();
+    let mut told = |frames: u64| {
+        fed.store(frames, Ordering::Relaxed);
+        if json && last.elapsed() >= TELLS {
+            last = Instant::now();
+            print_json(&Said { fed: frames });
+        }
+        Ok(())
+    };
+    let record = chunk::encode(&plan, &folder, index, &mut told)?;
+    if !json {
+        println!(
+            "chunk {index}: {} frames, {} bytes, {:.1} s",
+            record.digests.len(),
+            record.bytes,
+            record.seconds
+        );
+    }
+    Ok(())
+}
+
+/// What `vtexport status --json` prints.
+#[derive(Serialize)]
+struct Status {
+    chunks: usize,
+    done: Vec<usize>,
+    missing: Vec<usize>,
+    bytes: u64,
+}
+
+fn status(path: &Path, json: bool) -> Result<(), Failure> {
+    let plan = Plan::read(path)?;
+    let folder = Folder::of_plan(path);
+    let records = (0..plan.chunks.len()).map(|index| folder.read(&plan, index));
+    let records: Vec<_> = records.collect();
+    let (done, missing): (Vec<usize>, Vec<usize>) =
+        (0..records.len()).partition(|&index| records[index].is_some());
+    let status = Status {
+        chunks: records.len(),
+        bytes: records.iter().flatten().map(|record| record.bytes).sum(),
+        done,
+        missing,
+    };
+    let text = format!(
+        "{} of {} chunks are done, {} bytes{}",
+        status.done.len(),
+        status.chunks,
+        status.bytes,
+        match status.missing.as_slice() {
+            [] => String::new(),
+            missing => format!(
+                "; missing: {}",
+                missing
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            ),
+        }
+    );
+    print(&text, &status, json)
 }

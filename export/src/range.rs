@@ -6,6 +6,7 @@
 //! seek to a frame), it begins again at an earlier key frame, and at last at the beginning of the file. What has no times is decoded from
 //! the beginning and counted. Right before fast.
 
+use crate::failure::Failure;
 use crate::scan::Scan;
 use crate::source::{SourceError, ignoring_sink, make, said};
 use gst::prelude::*;
@@ -52,6 +53,9 @@ pub enum RangeError {
     },
     #[error("picture {0} of the file is damaged")]
     Damaged(usize),
+    /// Whoever took the pictures wants no more.
+    #[error("{0}")]
+    Stopped(Box<Failure>),
 }
 
 fn what_came(time: &Option<f64>) -> String {
@@ -61,24 +65,43 @@ fn what_came(time: &Option<f64>) -> String {
     )
 }
 
-/// Decodes the pictures of these numbers of the video stream of this number, and says where that began in the end.
+/// Decodes the pictures of these numbers of the video stream of this number, and says where that began in the end. An error of `step` ends
+/// it.
 pub fn decode(
     path: &Path,
     stream: usize,
     scan: &Scan,
     range: Range<usize>,
-    mut step: impl FnMut(Step<'_>),
+    mut step: impl FnMut(Step<'_>) -> Result<(), Failure>,
 ) -> Result<Start, RangeError> {
     let mut last = None;
     for start in starts(scan, range.start) {
-        step(Step::Begins(start));
+        step(Step::Begins(start)).map_err(stopped)?;
         match attempt(path, stream, scan, range.clone(), start, &mut step) {
             Ok(()) => return Ok(start),
+            Err(error @ RangeError::Stopped(_)) => return Err(error),
             Err(error) => last = Some(error),
         }
     }
     // (There is always one attempt.)
     Err(last.unwrap_or_else(|| RangeError::Decoder("it wasn't tried".into())))
+}
+
+/// Decodes all pictures, whatever was found of them, with numbers from 0.
+pub fn decode_all(
+    path: &Path,
+    stream: usize,
+    mut step: impl FnMut(Step<'_>) -> Result<(), Failure>,
+) -> Result<(), RangeError> {
+    let decoder = Decoder::open(path, stream)?;
+    decoder.play()?;
+    for number in 0.. {
+        let Some(sample) = decoder.next()? else {
+            break;
+        };
+        step(Step::Picture(number, &sample)).map_err(stopped)?;
+    }
+    Ok(())
 }
 
 /// Where decoding may begin for a range that begins with this picture, in the order in which it is tried.
@@ -106,7 +129,7 @@ fn attempt(
     scan: &Scan,
     range: Range<usize>,
     start: Start,
-    step: &mut impl FnMut(Step<'_>),
+    step: &mut impl FnMut(Step<'_>) -> Result<(), Failure>,
 ) -> Result<(), RangeError> {
     let decoder = Decoder::open(path, stream)?;
     if let Start::Key(number) = start {
@@ -143,11 +166,15 @@ fn attempt(
             if is_damaged {
                 return Err(RangeError::Damaged(wanted));
             }
-            step(Step::Picture(wanted, &sample));
+            step(Step::Picture(wanted, &sample)).map_err(stopped)?;
             wanted += 1;
         }
     }
     Ok(())
+}
+
+fn stopped(failure: Failure) -> RangeError {
+    RangeError::Stopped(Box::new(failure))
 }
 
 fn seconds(nanoseconds: u64) -> f64 {
@@ -156,17 +183,20 @@ fn seconds(nanoseconds: u64) -> f64 {
 
 /// When a picture is shown, in nanoseconds of stream time, and whether the decoder says that it is damaged.
 fn looked_at(sample: &gst::SampleRef) -> (Option<u64>, bool) {
-    let Some(buffer) = sample.buffer() else {
-        return (None, true);
-    };
+    let flags = sample.buffer().map(gst::BufferRef::flags);
+    let is_damaged = flags.is_none_or(|flags| flags.contains(gst::BufferFlags::CORRUPTED));
+    (stream_time(sample), is_damaged)
+}
+
+/// When a picture is shown, in nanoseconds of stream time.
+pub fn stream_time(sample: &gst::SampleRef) -> Option<u64> {
     let segment = sample
         .segment()
         .and_then(|it| it.downcast_ref::<gst::ClockTime>());
-    let time = segment
-        .zip(buffer.pts())
-        .and_then(|(segment, pts)| segment.to_stream_time(pts));
-    let is_damaged = buffer.flags().contains(gst::BufferFlags::CORRUPTED);
-    (time.map(gst::ClockTime::nseconds), is_damaged)
+    let pts = sample.buffer().and_then(gst::BufferRef::pts);
+    let time = segment.zip(pts);
+    let time = time.and_then(|(segment, pts)| segment.to_stream_time(pts));
+    time.map(gst::ClockTime::nseconds)
 }
 
 /// A file's video stream, being decoded.

@@ -21,14 +21,17 @@ fn in_ranges(path: &Path) -> Vec<Start> {
     for first in (0..whole.len()).step_by(RANGE).rev() {
         let range = first..(first + RANGE).min(whole.len());
         let mut pictures = Vec::new();
-        let start = decode(path, 0, &scan, range.clone(), |step| match step {
-            Step::Begins(_) => pictures.clear(),
-            Step::Picture(number, sample) => {
-                pictures.push((
-                    number,
-                    hash(sample.buffer().unwrap(), sample.caps().unwrap()),
-                ));
+        let start = decode(path, 0, &scan, range.clone(), |step| {
+            match step {
+                Step::Begins(_) => pictures.clear(),
+                Step::Picture(number, sample) => {
+                    pictures.push((
+                        number,
+                        hash(sample.buffer().unwrap(), sample.caps().unwrap()),
+                    ));
+                }
             }
+            Ok(())
         });
         let start = start.unwrap_or_else(|error| panic!("{} {range:?}: {error}", path.display()));
         let expected: Vec<_> = range
@@ -165,6 +168,7 @@ fn a_file_that_has_changed() {
     let mut begun = 0;
     let result = decode(&path, 0, &planned, 60..70, |step| {
         begun += usize::from(matches!(step, Step::Begins(_)));
+        Ok(())
     });
     assert!(
         matches!(result, Err(RangeError::Differs { number: 60, .. })),

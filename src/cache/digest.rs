@@ -21,7 +21,30 @@ impl FrameDigest {
         buffer: &gst::BufferRef,
         info: &gst_video::VideoInfo,
     ) -> Result<Self, Unhashable> {
+        let foreign = foreign_metas(buffer)?;
+        if let Some(api) = foreign.first() {
+            return Err(Unhashable::Meta(api.clone()));
+        }
         let mut hasher = KeyHasher::of_part();
+        hash_pixels(&mut hasher, buffer, info)?;
+        Ok(Self(*hasher.finish().as_bytes()))
+    }
+
+    /// Of a frame that has this place in its film. What can't be hashed of it is as that place has it, so that another place is another
+    /// frame.
+    pub(crate) fn in_film(
+        buffer: &gst::BufferRef,
+        info: &gst_video::VideoInfo,
+        place: u64,
+    ) -> Result<Self, Unhashable> {
+        let mut hasher = KeyHasher::of_part();
+        let foreign = foreign_metas(buffer)?;
+        for api in &foreign {
+            hasher.text("meta", api);
+        }
+        if !foreign.is_empty() {
+            hasher.number("place", place);
+        }
         hash_pixels(&mut hasher, buffer, info)?;
         Ok(Self(*hasher.finish().as_bytes()))
     }
@@ -103,7 +126,6 @@ fn hash_pixels(
     buffer: &gst::BufferRef,
     info: &gst_video::VideoInfo,
 ) -> Result<(), Unhashable> {
-    refuse_metas(buffer)?;
     let flags = buffer.flags() - FLAGS_LEFT_OUT;
     hasher.number("flags", flags.bits().into());
     hasher.number("video flags", buffer.video_flags().bits().into());
@@ -119,21 +141,23 @@ fn hash_pixels(
     Ok(())
 }
 
-/// Encoders see captions, HDR metadata, regions of interest. Only metas that say where the pixels are mean nothing beside them.
-fn refuse_metas(buffer: &gst::BufferRef) -> Result<(), Unhashable> {
+/// Encoders see captions, HDR metadata, regions of interest: their names. Only metas that say where the pixels are mean nothing beside
+/// them.
+fn foreign_metas(buffer: &gst::BufferRef) -> Result<Vec<String>, Unhashable> {
     let mut views = 0;
+    let mut foreign = Vec::new();
     for meta in buffer.iter_meta::<gst::Meta>() {
         let api = meta.api();
         if api == gst_video::VideoMeta::meta_api() {
             views += 1;
         } else if api != gst::ParentBufferMeta::meta_api() {
-            return Err(Unhashable::Meta(api.name().to_string()));
+            foreign.push(api.name().to_string());
         }
     }
     if views > 1 {
         return Err(Unhashable::Pixels("there are several in a buffer"));
     }
-    Ok(())
+    Ok(foreign)
 }
 
 fn hash_plane(

@@ -44,8 +44,8 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
-    /// `base`: private time of the first frame that is fed. `None` where it can't be kept.
-    fn of(buffer: &gst::Buffer, base: u64) -> Option<Self> {
+    /// `base`: private time of the first frame that is fed. `None` where it can't be kept. `needs_metas`: without its metas it isn't what it was.
+    fn of(buffer: &gst::Buffer, base: u64, needs_metas: bool) -> Option<Self> {
         // (Private times and the differences between them are far from the ends of the range.)
         let relative = |time: gst::ClockTime| time.nseconds().wrapping_sub(base) as i64;
         // Nobody knows how to write metas that aren't custom.
@@ -53,6 +53,7 @@ impl Packet {
             let custom = meta.try_as_custom_meta()?;
             Some(custom.structure().to_string())
         });
+        let metas = metas.filter(|meta| needs_metas || meta.is_some());
         let offsets = [buffer.offset(), buffer.offset_end()];
         let mapped = buffer.clone().into_mapped_buffer_readable().ok()?;
         Some(Self {
@@ -101,12 +102,17 @@ pub(crate) struct Recorder {
     base: u64,
     /// `None`: something was made that can't be kept.
     entries: Option<Vec<Entry>>,
+    /// Packets are kept with all of their metas, or not at all.
+    needs_metas: bool,
 }
 
 impl Recorder {
-    pub(crate) fn new(base: u64) -> Self {
-        let entries = Some(Vec::new());
-        Self { base, entries }
+    pub(crate) fn new(base: u64, needs_metas: bool) -> Self {
+        Self {
+            base,
+            entries: Some(Vec::new()),
+            needs_metas,
+        }
     }
 
     fn push(&mut self, entry: Option<Entry>) {
@@ -133,7 +139,7 @@ impl Recorder {
     }
 
     pub(crate) fn packet(&mut self, buffer: &gst::Buffer) {
-        self.push(Packet::of(buffer, self.base).map(Entry::Packet));
+        self.push(Packet::of(buffer, self.base, self.needs_metas).map(Entry::Packet));
     }
 
     pub(crate) fn finish(self) -> Option<Recording> {

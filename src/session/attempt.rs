@@ -26,7 +26,8 @@ impl Session {
             let begun = Fingerprint::new(work, chunk, &fresh.element);
             fingerprint = Some(begun.map_err(|why| Failure::CannotKeep(why.to_string()))?);
             let base = work.opens.buffer.pts();
-            assignment.record(base.map_or(0, gst::ClockTime::nseconds));
+            // (Metas that encoders pass on from frames are for elements that look at frames. Muxers don't.)
+            assignment.record(base.map_or(0, gst::ClockTime::nseconds), false);
             made = Some(fresh);
         } else if let Some(files) = work.cache.as_deref()
             && let Some(content) = assignment.content()?
@@ -40,7 +41,7 @@ impl Session {
                 }
                 _ if work.keeping == Keeping::Only => return Err(Failure::NotKept),
                 Ok(key) => {
-                    assignment.record(base);
+                    assignment.record(base, true);
                     keep = Some((files, key));
                 }
                 Err(why) => {

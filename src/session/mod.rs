@@ -149,8 +149,9 @@ pub(crate) trait Assignment {
     /// Forgets what came for the attempt, which begins again. `false`: it can't.
     fn begin_again(&self) -> bool;
 
-    /// What the encoder makes from now on is remembered. The first frame that it is fed has this private time.
-    fn record(&self, base: u64);
+    /// What the encoder makes from now on is remembered. The first frame that it is fed has this private time. `needs_metas`: it can only
+    /// be kept with all metas of its packets.
+    fn record(&self, base: u64, needs_metas: bool);
 
     /// What was remembered, if it can be kept, and the chunk is still what its content was.
     fn take_recording(&self) -> Option<Recording>;

@@ -175,8 +175,9 @@ impl Assignment for Assigned {
         begun
     }
 
-    fn record(&self, base: u64) {
-        self.branch.intake.lock().recorder = Some(Recorder::new(base));
+    fn record(&self, base: u64, needs_metas: bool) {
+        let recorder = Recorder::new(base, needs_metas);
+        self.branch.intake.lock().recorder = Some(recorder);
     }
 
     fn take_recording(&self) -> Option<Recording> {

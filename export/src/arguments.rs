@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What the command takes: the one definition of its help, its manual page and its completions.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Exports a video file: encodes its picture in chunks, by several processes at once, and writes it with its sound as one file.
+///
+/// The picture is the same to the byte for any number of jobs. What is done is kept until the output is whole, so that the same command
+/// goes on where an earlier one was ended.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Examples:\n  vtexport film.mov -o film.mp4\n  vtexport film.mkv -o film.webm --video \"vp9enc end-usage=cq cq-level=30\" --audio \"opusenc\"\n\n\
+                  Exit codes: 0 done, 1 failed, 2 wrong usage, 65 the source can't be used, 75 ended or out of space (the same command goes \
+                  on), 78 this installation can't do it."
+)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub exporting: Exporting,
+}
+
+#[derive(Debug, Args)]
+pub struct Exporting {
+    #[command(flatten)]
+    pub encode: Encode,
+    /// The file to write. Its ending says its type: mp4, mov, mkv, webm or ts.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub sound: Sound,
+    /// Replace the output if it is there.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Where chunks are kept until the output is whole: by default in a directory beside the output, of its name with .vtexport.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub temporary_directory: Option<PathBuf>,
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub struct Shown {
+    /// Print progress and the summary as JSON, a line each, for programs.
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing but warnings and errors.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Encode {
+    /// The video file to export.
+    #[arg(value_name = "INPUT")]
+    pub input: Option<PathBuf>,
+    /// The video encoder with its properties, as gst-launch-1.0 takes it: "x265enc speed-preset=fast". By default x264enc, for webm vp9enc,
+    /// each in constant quality.
+    #[arg(long, value_name = "ENCODER")]
+    pub video: Option<String>,
+    /// The number of the video stream, counted from 0.
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    pub video_stream: usize,
+    /// Frames of each chunk. By default, they are as long as costs no more than one percent of the bits.
+    #[arg(long, value_name = "FRAMES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub chunk_frames: Option<u64>,
+    /// Jobs that work at the same time. By default, as many as use the processor best.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub jobs: Option<u32>,
+    /// Threads of each encoder. By default, as many as use the processor best.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=128))]
+    pub threads: Option<u32>,
+    /// Encode with one encoder, in one process.
+    #[arg(long)]
+    pub no_parallel: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Sound {
+    /// What becomes of the sound: copy (encoded anew only where the output's type doesn't hold it), none, or an encoder as "opusenc bitrate=96000".
+    #[arg(long, default_value = "copy", value_name = "copy|none|ENCODER")]
+    pub audio: String,
+    /// Write the index first, so that playing can begin before all is loaded (mp4 and mov).
+    #[arg(long)]
+    pub optimize_for_network_use: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Says what is in a file, which pictures its video has, and whether ranges of it can be decoded by themselves.
+    Inspect {
+        /// The video file.
+        file: PathBuf,
+        /// The number of the video stream to look into, counted from 0.
+        #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+        video_stream: usize,
+        /// Print it as JSON, for programs. Times are in seconds.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lists the types of files that can be written, with the encoders that this installation has for each.
+    Formats {
+        /// Print it as JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Plans an export: which frames each chunk has. Nothing is decoded but the first frame.
+    Plan {
+        #[command(flatten)]
+        encode: Encode,
+        /// The file that will be written, for its type.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// Where the plan is written, in a directory in which the chunks are kept, too.
+        #[arg(long, default_value = "plan.json", value_name = "FILE")]
+        plan: PathBuf,
+    },
+    /// Encodes one chunk of a plan, unless it is done.
+    Chunk {
+        /// The plan.
+        plan: PathBuf,
+        /// The number of the chunk, counted from 0.
+        #[arg(long, value_name = "NUMBER")]
+        index: usize,
+        /// Print how many frames were fed as JSON, a line each, for programs.
+        #[arg(long)]
+        json: bool,
+        /// End when the standard input does.
+        #[arg(long, hide = true)]
+        attended: bool,
+    },
+    /// Writes the output of a plan whose chunks are done.
+    Join {
+        /// The plan.
+        plan: PathBuf,
+        /// The file to write.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        #[command(flatten)]
+        sound: Sound,
+        /// Replace the output if it is there.
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Says which chunks of a plan are done.
+    Status {
+        /// The plan.
+        plan: PathBuf,
+        /// Print it as JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prints what a shell completes.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page.
+    Man,
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! One chunk: its frames are decoded, encoded and kept. It is a function of the plan and the source.
+
+use crate::element::Encoding;
+use crate::failure::Failure;
+use crate::folder::{Folder, Record};
+use crate::plan::{Chunk, Plan};
+use crate::range::{self, Start, Step};
+use gst::prelude::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use vtparallelenc::export::{self, given::Part};
+
+/// Encodes a chunk, unless that is done. `told`: how many frames its encoder was fed.
+pub fn encode(
+    plan: &Plan,
+    folder: &Folder,
+    index: usize,
+    told: &mut dyn FnMut(u64) -> Result<(), Failure>,
+) -> Result<Record, Failure> {
+    let chunk = plan.chunk(index)?;
+    if let Some(record) = folder.read(plan, index) {
+        return Ok(record);
+    }
+    plan.source.check()?;
+    plan.check_installation()?;
+    let record = make(plan, folder, chunk, told)?;
+    folder.write(&record)?;
+    Ok(record)
+}
+
+/// An encoder at work on a chunk, and what it was fed.
+struct Work {
+    encoding: Encoding,
+    digests: Vec<String>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Work {
+    fn begin(plan: &Plan, folder: &Folder, index: usize) -> Result<Self, Failure> {
+        let encoding = Encoding::new(plan)?;
+        encoding.give(plan, plan.given(Part::Chunk(index)), &folder.kept());
+        encoding.enc.set_property("sessions", 1_u32);
+        encoding.sink_to_nowhere()?;
+        let bytes = Arc::new(AtomicU64::new(0));
+        let src = encoding.enc.static_pad("src");
+        let src = src.ok_or_else(|| Failure::failed("the encoder has no source pad"))?;
+        src.add_probe(gst::PadProbeType::BUFFER, {
+            let bytes = bytes.clone();
+            move |_, info| {
+                if let Some(packet) = info.buffer() {
+                    bytes.fetch_add(packet.size() as u64, Ordering::Relaxed);
+                }
+                gst::PadProbeReturn::Ok
+            }
+        });
+        encoding.start(gst::State::Playing)?;
+        Ok(Self {
+            encoding,
+            digests: Vec::new(),
+            bytes,
+        })
+    }
+}
+
+fn make(
+    plan: &Plan,
+    folder: &Folder,
+    chunk: &Chunk,
+    told: &mut dyn FnMut(u64) -> Result<(), Failure>,
+) -> Result<Record, Failure> {
+    let since = Instant::now();
+    let caps = plan.caps()?;
+    let info = gst_video::VideoInfo::from_caps(&caps)
+        .map_err(|_| Failure::cannot(format!("frames like these can't be looked at: {caps}")))?;
+    let index = chunk.index;
+    let own = chunk.own[0]..chunk.own[1];
+    let fed = chunk.fed();
+    let as_numbers = |frame: u64| usize::try_from(frame).unwrap_or(usize::MAX);
+    let range = as_numbers(fed.start)..as_numbers(fed.end);
+    let (source, stream) = (&plan.source.path, plan.request.stream);
+    let mut work: Option<Work> = None;
+    let start = range::decode(source, stream, &plan.scan(), range, |step| {
+        let Step::Picture(number, sample) = step else {
+            // What was decoded from a later key frame isn't what was planned.
+            work = None;
+            return Ok(());
+        };
+        let work = match &mut work {
+            Some(work) => work,
+            none => none.insert(Work::begin(plan, folder, index)?),
+        };
+        let number = number as u64;
+        if sample.caps().is_none_or(|it| !it.is_strictly_equal(&caps)) {
+            return Err(Failure::cannot(format!(
+                "frame {number} isn't like the first one of the film ({}, not {caps}), and a film of several formats can't be encoded \
+                 in ranges: --no-parallel encodes it in one",
+                sample
+                    .caps()
+                    .map_or_else(String::new, |caps| caps.to_string())
+            )));
+        }
+        let buffer = sample.buffer_owned();
+        let mut frame = buffer.ok_or_else(|| Failure::failed("the decoder made no frame"))?;
+        let digest = export::digest(&frame, &info, number).map_err(|why| {
+            Failure::cannot(format!(
+                "{why}, which can't be kept: --no-parallel encodes the film in one"
+            ))
+        })?;
+        if own.contains(&number) {
+            work.digests.push(digest.to_string());
+        }
+        let fields = frame.make_mut();
+        fields.set_pts(gst::ClockTime::from_nseconds(plan.time(number)));
+        fields.set_dts(gst::ClockTime::NONE);
+        fields.set_duration(plan.duration(number).map(gst::ClockTime::from_nseconds));
+        export::carry(fields, &digest);
+        work.encoding.push(frame)?;
+        told(number + 1 - fed.start)
+    })?;
+    let work = work.ok_or_else(|| Failure::failed("the chunk has no frames"))?;
+    let frames = fed.end - fed.start;
+    work.encoding.finish(|| told(frames))?;
+    Ok(Record {
+        plan: plan.id.clone(),
+        index,
+        bytes: work.bytes.load(Ordering::Relaxed),
+        digests: work.digests,
+        seconds: since.elapsed().as_secs_f64(),
+        decoded_from: match start {
+            Start::Key(number) => Some(number),
+            Start::Beginning => None,
+        },
+    })
+}

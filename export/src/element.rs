@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The element `vtparallelenc` of this workspace, set as a plan says, with what comes after it.
+
+use crate::digest;
+use crate::failure::Failure;
+use crate::plan::Plan;
+use crate::source::{make, said};
+use gst::prelude::*;
+use gst_app::{AppSrc, AppStreamType};
+use std::path::Path;
+use vtparallelenc::export::{self, given::Given};
+use vtparallelenc::parallelenc::ParallelEnc;
+
+/// Raw frames that wait before the element.
+const WAITING: u64 = 2;
+
+/// How often the bus is looked at while frames wait.
+const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(2);
+
+/// How long an encoder may be silent before its pipeline is given up: longer than the element waits itself.
+const SILENCE: gst::ClockTime = gst::ClockTime::from_seconds(90);
+
+/// Frames in, through the element, to a muxer.
+pub struct Encoding {
+    pub pipeline: gst::Pipeline,
+    pub enc: ParallelEnc,
+    pub muxer: gst::Element,
+    src: AppSrc,
+    bus: gst::Bus,
+}
+
+impl Drop for Encoding {
+    fn drop(&mut self) {
+        let _ = self.pipeline.set_state(gst::State::Null);
+    }
+}
+
+/// Elements that make what muxers take of what encoders make.
+fn parser(encoded: &gst::Caps) -> Option<&'static str> {
+    let name = encoded.structure(0)?.name();
+    Some(match name.as_str() {
+        "video/x-h264" => "h264parse",
+        "video/x-h265" => "h265parse",
+        "video/x-av1" => "av1parse",
+        "video/mpeg" => match encoded.structure(0)?.get::<i32>("mpegversion") {
+            Ok(4) => "mpeg4videoparse",
+            _ => "mpegvideoparse",
+        },
+        _ => return None,
+    })
+}
+
+/// An encoder by its description, alone.
+fn parsed(description: &str) -> Result<gst::Bin, Failure> {
+    let bin = gst::parse::bin_from_description(description, true);
+    bin.map_err(|error| {
+        Failure::cannot(format!(
+            "the encoder `{description}` can't be made: {}",
+            error.message()
+        ))
+    })
+}
+
+fn pad_of(element: &impl IsA<gst::Element>, name: &str) -> Result<gst::Pad, Failure> {
+    let element: &gst::Element = element.upcast_ref();
+    let pad = element.static_pad(name);
+    pad.ok_or_else(|| Failure::failed(format!("{} has no pad {name}", element.name())))
+}
+
+fn linked<E>(result: Result<impl Sized, E>, what: &str) -> Result<(), Failure>
+where
+    E: std::fmt::Display,
+{
+    result
+        .map(|_| ())
+        .map_err(|error| Failure::cannot(format!("{what} can't be linked: {error}")))
+}
+
+/// The encoder, or with a converter before it where it doesn't take such frames.
+pub fn fitting(encoder: &str, caps: &gst::CapsRef) -> Result<String, Failure> {
+    let takes = |description: &str| -> Result<bool, Failure> {
+        let accepted = pad_of(&parsed(description)?, "sink")?.query_caps(None);
+        Ok(accepted.can_intersect(&caps.to_owned()))
+    };
+    if takes(encoder)? {
+        return Ok(encoder.into());
+    }
+    let converted = format!("videoconvert ! {encoder}");
+    match takes(&converted)? {
+        true => Ok(converted),
+        false => Err(Failure::cannot(format!(
+            "the encoder `{encoder}` takes no frames like the source's: {caps}"
+        ))),
+    }
+}
+
+/// What makes the bytes, as far as anyone can tell: versions, and the plugins' own files.
+pub fn fingerprint(encoder: &str) -> Result<Vec<String>, Failure> {
+    let bin = parsed(encoder)?;
+    let mut all = vec![
+        format!("vtexport {}", env!("CARGO_PKG_VERSION")),
+        gst::version_string().to_string(),
+    ];
+    for element in bin.iterate_elements().into_iter().flatten() {
+        let Some(factory) = element.factory() else {
+            continue;
+        };
+        let plugin = factory.plugin();
+        let version = plugin.as_ref().map(|plugin| plugin.version());
+        let file = plugin.and_then(|plugin| plugin.filename());
+        let file = file.and_then(|file| digest::of_file(Path::new(&file)).ok());
+        all.push(format!(
+            "{} {} {}",
+            factory.name(),
+            version.as_deref().unwrap_or("without a version"),
+            file.as_deref().unwrap_or("without a file")
+        ));
+    }
+    Ok(all)
+}
+
+/// The plan that the element makes. `Ok(Err)`: one encoder has to encode all, for this reason.
+pub fn plan(plan: &Plan) -> Result<Result<export::Plan, String>, Failure> {
+    let encoding = Encoding::new(plan)?;
+    let (enc, request) = (&encoding.enc, &plan.request);
+    enc.set_property("sessions", request.jobs.unwrap_or(0));
+    enc.set_property("threads-per-session", request.threads.unwrap_or(0));
+    if let Some(frames) = request.chunk_frames {
+        enc.set_property("chunk-frames", u32::try_from(frames).unwrap_or(u32::MAX));
+    }
+    // Jobs see no more of the film than their chunks.
+    enc.set_property_from_str("cut", "fixed");
+    // (No process holds more than a few frames.)
+    enc.set_property("max-raw-bytes", u64::MAX);
+    encoding.sink_to_nowhere()?;
+    encoding.start(gst::State::Paused)?;
+    let sink = pad_of(enc, "sink")?;
+    sink.send_event(gst::event::StreamStart::new("plan"));
+    sink.send_event(gst::event::Caps::new(&plan.caps()?));
+    if let Some(error) = encoding.error() {
+        return Err(Failure::cannot(error));
+    }
+    Ok(match export::plan(enc, plan.frames()) {
+        Some(planned) if planned.has_vbv => Err(
+            "the encoder keeps a decoder's buffer (VBV), of which no chunk knows how full it is when it begins".into(),
+        ),
+        Some(planned) => Ok(planned),
+        None => {
+            let stats = enc.property::<gst::Structure>("stats");
+            Err(stats.get("sequential-reason").unwrap_or_else(|_| "there is no plan".into()))
+        }
+    })
+}
+
+impl Encoding {
+    /// The element with the plan's encoder, and the plan's muxer after it.
+    pub fn new(plan: &Plan) -> Result<Self, Failure> {
+        let enc: ParallelEnc = gst::glib::Object::builder()
+            .property("name", "encode")
+            .build();
+        enc.set_property("encoder", &plan.encoder);
+        enc.set_property("source-frame-count", plan.frames());
+        let src = AppSrc::builder()
+            .caps(&plan.caps()?)
+            .format(gst::Format::Time)
+            .stream_type(AppStreamType::Stream)
+            .max_bytes(0)
+            .build();
+        let muxer = make(&plan.muxer)?;
+        let pipeline = gst::Pipeline::new();
+        let bus = pipeline
+            .bus()
+            .ok_or_else(|| Failure::failed("a pipeline without a bus"))?;
+        let encoding = Self {
+            pipeline,
+            enc,
+            muxer,
+            src,
+            bus,
+        };
+        let (src, enc): (&gst::Element, &gst::Element) =
+            (encoding.src.upcast_ref(), encoding.enc.upcast_ref());
+        linked(
+            encoding.pipeline.add_many([src, enc, &encoding.muxer]),
+            "the encoder",
+        )?;
+        linked(src.link(enc), "the encoder")?;
+        let makes = pad_of(&parsed(&plan.encoder)?, "src")?.query_caps(None);
+        let last = match parser(&makes) {
+            Some(parser) => {
+                let parser = make(parser)?;
+                linked(encoding.pipeline.add(&parser), "the parser")?;
+                linked(enc.link(&parser), "the parser")?;
+                parser
+            }
+            None => enc.clone(),
+        };
+        encoding.into_muxer(&pad_of(&last, "src")?, &makes)?;
+        Ok(encoding)
+    }
+
+    /// Links what makes such a stream to a pad of the muxer.
+    pub fn into_muxer(&self, pad: &gst::Pad, caps: &gst::Caps) -> Result<(), Failure> {
+        let sink = self.muxer_pad(caps)?;
+        linked(pad.link(&sink), "the muxer")
+    }
+
+    /// A pad of the muxer for such a stream.
+    pub fn muxer_pad(&self, caps: &gst::Caps) -> Result<gst::Pad, Failure> {
+        let template = takes(&self.muxer, caps);
+        let pad = template.and_then(|template| self.muxer.request_pad(&template, None, None));
+        pad.ok_or_else(|| {
+            let muxer = self
+                .muxer
+                .factory()
+                .map_or_else(String::new, |it| it.name().into());
+            let codec = crate::source::described(caps);
+            Failure::cannot(format!(
+                "{muxer} takes no {codec}; `vtexport formats` lists what each type of file holds"
+            ))
+        })
+    }
+
+    /// What all have that make or join the plan's chunks.
+    pub fn give(&self, plan: &Plan, given: Given, kept: &Path) {
+        let enc = &self.enc;
+        let number = |number: u64| i32::try_from(number).unwrap_or(i32::MAX);
+        let longest = plan.chunks.iter().map(crate::plan::Chunk::frames).max();
+        let longest = u32::try_from(longest.unwrap_or(0)).unwrap_or(u32::MAX);
+        enc.set_property("threads-per-session", plan.threads);
+        enc.set_property("overlap-before", number(plan.before));
+        enc.set_property("overlap-after", number(plan.after));
+        enc.set_property("chunk-frames", longest);
+        enc.set_property("min-chunk-frames", 1_u32);
+        enc.set_property("max-attempts", 1_u32);
+        enc.set_property("max-raw-bytes", u64::MAX);
+        enc.set_property("cache-location", kept);
+        enc.set_property("cache-max-bytes", 0_u64);
+        enc.set_property("sessions", u32::try_from(plan.jobs).unwrap_or(1).min(64));
+        export::give(enc, given);
+    }
+
+    /// What is made isn't looked at.
+    pub fn sink_to_nowhere(&self) -> Result<(), Failure> {
+        let sink = crate::source::ignoring_sink()?;
+        sink.set_property("sync", false);
+        linked(self.pipeline.add(&sink), "a sink")?;
+        linked(self.muxer.link(&sink), "a sink")
+    }
+
+    pub fn start(&self, state: gst::State) -> Result<(), Failure> {
+        match self.pipeline.set_state(state) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Failure::failed(
+                self.error()
+                    .unwrap_or_else(|| "the pipeline doesn't start".into()),
+            )),
+        }
+    }
+
+    /// The frames from here on have other caps.
+    pub fn set_caps(&self, caps: &gst::Caps) {
+        self.src.set_caps(Some(caps));
+    }
+
+    /// The first error that was posted.
+    pub fn error(&self) -> Option<String> {
+        let error = self.bus.pop_filtered(&[gst::MessageType::Error]);
+        error.and_then(|message| said(&message))
+    }
+
+    /// Waits until there is room for a frame, and gives it. Woken by an error at once, looks at the room at each tick.
+    pub fn push(&self, frame: gst::Buffer) -> Result<(), Failure> {
+        let mut waited = gst::ClockTime::ZERO;
+        while self.src.current_level_buffers() >= WAITING {
+            let message = self
+                .bus
+                .timed_pop_filtered(TICK, &[gst::MessageType::Error]);
+            if let Some(error) = message.and_then(|message| said(&message)) {
+                return Err(Failure::failed(error));
+            }
+            waited += TICK;
+            if waited > SILENCE {
+                return Err(Failure::failed(format!(
+                    "the encoder took no frame for {SILENCE:.0}"
+                )));
+            }
+        }
+        let pushed = self.src.push_buffer(frame);
+        pushed.map(|_| ()).map_err(|flow| {
+            let error = self.error();
+            Failure::failed(
+                error.unwrap_or_else(|| format!("the encoder takes no more frames: {flow}")),
+            )
+        })
+    }
+
+    /// No frame comes any more: waits until all is made. `ticks`: what is done meanwhile, a hundred times a second.
+    pub fn finish(&self, mut ticks: impl FnMut() -> Result<(), Failure>) -> Result<(), Failure> {
+        let _ = self.src.end_of_stream();
+        let ends = [gst::MessageType::Eos, gst::MessageType::Error];
+        loop {
+            ticks()?;
+            let end = self
+                .bus
+                .timed_pop_filtered(gst::ClockTime::from_mseconds(10), &ends);
+            match end.map(|message| said(&message)) {
+                Some(Some(error)) => return Err(Failure::failed(error)),
+                Some(None) => return Ok(()),
+                None => (),
+            }
+        }
+    }
+}
+
+/// The template of the muxer's pads that take such a stream.
+pub fn takes(muxer: &gst::Element, caps: &gst::Caps) -> Option<gst::PadTemplate> {
+    let templates = muxer.pad_template_list();
+    templates.into_iter().find(|template| {
+        template.direction() == gst::PadDirection::Sink && template.caps().can_intersect(caps)
+    })
+}

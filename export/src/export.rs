@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! A file becomes another: planned, encoded by jobs, joined. What an earlier run of the same command has done is taken over.
+
+use crate::failure::{Code, Failure};
+use crate::folder::Folder;
+use crate::formats::{self, FileType};
+use crate::jobs::Jobs;
+use crate::join::{self, Joined, Options};
+use crate::plan::{Plan, Request, SourceId, Way};
+use crate::progress::{Progress, Style, clock};
+use indicatif::HumanBytes;
+use serde::Serialize;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What one command exports.
+pub struct Export {
+    pub request: Request,
+    pub output: PathBuf,
+    pub options: Options,
+    pub overwrite: bool,
+    pub folder: Folder,
+    pub style: Style,
+    /// This program, which each job runs.
+    pub program: PathBuf,
+}
+
+/// What was done. Times are in seconds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    pub output: PathBuf,
+    pub frames: u64,
+    pub seconds: f64,
+    pub frames_per_second: f64,
+    /// How many times as fast as the film plays.
+    pub speed: f64,
+    /// How many times as fast as one job, by what this run's jobs took; `None`: it had none.
+    pub speed_up: Option<f64>,
+    pub bytes: u64,
+    /// Bits per second.
+    pub bitrate: u64,
+    pub notes: Vec<String>,
+    /// One encoder encoded all, for this reason.
+    pub whole: Option<String>,
+}
+
+/// The type of an output, which may be written there.
+pub fn checked_output(source: &Path, output: &Path, overwrite: bool) -> Result<FileType, Failure> {
+    let kind = formats::of_name(output).ok_or_else(|| {
+        Failure::usage(format!(
+            "the name {} doesn't end with a type of files that can be written: mp4, mov, mkv, webm or ts",
+            output.display()
+        ))
+    })?;
+    if !kind.is_installed {
+        return Err(Failure::cannot(format!("{kind}")));
+    }
+    let is_same = |there: &Path| Some(there.canonicalize().ok()? == source.canonicalize().ok()?);
+    if is_same(output) == Some(true) {
+        return Err(Failure::usage(format!(
+            "{} is the source itself: the output needs another name",
+            output.display()
+        )));
+    }
+    if output.is_dir() {
+        return Err(Failure::usage(format!(
+            "{} is a directory: name a file in it",
+            output.display()
+        )));
+    }
+    if output.exists() && !overwrite {
+        return Err(Failure::usage(format!(
+            "{} is there already; --overwrite replaces it",
+            output.display()
+        )));
+    }
+    let directory = output.parent().filter(|it| !it.as_os_str().is_empty());
+    if let Some(directory) = directory.filter(|it| !it.is_dir()) {
+        return Err(Failure::usage(format!(
+            "{} isn't a directory",
+            directory.display()
+        )));
+    }
+    Ok(kind)
+}
+
+impl Export {
+    /// Does it all. `stops`: it is to end.
+    pub fn run(&self, stops: &AtomicBool) -> Result<Summary, Failure> {
+        let since = Instant::now();
+        let kind = checked_output(&self.request.source, &self.output, self.overwrite)?;
+        let plan = self.plan(&kind)?;
+        let busy = match plan.way {
+            Way::Chunks => Some(self.chunks(&plan, stops)?),
+            Way::Whole { .. } => None,
+        };
+        let joined = self.joined(&plan, stops)?;
+        self.folder.remove();
+        Ok(self.summary(&plan, joined, since.elapsed().as_secs_f64(), busy))
+    }
+
+    /// That of an earlier run, if nothing has changed since.
+    fn plan(&self, kind: &FileType) -> Result<Plan, Failure> {
+        let earlier = Plan::read(&self.folder.plan()).ok();
+        let is_good = |plan: &Plan| {
+            plan.request == self.request
+                && SourceId::of(&self.request.source).is_ok_and(|source| source == plan.source)
+                && plan.check_installation().is_ok()
+        };
+        if let Some(plan) = earlier.filter(is_good) {
+            return Ok(plan);
+        }
+        let plan = Plan::make(self.request.clone(), kind)?;
+        self.folder.remove();
+        self.folder.write_plan(&plan)?;
+        Ok(plan)
+    }
+
+    /// Encodes what isn't there, and says how many seconds jobs and the wall clock took for it.
+    fn chunks(&self, plan: &Plan, stops: &AtomicBool) -> Result<(f64, f64), Failure> {
+        let since = Instant::now();
+        let record = |index: &usize| self.folder.read(plan, *index);
+        let (done, waiting): (Vec<usize>, Vec<usize>) =
+            (0..plan.chunks.len()).partition(|index| record(index).is_some());
+        let bytes = done
+            .iter()
+            .filter_map(record)
+            .map(|record| record.bytes)
+            .sum();
+        let progress = Progress::new(plan, &waiting, bytes, self.style);
+        if !done.is_empty() {
+            progress.say(&format!(
+                "{} of {} chunks are there from an earlier run.",
+                done.len(),
+                plan.chunks.len()
+            ));
+        }
+        let jobs = Jobs {
+            plan,
+            folder: &self.folder,
+            program: &self.program,
+            stops,
+            told: &|event| progress.see(event),
+        };
+        let ended = jobs.run(waiting);
+        progress.end();
+        ended.map_err(|failure| self.resumable(failure))?;
+        Ok((progress.busy(), since.elapsed().as_secs_f64()))
+    }
+
+    /// What is done stays.
+    fn resumable(&self, failure: Failure) -> Failure {
+        // The same command would end as it did.
+        if !matches!(failure.code, Code::Failed | Code::Again) {
+            self.folder.remove();
+            return failure;
+        }
+        Failure {
+            text: format!(
+                "{}. What is done is kept in {}; the same command goes on from there.",
+                failure.text.trim_end_matches('.'),
+                self.folder.path().display()
+            ),
+            ..failure
+        }
+    }
+
+    fn joined(&self, plan: &Plan, stops: &AtomicBool) -> Result<Joined, Failure> {
+        let progress = match plan.way {
+            Way::Whole { .. } => Some(Whole::new(plan, self.style)),
+            Way::Chunks => None,
+        };
+        let mut told = |frames| {
+            if let Some(progress) = &progress {
+                progress.see(frames);
+            }
+            match stops.load(Ordering::SeqCst) {
+                true => Err(Failure::again("interrupted")),
+                false => Ok(()),
+            }
+        };
+        let joined = join::join(plan, &self.folder, &self.output, &self.options, &mut told);
+        if let Some(progress) = &progress {
+            progress.end();
+        }
+        joined.map_err(|failure| match plan.way {
+            Way::Chunks => self.resumable(failure),
+            Way::Whole { .. } => failure,
+        })
+    }
+
+    fn summary(
+        &self,
+        plan: &Plan,
+        joined: Joined,
+        seconds: f64,
+        busy: Option<(f64, f64)>,
+    ) -> Summary {
+        let film = plan.time(plan.frames()).saturating_sub(plan.time(0)) as f64 / 1e9;
+        Summary {
+            output: self.output.clone(),
+            frames: joined.frames,
+            seconds,
+            frames_per_second: joined.frames as f64 / seconds,
+            speed: film / seconds,
+            speed_up: busy
+                .filter(|(busy, _)| *busy > 0.0)
+                .map(|(busy, wall)| busy / wall),
+            bytes: joined.bytes,
+            bitrate: (joined.bytes as f64 * 8.0 / film.max(0.001)) as u64,
+            notes: joined.notes,
+            whole: match &plan.way {
+                Way::Whole { reason } => Some(reason.clone()),
+                Way::Chunks => None,
+            },
+        }
+    }
+}
+
+/// How far it is where one pipeline does all.
+struct Whole(Progress);
+
+impl Whole {
+    /// As if the film were one chunk.
+    fn new(plan: &Plan, style: Style) -> Self {
+        let mut alone = plan.clone();
+        alone.jobs = 1;
+        alone.chunks = vec![crate::plan::Chunk {
+            index: 0,
+            own: [0, plan.frames()],
+            lead: 0,
+            trail: 0,
+            from: 0.0,
+            to: 0.0,
+        }];
+        let progress = Progress::new(&alone, &[0], 0, style);
+        progress.see(crate::jobs::Event::Begun { place: 0, index: 0 });
+        Self(progress)
+    }
+
+    fn see(&self, fed: u64) {
+        self.0.see(crate::jobs::Event::Fed { place: 0, fed });
+    }
+
+    fn end(&self) {
+        self.0.end();
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(to, "{}", self.output.display())?;
+        writeln!(to, "  frames       {}", self.frames)?;
+        writeln!(
+            to,
+            "  time         {} ({:.1} s)",
+            clock(self.seconds),
+            self.seconds
+        )?;
+        writeln!(
+            to,
+            "  speed        {:.1} frames/s, {:.2} times as fast as it plays",
+            self.frames_per_second, self.speed
+        )?;
+        match (self.speed_up, &self.whole) {
+            (Some(speed_up), _) => writeln!(
+                to,
+                "  against one  {speed_up:.2} jobs were at work on average"
+            )?,
+            (None, Some(reason)) => writeln!(to, "  in one       {reason}")?,
+            (None, None) => (),
+        }
+        write!(
+            to,
+            "  size         {}, {:.0} kbit/s on average",
+            HumanBytes(self.bytes),
+            self.bitrate as f64 / 1000.0
+        )?;
+        for note in &self.notes {
+            write!(to, "\n  note         {note}")?;
+        }
+        Ok(())
+    }
+}

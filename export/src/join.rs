@@ -1,0 +1,604 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! All chunks become a file, with the source's sound and subtitles beside the picture.
+//!
+//! The picture comes of the element, to which stand-ins of all frames are given, and which finds every chunk by what determines it. Where
+//! there are no chunks, the frames themselves come, decoded from the beginning. Sound and subtitles come from the source as they are,
+//! where the output's type holds them; sound is encoded anew where it doesn't.
+
+use crate::element::{Encoding, takes};
+use crate::failure::Failure;
+use crate::folder::{Folder, beside};
+use crate::formats::{codec_of, default_audio_encoder};
+use crate::plan::{Plan, Way};
+use crate::range::{self, Step};
+use crate::source::{described, ignoring_sink, make};
+use gst::prelude::*;
+use std::fs::File;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use vtparallelenc::export::{self, given::Part};
+
+/// How long it may take until the source's streams are known.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What becomes of the sound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Audio {
+    /// As it is; encoded anew, with the encoder of the type, where the type doesn't hold it.
+    Copy,
+    /// Encoded anew, by this description.
+    Encode(String),
+    None,
+}
+
+/// What is wanted of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    pub audio: Audio,
+    /// The index comes first.
+    pub for_network: bool,
+}
+
+/// What was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Joined {
+    pub bytes: u64,
+    pub frames: u64,
+    /// What didn't go over, or not as it was.
+    pub notes: Vec<String>,
+}
+
+/// Writes the output. `told`: how many frames the element was given.
+pub fn join(
+    plan: &Plan,
+    folder: &Folder,
+    output: &Path,
+    options: &Options,
+    told: &mut dyn FnMut(u64) -> Result<(), Failure>,
+) -> Result<Joined, Failure> {
+    let part = beside(output);
+    let made = write(plan, folder, &part, options, told);
+    let made = made.and_then(|joined| {
+        let put = File::open(&part).and_then(|file| {
+            file.sync_all()?;
+            let bytes = file.metadata()?.len();
+            std::fs::rename(&part, output)?;
+            Ok(bytes)
+        });
+        let bytes = put.map_err(|error| Failure::unwritten(output, &error))?;
+        Ok(Joined { bytes, ..joined })
+    });
+    if made.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    made
+}
+
+fn write(
+    plan: &Plan,
+    folder: &Folder,
+    part: &Path,
+    options: &Options,
+    told: &mut dyn FnMut(u64) -> Result<(), Failure>,
+) -> Result<Joined, Failure> {
+    plan.source.check()?;
+    // Now, and not when all is made. (The muxer's sink would say less.)
+    File::create(part).map_err(|error| Failure::unwritten(part, &error))?;
+    let encoding = Encoding::new(plan)?;
+    let (enc, request) = (&encoding.enc, &plan.request);
+    match plan.way {
+        Way::Chunks => encoding.give(plan, plan.given(Part::Join), &folder.kept()),
+        Way::Whole { .. } => {
+            enc.set_property("allow-parallel", !request.no_parallel);
+            enc.set_property("sessions", request.jobs.unwrap_or(0));
+            enc.set_property("threads-per-session", request.threads.unwrap_or(0));
+            let frames = request.chunk_frames.unwrap_or(0);
+            enc.set_property("chunk-frames", u32::try_from(frames).unwrap_or(u32::MAX));
+        }
+    }
+    if encoding.muxer.has_property("faststart") {
+        encoding
+            .muxer
+            .set_property("faststart", options.for_network);
+    }
+    let sink = make("filesink")?;
+    sink.set_property("location", part);
+    let added = encoding
+        .pipeline
+        .add(&sink)
+        .and_then(|()| encoding.muxer.link(&sink));
+    added.map_err(|error| Failure::failed(error.to_string()))?;
+    let beside = Beside::attach(&encoding, plan, options)?;
+    encoding.start(gst::State::Playing)?;
+    beside.wait(&encoding)?;
+    let frames = match plan.way {
+        Way::Chunks => {
+            stand_ins(plan, folder, &encoding, told)?;
+            plan.frames()
+        }
+        Way::Whole { .. } => whole(plan, &encoding, told)?,
+    };
+    encoding.finish(|| told(frames))?;
+    let notes = std::mem::take(&mut *beside.notes.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Joined {
+        bytes: 0,
+        frames,
+        notes,
+    })
+}
+
+/// What is left of each frame: all chunks are there.
+fn stand_ins(
+    plan: &Plan,
+    folder: &Folder,
+    encoding: &Encoding,
+    told: &mut dyn FnMut(u64) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    for chunk in &plan.chunks {
+        let record = folder.read(plan, chunk.index);
+        let digests = record.and_then(|record| record.digests()).ok_or_else(|| {
+            Failure::again(format!(
+                "chunk {} isn't encoded: `vtexport chunk {} --index {}` does that",
+                chunk.index,
+                folder.plan().display(),
+                chunk.index
+            ))
+        })?;
+        for (frame, digest) in (chunk.own[0]..chunk.own[1]).zip(&digests) {
+            let mut left = export::stand_in(digest);
+            let fields = left.make_mut();
+            fields.set_pts(gst::ClockTime::from_nseconds(plan.time(frame)));
+            fields.set_duration(plan.duration(frame).map(gst::ClockTime::from_nseconds));
+            encoding.push(left)?;
+            told(frame + 1)?;
+        }
+    }
+    Ok(())
+}
+
+/// The frames themselves, to the end.
+fn whole(
+    plan: &Plan,
+    encoding: &Encoding,
+    told: &mut dyn FnMut(u64) -> Result<(), Failure>,
+) -> Result<u64, Failure> {
+    let mut frames = 0;
+    let caps = plan.caps()?;
+    let mut last = caps.clone();
+    range::decode_all(&plan.source.path, plan.request.stream, |step| {
+        let Step::Picture(number, sample) = step else {
+            return Ok(());
+        };
+        let time = range::stream_time(sample);
+        let frame = sample.buffer_owned();
+        let mut frame = frame.ok_or_else(|| Failure::failed("the decoder made no frame"))?;
+        if let Some(caps) = sample.caps().filter(|caps| !caps.is_strictly_equal(&last)) {
+            last = caps.to_owned();
+            encoding.set_caps(&last);
+        }
+        let fields = frame.make_mut();
+        fields.set_pts(time.map(gst::ClockTime::from_nseconds));
+        fields.set_dts(gst::ClockTime::NONE);
+        encoding.push(frame)?;
+        frames = number as u64 + 1;
+        told(frames)
+    })?;
+    Ok(frames)
+}
+
+/// The source's other streams.
+struct Beside {
+    notes: Arc<Mutex<Vec<String>>>,
+    /// All streams are known, and what they are called.
+    known: Receiver<()>,
+}
+
+/// What its callbacks share.
+struct Shared {
+    muxer: gst::Element,
+    ending: String,
+    audio: Audio,
+    /// The number of the video stream that is exported.
+    stream: usize,
+    /// Video streams that have come.
+    streams: Mutex<usize>,
+    notes: Arc<Mutex<Vec<String>>>,
+    /// Taken when all is known.
+    known: Mutex<Option<Sender<()>>>,
+    /// What the exported stream is called, its language, how it is turned.
+    tags: Arc<Mutex<gst::TagList>>,
+}
+
+impl Beside {
+    fn attach(encoding: &Encoding, plan: &Plan, options: &Options) -> Result<Self, Failure> {
+        let pipeline = &encoding.pipeline;
+        let file = make("filesrc")?;
+        file.set_property("location", &plan.source.path);
+        let parse = make("parsebin")?;
+        let queue = make("multiqueue")?;
+        queue.set_property("max-size-buffers", 0_u32);
+        queue.set_property("max-size-time", 0_u64);
+        queue.set_property("max-size-bytes", 32_u32 << 20);
+        let failed = |error: gst::glib::BoolError| Failure::failed(error.to_string());
+        pipeline.add_many([&file, &parse, &queue]).map_err(failed)?;
+        file.link(&parse).map_err(failed)?;
+        let (sender, known) = channel();
+        let notes = Arc::new(Mutex::new(Vec::new()));
+        let tags = Arc::new(Mutex::new(gst::TagList::new()));
+        tag_first_packet(encoding, &tags)?;
+        let shared = Arc::new(Shared {
+            muxer: encoding.muxer.clone(),
+            ending: plan.request.ending.clone(),
+            audio: options.audio.clone(),
+            stream: plan.request.stream,
+            streams: Mutex::new(0),
+            notes: notes.clone(),
+            known: Mutex::new(Some(sender)),
+            tags,
+        });
+        parse.connect_pad_added({
+            let (pipeline, queue) = (pipeline.downgrade(), queue.downgrade());
+            move |parse, pad| {
+                let (Some(pipeline), Some(queue)) = (pipeline.upgrade(), queue.upgrade()) else {
+                    return;
+                };
+                if let Err(error) = shared.take(&pipeline, &queue, pad) {
+                    gst::element_error!(parse, gst::CoreError::Pad, ("{error}"));
+                }
+            }
+        });
+        Ok(Self { notes, known })
+    }
+
+    /// Until the muxer has a pad for each stream: it takes none later. Woken when all streams are known; an error is looked for at each
+    /// tick.
+    fn wait(&self, encoding: &Encoding) -> Result<(), Failure> {
+        let mut waited = Duration::ZERO;
+        let tick = Duration::from_millis(20);
+        loop {
+            match self.known.recv_timeout(tick) {
+                Err(RecvTimeoutError::Timeout) if waited < PATIENCE => (),
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(Failure::source(
+                        "the source's streams aren't known after a minute",
+                    ));
+                }
+                _ => return Ok(()),
+            }
+            waited += tick;
+            if let Some(error) = encoding.error() {
+                return Err(Failure::source(error));
+            }
+        }
+    }
+}
+
+/// The video stream's tags go before its first packet.
+fn tag_first_packet(encoding: &Encoding, tags: &Arc<Mutex<gst::TagList>>) -> Result<(), Failure> {
+    let src = encoding.enc.static_pad("src");
+    let src = src.ok_or_else(|| Failure::failed("the encoder has no source pad"))?;
+    let tags = tags.clone();
+    src.add_probe(gst::PadProbeType::BUFFER, move |pad, _| {
+        let tags = std::mem::take(&mut *tags.lock().unwrap_or_else(PoisonError::into_inner));
+        if tags.n_tags() > 0 {
+            pad.push_event(gst::event::Tag::new(tags));
+        }
+        gst::PadProbeReturn::Remove
+    });
+    Ok(())
+}
+
+/// What is true of the source's packets and not of ours.
+const NOT_OURS: [&str; 12] = [
+    "codec",
+    "video-codec",
+    "audio-codec",
+    "subtitle-codec",
+    "container-format",
+    "bitrate",
+    "nominal-bitrate",
+    "minimum-bitrate",
+    "maximum-bitrate",
+    "encoder",
+    "encoder-version",
+    "has-crc",
+];
+
+fn kept(tags: &gst::TagListRef) -> gst::TagList {
+    let mut kept = gst::TagList::new();
+    let list = kept.make_mut();
+    for (tag, values) in tags.iter_generic() {
+        if !NOT_OURS.contains(&tag.as_str()) {
+            for value in values {
+                let _ = list.add_generic(tag, value.clone(), gst::TagMergeMode::Append);
+            }
+        }
+    }
+    kept
+}
+
+impl Shared {
+    fn note(&self, note: String) {
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.push(note);
+    }
+
+    /// A packet of the video has come: all pads are there (they come at once, before any packet), and what is said of the video.
+    fn all_is_known(&self) {
+        let known = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(known) = known {
+            let _ = known.send(());
+        }
+    }
+
+    fn take(
+        self: &Arc<Self>,
+        pipeline: &gst::Pipeline,
+        queue: &gst::Element,
+        pad: &gst::Pad,
+    ) -> Result<(), Failure> {
+        let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+        let name = caps
+            .structure(0)
+            .map_or_else(String::new, |it| it.name().to_string());
+        let kind = name.split('/').next().unwrap_or_default();
+        match kind {
+            "video" | "image" => self.watch(pipeline, pad),
+            "audio" => self.audio(pipeline, queue, pad, &caps),
+            "text" | "subpicture" | "closedcaption" => self.copy(queue, pad, &caps, "subtitles"),
+            _ if name.starts_with("application/x-subtitle")
+                || name.starts_with("application/x-ssa") =>
+            {
+                self.copy(queue, pad, &caps, "subtitles")
+            }
+            _ => {
+                self.note(format!("A stream of {} is left out.", described(&caps)));
+                ignore(pipeline, pad)
+            }
+        }
+    }
+
+    /// The exported video isn't taken from here, but what is said of it.
+    fn watch(self: &Arc<Self>, pipeline: &gst::Pipeline, pad: &gst::Pad) -> Result<(), Failure> {
+        let number = {
+            let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+            *streams += 1;
+            *streams - 1
+        };
+        if number != self.stream {
+            self.note(format!("Video stream {number} is left out."));
+            return ignore(pipeline, pad);
+        }
+        let shared = self.clone();
+        let mask = gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::BUFFER;
+        pad.add_probe(mask, move |_, info| match &info.data {
+            Some(gst::PadProbeData::Event(event)) => {
+                shared.said(event);
+                gst::PadProbeReturn::Ok
+            }
+            _ => {
+                shared.all_is_known();
+                gst::PadProbeReturn::Remove
+            }
+        });
+        // What was said before the pad was there.
+        pad.sticky_events_foreach(|event| {
+            self.said(event);
+            std::ops::ControlFlow::Continue(gst::EventForeachAction::Keep)
+        });
+        ignore(pipeline, pad)
+    }
+
+    fn said(&self, event: &gst::Event) {
+        match event.view() {
+            gst::EventView::Tag(tag) => {
+                let kept = kept(tag.tag());
+                let setter = self.muxer.dynamic_cast_ref::<gst::TagSetter>();
+                match (tag.tag().scope(), setter) {
+                    (gst::TagScope::Global, Some(setter)) => {
+                        setter.merge_tags(&kept, gst::TagMergeMode::Replace)
+                    }
+                    (gst::TagScope::Global, None) => (),
+                    _ => {
+                        let mut tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
+                        *tags = tags.merge(&kept, gst::TagMergeMode::Replace);
+                    }
+                }
+            }
+            gst::EventView::Toc(toc) => match self.muxer.dynamic_cast_ref::<gst::TocSetter>() {
+                Some(setter) => setter.set_toc(Some(&toc.toc().0.to_owned())),
+                None => self.note(format!("{} files hold no chapters here.", self.ending)),
+            },
+            _ => (),
+        }
+    }
+
+    /// A stream goes over as it is, if the muxer takes it.
+    fn copy(
+        &self,
+        queue: &gst::Element,
+        pad: &gst::Pad,
+        caps: &gst::Caps,
+        what: &str,
+    ) -> Result<(), Failure> {
+        let pipeline = queue.parent().and_downcast::<gst::Pipeline>();
+        let pipeline = pipeline.ok_or_else(|| Failure::failed("no pipeline"))?;
+        let Some(template) = takes(&self.muxer, caps) else {
+            self.note(format!(
+                "{} ({what}) are left out, as {} files don't hold them.",
+                described(caps),
+                self.ending
+            ));
+            return ignore(&pipeline, pad);
+        };
+        let muxer_pad = self.muxer.request_pad(&template, None, None);
+        let muxer_pad = muxer_pad.ok_or_else(|| Failure::failed("the muxer has no more pads"))?;
+        queued(queue, pad, &muxer_pad)
+    }
+
+    fn audio(
+        &self,
+        pipeline: &gst::Pipeline,
+        queue: &gst::Element,
+        pad: &gst::Pad,
+        caps: &gst::Caps,
+    ) -> Result<(), Failure> {
+        let codec: gst::Caps = caps.iter().map(codec_of).collect();
+        let encoder = match &self.audio {
+            Audio::None => return ignore(pipeline, pad),
+            Audio::Copy if takes(&self.muxer, &codec).is_some() => {
+                let Some(parser) = audio_parser(caps) else {
+                    return self.copy(queue, pad, caps, "sound");
+                };
+                let parser = make(parser)?;
+                return self.through(pipeline, queue, pad, &[parser], &codec);
+            }
+            Audio::Copy => {
+                let encoder = default_audio_encoder(&self.muxer).ok_or_else(|| {
+                    Failure::cannot(format!(
+                        "there is no encoder for the sound of {} files; --audio none leaves it out",
+                        self.ending
+                    ))
+                })?;
+                self.note(format!(
+                    "The sound ({}) is encoded anew with {encoder}, as {} files don't hold it.",
+                    described(caps),
+                    self.ending
+                ));
+                encoder
+            }
+            Audio::Encode(encoder) => encoder.clone(),
+        };
+        let bin = gst::parse::bin_from_description(
+            &format!("audioconvert ! audioresample ! {encoder}"),
+            true,
+        );
+        let bin = bin.map_err(|error| {
+            Failure::cannot(format!(
+                "the encoder `{encoder}` can't be made: {}",
+                error.message()
+            ))
+        })?;
+        let makes = bin
+            .static_pad("src")
+            .map_or_else(gst::Caps::new_empty, |pad| pad.query_caps(None));
+        let makes: gst::Caps = makes.iter().map(codec_of).collect();
+        let mut chain = vec![bin.upcast()];
+        if let Some(parser) = audio_parser(&makes) {
+            chain.push(make(parser)?);
+        }
+        let decode = make("decodebin")?;
+        let failed = |error: gst::glib::BoolError| Failure::failed(error.to_string());
+        pipeline.add(&decode).map_err(failed)?;
+        let first = self.chain(pipeline, queue, &chain, &makes)?;
+        decode.connect_pad_added(move |decode, pad| {
+            if let Err(error) = pad.link(&first) {
+                gst::element_error!(decode, gst::CoreError::Pad, ("{error}"));
+            }
+        });
+        let sink = decode
+            .static_pad("sink")
+            .ok_or_else(|| Failure::failed("no pad"))?;
+        pad.link(&sink)
+            .map_err(|error| Failure::failed(error.to_string()))?;
+        decode.sync_state_with_parent().map_err(failed)
+    }
+
+    /// From the pad through these elements and a queue to the muxer.
+    fn through(
+        &self,
+        pipeline: &gst::Pipeline,
+        queue: &gst::Element,
+        pad: &gst::Pad,
+        chain: &[gst::Element],
+        makes: &gst::Caps,
+    ) -> Result<(), Failure> {
+        let first = self.chain(pipeline, queue, chain, makes)?;
+        let linked = pad.link(&first);
+        linked
+            .map(|_| ())
+            .map_err(|error| Failure::failed(error.to_string()))
+    }
+
+    /// These elements and a queue before the muxer; returns the first one's pad.
+    fn chain(
+        &self,
+        pipeline: &gst::Pipeline,
+        queue: &gst::Element,
+        chain: &[gst::Element],
+        makes: &gst::Caps,
+    ) -> Result<gst::Pad, Failure> {
+        let failed = |error: gst::glib::BoolError| Failure::failed(error.to_string());
+        let template = takes(&self.muxer, makes);
+        let template = template.ok_or_else(|| {
+            Failure::cannot(format!(
+                "{} files hold no {}; `vtexport formats` lists what they hold",
+                self.ending,
+                described(makes)
+            ))
+        })?;
+        let muxer_pad = self.muxer.request_pad(&template, None, None);
+        let muxer_pad = muxer_pad.ok_or_else(|| Failure::failed("the muxer has no more pads"))?;
+        pipeline.add_many(chain).map_err(failed)?;
+        gst::Element::link_many(chain).map_err(failed)?;
+        let ends = chain.first().zip(chain.last());
+        let ends = ends
+            .and_then(|(first, last)| Some((first.static_pad("sink")?, last.static_pad("src")?)));
+        let (first, last) = ends.ok_or_else(|| Failure::failed("no pads"))?;
+        queued(queue, &last, &muxer_pad)?;
+        for element in chain.iter().rev() {
+            element.sync_state_with_parent().map_err(failed)?;
+        }
+        Ok(first)
+    }
+}
+
+/// Through the queue, so that no stream waits for another.
+fn queued(queue: &gst::Element, from: &gst::Pad, to: &gst::Pad) -> Result<(), Failure> {
+    let sink = queue.request_pad_simple("sink_%u");
+    let sink = sink.ok_or_else(|| Failure::failed("no pad of a queue"))?;
+    let name = sink.name().replace("sink", "src");
+    let src = queue
+        .static_pad(&name)
+        .ok_or_else(|| Failure::failed("no pad of a queue"))?;
+    let linked = src.link(to).and_then(|_| from.link(&sink));
+    linked
+        .map(|_| ())
+        .map_err(|error| Failure::failed(error.to_string()))
+}
+
+fn ignore(pipeline: &gst::Pipeline, pad: &gst::Pad) -> Result<(), Failure> {
+    let failed = |error: gst::glib::BoolError| Failure::failed(error.to_string());
+    let sink = ignoring_sink()?;
+    sink.set_property("sync", false);
+    pipeline.add(&sink).map_err(failed)?;
+    sink.sync_state_with_parent().map_err(failed)?;
+    let to = sink
+        .static_pad("sink")
+        .ok_or_else(|| Failure::failed("no pad"))?;
+    pad.link(&to)
+        .map(|_| ())
+        .map_err(|error| Failure::failed(error.to_string()))
+}
+
+/// What makes of a codec what any muxer takes.
+fn audio_parser(caps: &gst::Caps) -> Option<&'static str> {
+    let structure = caps.structure(0)?;
+    Some(match structure.name().as_str() {
+        "audio/mpeg" => match structure.get::<i32>("mpegversion") {
+            Ok(1) => "mpegaudioparse",
+            _ => "aacparse",
+        },
+        "audio/x-ac3" | "audio/x-eac3" => "ac3parse",
+        "audio/x-opus" => "opusparse",
+        "audio/x-flac" => "flacparse",
+        _ => return None,
+    })
+}

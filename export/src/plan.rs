@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! How a file is exported: which frames, in which chunks, by which encoder. It is written once, and all that comes after is a function of
+//! it and of the source.
+
+use crate::digest;
+use crate::element;
+use crate::failure::Failure;
+use crate::formats::FileType;
+use crate::range;
+use crate::scan::{Picture, Scan, scan};
+use crate::source::Source;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+use vtparallelenc::export::given::{Given, Part};
+
+/// Of the file's format. Another version reads no plan of this one.
+const VERSION: u32 = 1;
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    pub source: PathBuf,
+    /// The number of the video stream, counted from 0.
+    pub stream: usize,
+    /// The ending of the output's name: its type.
+    pub ending: String,
+    /// As the element's property `encoder` takes it.
+    pub encoder: String,
+    /// Frames of a chunk; `None`: as the element plans it.
+    pub chunk_frames: Option<u64>,
+    /// Jobs that work at the same time; `None`: as the element plans it.
+    pub jobs: Option<u32>,
+    /// Threads of each encoder; `None`: as the element plans it.
+    pub threads: Option<u32>,
+    /// One encoder encodes all.
+    pub no_parallel: bool,
+}
+
+/// Which file it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceId {
+    pub path: PathBuf,
+    pub bytes: u64,
+    /// When it was changed last, in nanoseconds since 1970.
+    pub modified: u64,
+    /// Of its beginning, its end, and of samples between.
+    pub digest: String,
+}
+
+/// How the video is encoded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Way {
+    /// Each chunk by a job of its own.
+    Chunks,
+    /// In one pipeline, for this reason.
+    Whole { reason: String },
+}
+
+/// A chunk, in numbers of the film's frames and in seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Chunk {
+    pub index: usize,
+    pub own: [u64; 2],
+    pub lead: u64,
+    pub trail: u64,
+    pub from: f64,
+    pub to: f64,
+}
+
+/// All that determines what is made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    version: u32,
+    /// A digest of the rest.
+    #[serde(default)]
+    pub id: String,
+    pub request: Request,
+    pub source: SourceId,
+    pub way: Way,
+    /// With what is needed before it, as the frames come.
+    pub encoder: String,
+    pub muxer: String,
+    /// Of the raw frames.
+    pub caps: String,
+    pub jobs: u64,
+    pub threads: u32,
+    pub before: u64,
+    pub after: u64,
+    pub chunks: Vec<Chunk>,
+    /// What encodes them: versions, and digests of the plugins' files. Elsewhere it may make other bytes.
+    pub fingerprint: Vec<String>,
+    /// In nanoseconds of stream time.
+    times: Vec<u64>,
+    /// Numbers of the key frames.
+    keys: Vec<usize>,
+    hidden: usize,
+    untimed: usize,
+    begins_amid: bool,
+    /// Of each frame in nanoseconds, if all are the same; else up to the next one.
+    duration: Option<u64>,
+}
+
+impl SourceId {
+    pub fn of(path: &Path) -> Result<Self, Failure> {
+        let metadata = path
+            .metadata()
+            .map_err(|error| Failure::source_gone(path, &error))?;
+        let modified = metadata
+            .modified()
+            .ok()
+            .and_then(|it| it.duration_since(UNIX_EPOCH).ok());
+        let modified = modified.map_or(0, |it| u64::try_from(it.as_nanos()).unwrap_or(u64::MAX));
+        let digest = digest::of_samples(path, metadata.len());
+        Ok(Self {
+            path: path.into(),
+            bytes: metadata.len(),
+            modified,
+            digest: digest.map_err(|error| Failure::source_gone(path, &error))?,
+        })
+    }
+
+    /// It is still that file. Its time may be another, where it was copied.
+    pub fn check(&self) -> Result<(), Failure> {
+        let now = Self::of(&self.path)?;
+        if (now.bytes, &now.digest) != (self.bytes, &self.digest) {
+            return Err(Failure::source(format!(
+                "{} isn't the file any more that was planned for. Plan anew.",
+                self.path.display()
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Plan {
+    /// Looks into the source, and plans. `kind`: of the output.
+    pub fn make(request: Request, kind: &FileType) -> Result<Self, Failure> {
+        Source::open(&request.source)?;
+        let source = SourceId::of(&request.source)?;
+        let scan = scan(&request.source, request.stream)?;
+        let first = first_picture(&request, &scan)?;
+        let caps = first
+            .caps()
+            .ok_or_else(|| Failure::failed("the decoder says nothing of its pictures"))?;
+        let encoder = element::fitting(&request.encoder, caps)?;
+        let mut plan = Self {
+            version: VERSION,
+            id: String::new(),
+            source,
+            way: Way::Chunks,
+            muxer: kind.muxer.into(),
+            caps: caps.to_string(),
+            jobs: 1,
+            threads: 0,
+            before: 0,
+            after: 0,
+            chunks: Vec::new(),
+            fingerprint: element::fingerprint(&encoder)?,
+            encoder,
+            times: scan.pictures.iter().map(|picture| picture.time).collect(),
+            keys: (0..)
+                .zip(&scan.pictures)
+                .filter(|(_, it)| it.is_key)
+                .map(|(number, _)| number)
+                .collect(),
+            hidden: scan.hidden,
+            untimed: scan.untimed,
+            begins_amid: scan.begins_amid,
+            duration: constant_duration(caps),
+            request,
+        };
+        let planned = element::plan(&plan)?;
+        let trouble = scan
+            .trouble()
+            .map(|trouble| format!("no range of the source can be decoded by itself: {trouble}"));
+        let forbidden = plan
+            .request
+            .no_parallel
+            .then(|| "--no-parallel".to_string());
+        match (forbidden.or(trouble), planned) {
+            (Some(reason), _) | (None, Err(reason)) => plan.way = Way::Whole { reason },
+            (None, Ok(planned)) => plan.take(&planned),
+        }
+        plan.id = plan.digest();
+        Ok(plan)
+    }
+
+    fn take(&mut self, planned: &vtparallelenc::export::Plan) {
+        self.jobs = planned.sessions;
+        self.threads = planned.threads;
+        (self.before, self.after) = (planned.before, planned.after);
+        let given = Given {
+            ends: planned.ends.clone().into(),
+            part: Part::Join,
+        };
+        let chunks = 0..planned.ends.len();
+        let chunk = |index| {
+            let (own, fed) = (
+                given.own(index)?,
+                given.fed(index, self.before, self.after)?,
+            );
+            let seconds = |frame: u64| self.time(frame) as f64 / 1e9;
+            Some(Chunk {
+                index,
+                own: [own.start.0, own.end.0],
+                lead: own.start.0 - fed.start.0,
+                trail: fed.end.0 - own.end.0,
+                from: seconds(own.start.0),
+                to: seconds(own.end.0),
+            })
+        };
+        self.chunks = chunks.filter_map(chunk).collect();
+    }
+
+    fn digest(&self) -> String {
+        let without = Self {
+            id: String::new(),
+            ..self.clone()
+        };
+        // (What was read can be written.)
+        digest::of_bytes(&serde_json::to_vec(&without).unwrap_or_default())
+    }
+
+    /// Reads one that was written, and checks it.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::usage(format!("{} can't be read: {error}", path.display()))
+        })?;
+        let plan: Self = serde_json::from_str(&text).map_err(|error| {
+            Failure::usage(format!(
+                "{} is no plan of vtexport: {error}",
+                path.display()
+            ))
+        })?;
+        if plan.version != VERSION {
+            return Err(Failure::cannot(format!(
+                "{} is a plan of another version of vtexport ({}, and this one reads {VERSION}). Plan anew.",
+                path.display(),
+                plan.version
+            )));
+        }
+        if plan.digest() != plan.id {
+            return Err(Failure::usage(format!(
+                "{} was changed by hand, or is damaged. Plan anew.",
+                path.display()
+            )));
+        }
+        Ok(plan)
+    }
+
+    /// This installation makes what the plan's chunks are to be.
+    pub fn check_installation(&self) -> Result<(), Failure> {
+        let here = element::fingerprint(&self.encoder)?;
+        if here != self.fingerprint {
+            let other = here.iter().find(|it| !self.fingerprint.contains(it));
+            return Err(Failure::cannot(format!(
+                "this installation isn't the one that the plan was made with: here is {}",
+                other.map_or("less", String::as_str)
+            )));
+        }
+        Ok(())
+    }
+
+    pub fn frames(&self) -> u64 {
+        self.times.len() as u64
+    }
+
+    /// When a frame is shown, in nanoseconds of stream time; of the one after the last, when that ends.
+    pub fn time(&self, frame: u64) -> u64 {
+        let index = usize::try_from(frame).unwrap_or(usize::MAX);
+        let ends = || {
+            let last = self.frames().saturating_sub(1);
+            self.times
+                .last()
+                .map_or(0, |time| time + self.duration(last).unwrap_or(0))
+        };
+        self.times.get(index).copied().unwrap_or_else(ends)
+    }
+
+    /// How long a frame is shown, in nanoseconds.
+    pub fn duration(&self, frame: u64) -> Option<u64> {
+        let index = usize::try_from(frame).unwrap_or(usize::MAX);
+        let gap = |index: usize| {
+            Some(
+                self.times
+                    .get(index + 1)?
+                    .saturating_sub(*self.times.get(index)?),
+            )
+        };
+        self.duration
+            .or_else(|| gap(index))
+            .or_else(|| gap(index.checked_sub(1)?))
+    }
+
+    /// What a decoder of ranges wants to know.
+    pub fn scan(&self) -> Scan {
+        let mut pictures: Vec<Picture> = self
+            .times
+            .iter()
+            .map(|&time| Picture {
+                time,
+                is_key: false,
+            })
+            .collect();
+        for &key in &self.keys {
+            if let Some(picture) = pictures.get_mut(key) {
+                picture.is_key = true;
+            }
+        }
+        Scan {
+            pictures,
+            untimed: self.untimed,
+            hidden: self.hidden,
+            begins_amid: self.begins_amid,
+        }
+    }
+
+    pub fn caps(&self) -> Result<gst::Caps, Failure> {
+        let caps = self.caps.parse();
+        caps.map_err(|_| Failure::usage(format!("the plan's caps aren't caps: {}", self.caps)))
+    }
+
+    pub fn given(&self, part: Part) -> Given {
+        let ends = self.chunks.iter().map(|chunk| chunk.own[1]);
+        Given {
+            ends: ends.collect::<Arc<[u64]>>(),
+            part,
+        }
+    }
+
+    pub fn chunk(&self, index: usize) -> Result<&Chunk, Failure> {
+        let count = self.chunks.len();
+        self.chunks.get(index).ok_or_else(|| match count {
+            0 => Failure::usage("the plan has no chunks: `vtexport join` encodes the whole"),
+            _ => Failure::usage(format!(
+                "there is no chunk {index}: the plan has {count}, counted from 0"
+            )),
+        })
+    }
+}
+
+impl Chunk {
+    /// The frames that its encoder is fed.
+    pub fn fed(&self) -> Range<u64> {
+        self.own[0] - self.lead..self.own[1] + self.trail
+    }
+
+    pub fn frames(&self) -> u64 {
+        self.own[1] - self.own[0]
+    }
+}
+
+/// As decoders compute it.
+fn constant_duration(caps: &gst::CapsRef) -> Option<u64> {
+    let rate: gst::Fraction = caps.structure(0)?.get("framerate").ok()?;
+    let (frames, seconds) = (
+        u64::try_from(rate.numer()).ok()?,
+        u64::try_from(rate.denom()).ok()?,
+    );
+    (frames > 0).then(|| seconds.saturating_mul(1_000_000_000) / frames)
+}
+
+/// The first picture of the source, for what its caps say.
+fn first_picture(request: &Request, scan: &Scan) -> Result<gst::Sample, Failure> {
+    let mut first = None;
+    range::decode(&request.source, request.stream, scan, 0..1, |step| {
+        if let range::Step::Picture(_, sample) = step {
+            first = Some(sample.to_owned());
+        }
+        Ok(())
+    })?;
+    first.ok_or_else(|| {
+        Failure::source(format!(
+            "no picture of {} can be decoded",
+            request.source.display()
+        ))
+    })
+}

@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! How far an export is, and how that is shown: as bars at a terminal, as lines elsewhere, as JSON to programs.
+
+use crate::jobs::Event;
+use crate::plan::Plan;
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
+use serde::Serialize;
+use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often bars are drawn anew, a program hears of it, and a file or a pipe gets a line.
+const BARS: Duration = Duration::from_millis(100);
+const JSON: Duration = Duration::from_secs(1);
+const LINES: Duration = Duration::from_secs(5);
+
+/// How it is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// Bars, or lines where the standard error output is no terminal.
+    People,
+    Json,
+    Quiet,
+}
+
+/// What is known of an export that is under way. Times are in seconds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Snapshot {
+    pub frames: u64,
+    pub frames_total: u64,
+    pub fraction: f64,
+    pub frames_per_second: f64,
+    pub elapsed: f64,
+    /// `None`: nobody can say yet.
+    pub time_left: Option<f64>,
+    /// Of the chunks that are done.
+    pub bytes: u64,
+    /// Of the whole picture, if it goes on like this.
+    pub bytes_expected: Option<u64>,
+    pub chunks_done: usize,
+    pub chunks: usize,
+    /// What works, by its place.
+    pub jobs: Vec<Option<JobState>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct JobState {
+    pub chunk: usize,
+    pub fed: u64,
+    pub of: u64,
+}
+
+struct Place {
+    index: usize,
+    fed: u64,
+    since: Instant,
+}
+
+struct State {
+    begun: Instant,
+    /// What each chunk's encoder is fed, and of that its own.
+    sizes: Vec<(u64, u64)>,
+    /// Chunks that aren't done and not in work, in their order.
+    waiting: Vec<usize>,
+    places: Vec<Option<Place>>,
+    done: usize,
+    own_done: u64,
+    bytes: u64,
+    /// Of attempts that are over: frames, and seconds.
+    fed: u64,
+    busy: f64,
+    told: Instant,
+}
+
+/// Who shows it.
+enum Display {
+    Bars {
+        _all: MultiProgress,
+        whole: ProgressBar,
+        jobs: Vec<ProgressBar>,
+    },
+    Lines,
+    Json,
+    Quiet,
+}
+
+pub struct Progress {
+    state: Mutex<State>,
+    display: Display,
+}
+
+impl Progress {
+    /// For these chunks of a plan, the others being done with so many bytes.
+    pub fn new(plan: &Plan, waiting: &[usize], bytes_done: u64, style: Style) -> Self {
+        let sizes = plan.chunks.iter().map(|chunk| {
+            let fed = chunk.fed();
+            (fed.end - fed.start, chunk.frames())
+        });
+        let sizes: Vec<_> = sizes.collect();
+        let is_done = |index: &usize| !waiting.contains(index);
+        let done = (0..sizes.len()).filter(is_done);
+        let places = usize::try_from(plan.jobs)
+            .unwrap_or(1)
+            .clamp(1, waiting.len().max(1));
+        let now = Instant::now();
+        let state = State {
+            begun: now,
+            waiting: waiting.to_vec(),
+            places: (0..places).map(|_| None).collect(),
+            own_done: done.clone().map(|index| sizes[index].1).sum(),
+            done: done.count(),
+            bytes: bytes_done,
+            fed: 0,
+            busy: 0.0,
+            told: now,
+            sizes,
+        };
+        let display = match style {
+            Style::Quiet => Display::Quiet,
+            Style::Json => Display::Json,
+            Style::People if std::io::stderr().is_terminal() => bars(plan.frames(), places),
+            Style::People => Display::Lines,
+        };
+        Self {
+            state: Mutex::new(state),
+            display,
+        }
+    }
+
+    /// Something happened in a job.
+    pub fn see(&self, event: Event) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Begun { place, index } => {
+                state.waiting.retain(|waiting| *waiting != index);
+                state.places[place] = Some(Place {
+                    index,
+                    fed: 0,
+                    since: Instant::now(),
+                });
+            }
+            Event::Fed { place, fed } => {
+                if let Some(place) = &mut state.places[place] {
+                    place.fed = fed;
+                }
+            }
+            Event::Done {
+                place,
+                index,
+                bytes,
+                ..
+            } => {
+                state.end(place);
+                state.done += 1;
+                state.bytes += bytes;
+                state.own_done += state.sizes[index].1;
+            }
+            Event::Failed {
+                place,
+                index,
+                attempt,
+                why,
+            } => {
+                state.end(place);
+                drop(state);
+                self.say(&format!("Chunk {index}, attempt {attempt}: {why}"));
+                return;
+            }
+        }
+        self.show(&mut state);
+    }
+
+    /// Something that people should read.
+    pub fn say(&self, text: &str) {
+        match &self.display {
+            Display::Bars { whole, .. } => whole.suspend(|| eprintln!("{text}")),
+            Display::Lines => eprintln!("{text}"),
+            Display::Json => print_json(&serde_json::json!({ "event": "warning", "text": text })),
+            Display::Quiet => (),
+        }
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.snapshot(Instant::now())
+    }
+
+    /// Seconds that all jobs were at work together.
+    pub fn busy(&self) -> f64 {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .busy
+    }
+
+    pub fn end(&self) {
+        if let Display::Bars { whole, jobs, .. } = &self.display {
+            jobs.iter().for_each(ProgressBar::finish_and_clear);
+            whole.finish_and_clear();
+        }
+    }
+
+    fn show(&self, state: &mut State) {
+        let every = match self.display {
+            Display::Bars { .. } => BARS,
+            Display::Json => JSON,
+            Display::Lines => LINES,
+            Display::Quiet => return,
+        };
+        let now = Instant::now();
+        if now.duration_since(state.told) < every {
+            return;
+        }
+        state.told = now;
+        let snapshot = state.snapshot(now);
+        match &self.display {
+            Display::Bars { whole, jobs, .. } => {
+                whole.set_position(snapshot.frames);
+                whole.set_message(in_words(&snapshot));
+                for (bar, job) in jobs.iter().zip(&snapshot.jobs) {
+                    if let Some(job) = job {
+                        bar.set_length(job.of);
+                        bar.set_position(job.fed);
+                        bar.set_message(format!("chunk {}", job.chunk));
+                    }
+                }
+            }
+            Display::Lines => eprintln!(
+                "{:3.0} %  {} of {} frames, {}",
+                snapshot.fraction * 100.0,
+                snapshot.frames,
+                snapshot.frames_total,
+                in_words(&snapshot)
+            ),
+            Display::Json => {
+                print_json(&serde_json::json!({ "event": "progress", "progress": snapshot }))
+            }
+            Display::Quiet => (),
+        }
+    }
+}
+
+pub fn print_json(value: &impl Serialize) {
+    if let Ok(line) = serde_json::to_string(value) {
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
+}
+
+fn bars(frames: u64, places: usize) -> Display {
+    let all = MultiProgress::new();
+    let style = |template: &str| {
+        let style = ProgressStyle::with_template(template);
+        style.unwrap_or_else(|_| ProgressStyle::default_bar())
+    };
+    let whole = all.add(ProgressBar::new(frames));
+    whole.set_style(style("{percent:>3} % {bar:40} {pos}/{len} frames  {msg}"));
+    let jobs = (0..places).map(|_| {
+        let bar = all.add(ProgressBar::new(1));
+        bar.set_style(style("      {bar:40.dim} {msg}"));
+        bar
+    });
+    let jobs = jobs.collect();
+    Display::Bars {
+        _all: all,
+        whole,
+        jobs,
+    }
+}
+
+fn in_words(snapshot: &Snapshot) -> String {
+    let left = match snapshot.time_left {
+        Some(seconds) => format!("{} left", clock(seconds)),
+        None => "time left not known yet".into(),
+    };
+    let size = match snapshot.bytes_expected {
+        Some(expected) => format!(
+            ", {} of about {}",
+            HumanBytes(snapshot.bytes),
+            HumanBytes(expected)
+        ),
+        None => String::new(),
+    };
+    format!("{:.1} frames/s, {left}{size}", snapshot.frames_per_second)
+}
+
+/// 1:02:03
+pub fn clock(seconds: f64) -> String {
+    let whole = seconds.round().max(0.0) as u64;
+    let (hours, minutes, seconds) = (whole / 3600, whole / 60 % 60, whole % 60);
+    match hours {
+        0 => format!("{minutes}:{seconds:02}"),
+        _ => format!("{hours}:{minutes:02}:{seconds:02}"),
+    }
+}
+
+impl State {
+    fn end(&mut self, place: usize) {
+        if let Some(ended) = self.places[place].take() {
+            self.fed += ended.fed;
+            self.busy += ended.since.elapsed().as_secs_f64();
+        }
+    }
+
+    /// Frames that a chunk's encoder was fed, as far as they count for the film.
+    fn own_of(&self, place: &Place) -> u64 {
+        let (fed, own) = self.sizes[place.index];
+        (place.fed.saturating_mul(own) / fed.max(1)).min(own)
+    }
+
+    fn snapshot(&self, now: Instant) -> Snapshot {
+        let total: u64 = self.sizes.iter().map(|(_, own)| own).sum();
+        let at_work: u64 = self
+            .places
+            .iter()
+            .flatten()
+            .map(|place| self.own_of(place))
+            .sum();
+        let frames = self.own_done + at_work;
+        let elapsed = now.duration_since(self.begun).as_secs_f64();
+        let busy: f64 = self
+            .places
+            .iter()
+            .flatten()
+            .map(|place| now.duration_since(place.since).as_secs_f64())
+            .sum();
+        let fed: u64 = self.places.iter().flatten().map(|place| place.fed).sum();
+        let (fed, busy) = (self.fed + fed, self.busy + busy);
+        // Frames of this run.
+        let encoded: u64 = fed;
+        Snapshot {
+            frames,
+            frames_total: total,
+            fraction: frames as f64 / total.max(1) as f64,
+            frames_per_second: encoded as f64 / elapsed.max(0.001),
+            elapsed,
+            time_left: (fed > 0).then(|| self.time_left(busy / fed as f64)),
+            bytes: self.bytes,
+            bytes_expected: (self.own_done > 0)
+                .then(|| (self.bytes as f64 / self.own_done as f64 * total as f64) as u64),
+            chunks_done: self.done,
+            chunks: self.sizes.len(),
+            jobs: self
+                .places
+                .iter()
+                .map(|place| {
+                    let place = place.as_ref()?;
+                    Some(JobState {
+                        chunk: place.index,
+                        fed: place.fed,
+                        of: self.sizes[place.index].0,
+                    })
+                })
+                .collect(),
+        }
+    }
+
+    /// Each place goes on with what is left of its chunk, and with the next ones as it gets free.
+    fn time_left(&self, seconds_per_frame: f64) -> f64 {
+        let places = self.places.iter().map(|place| {
+            let left = place
+                .as_ref()
+                .map(|it| self.sizes[it.index].0.saturating_sub(it.fed));
+            left.unwrap_or(0) as f64
+        });
+        let mut places: Vec<f64> = places.collect();
+        for &index in &self.waiting {
+            let first_free = places.iter_mut().min_by(|one, other| one.total_cmp(other));
+            if let Some(place) = first_free {
+                *place += self.sizes[index].0 as f64;
+            }
+        }
+        places.into_iter().fold(0.0, f64::max) * seconds_per_frame
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_reads_as_people_write_it() {
+        assert_eq!([0.4, 59.6, 3723.0].map(clock), ["0:00", "1:00", "1:02:03"]);
+    }
+
+    #[test]
+    fn time_left_is_that_of_the_place_that_ends_last() {
+        let now = Instant::now();
+        let state = State {
+            begun: now,
+            sizes: vec![(100, 90), (100, 90), (100, 90), (40, 30)],
+            waiting: vec![2, 3],
+            places: vec![
+                Some(Place {
+                    index: 0,
+                    fed: 50,
+                    since: now,
+                }),
+                Some(Place {
+                    index: 1,
+                    fed: 0,
+                    since: now,
+                }),
+            ],
+            done: 0,
+            own_done: 0,
+            bytes: 0,
+            fed: 0,
+            busy: 0.0,
+            told: now,
+        };
+        // 50 + 100 in one place, 100 + 40 in the other.
+        assert_eq!(state.time_left(0.1), 15.0);
+        let snapshot = state.snapshot(now);
+        assert_eq!((snapshot.frames, snapshot.frames_total), (45, 300));
+    }
+}
