@@ -7,7 +7,6 @@ use crate::failure::Failure;
 use crate::folder::{Folder, Record};
 use crate::plan::{Chunk, Plan};
 use crate::range::{self, Start, Step};
-use gst::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -21,11 +20,11 @@ pub fn encode(
     told: &mut dyn FnMut(u64) -> Result<(), Failure>,
 ) -> Result<Record, Failure> {
     let chunk = plan.chunk(index)?;
+    plan.source.check()?;
+    plan.check_installation()?;
     if let Some(record) = folder.read(plan, index) {
         return Ok(record);
     }
-    plan.source.check()?;
-    plan.check_installation()?;
     let record = make(plan, folder, chunk, told)?;
     folder.write(&record)?;
     Ok(record)
@@ -42,20 +41,12 @@ impl Work {
     fn begin(plan: &Plan, folder: &Folder, index: usize) -> Result<Self, Failure> {
         let encoding = Encoding::new(plan)?;
         encoding.give(plan, plan.given(Part::Chunk(index)), &folder.kept());
-        encoding.enc.set_property("sessions", 1_u32);
         encoding.sink_to_nowhere()?;
         let bytes = Arc::new(AtomicU64::new(0));
-        let src = encoding.enc.static_pad("src");
-        let src = src.ok_or_else(|| Failure::failed("the encoder has no source pad"))?;
-        src.add_probe(gst::PadProbeType::BUFFER, {
-            let bytes = bytes.clone();
-            move |_, info| {
-                if let Some(packet) = info.buffer() {
-                    bytes.fetch_add(packet.size() as u64, Ordering::Relaxed);
-                }
-                gst::PadProbeReturn::Ok
-            }
-        });
+        let counted = bytes.clone();
+        encoding.keep_from_muxer(move |packet| {
+            counted.fetch_add(packet.size() as u64, Ordering::Relaxed);
+        })?;
         encoding.start(gst::State::Playing)?;
         Ok(Self {
             encoding,

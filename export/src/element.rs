@@ -4,8 +4,9 @@
 
 use crate::digest;
 use crate::failure::Failure;
+use crate::formats::codec_of;
 use crate::plan::Plan;
-use crate::source::{make, said};
+use crate::source::make;
 use gst::prelude::*;
 use gst_app::{AppSrc, AppStreamType};
 use std::path::Path;
@@ -78,10 +79,10 @@ where
 }
 
 /// The encoder, or with a converter before it where it doesn't take such frames.
-pub fn fitting(encoder: &str, caps: &gst::CapsRef) -> Result<String, Failure> {
+pub fn fitting(encoder: &str, caps: &gst::Caps) -> Result<String, Failure> {
     let takes = |description: &str| -> Result<bool, Failure> {
         let accepted = pad_of(&parsed(description)?, "sink")?.query_caps(None);
-        Ok(accepted.can_intersect(&caps.to_owned()))
+        Ok(accepted.can_intersect(caps))
     };
     if takes(encoder)? {
         return Ok(encoder.into());
@@ -139,7 +140,7 @@ pub fn plan(plan: &Plan) -> Result<Result<export::Plan, String>, Failure> {
     sink.send_event(gst::event::StreamStart::new("plan"));
     sink.send_event(gst::event::Caps::new(&plan.caps()?));
     if let Some(error) = encoding.error() {
-        return Err(Failure::cannot(error));
+        return Err(Failure::cannot(error.text));
     }
     Ok(match export::plan(enc, plan.frames()) {
         Some(planned) if planned.has_vbv => Err(
@@ -196,18 +197,14 @@ impl Encoding {
             }
             None => enc.clone(),
         };
-        encoding.into_muxer(&pad_of(&last, "src")?, &makes)?;
+        let codec: gst::Caps = makes.iter().map(codec_of).collect();
+        let muxer = encoding.muxer_pad(&codec)?;
+        linked(pad_of(&last, "src")?.link(&muxer), "the muxer")?;
         Ok(encoding)
     }
 
-    /// Links what makes such a stream to a pad of the muxer.
-    pub fn into_muxer(&self, pad: &gst::Pad, caps: &gst::Caps) -> Result<(), Failure> {
-        let sink = self.muxer_pad(caps)?;
-        linked(pad.link(&sink), "the muxer")
-    }
-
     /// A pad of the muxer for such a stream.
-    pub fn muxer_pad(&self, caps: &gst::Caps) -> Result<gst::Pad, Failure> {
+    fn muxer_pad(&self, caps: &gst::Caps) -> Result<gst::Pad, Failure> {
         let template = takes(&self.muxer, caps);
         let pad = template.and_then(|template| self.muxer.request_pad(&template, None, None));
         pad.ok_or_else(|| {
@@ -237,7 +234,11 @@ impl Encoding {
         enc.set_property("max-raw-bytes", u64::MAX);
         enc.set_property("cache-location", kept);
         enc.set_property("cache-max-bytes", 0_u64);
-        enc.set_property("sessions", u32::try_from(plan.jobs).unwrap_or(1).min(64));
+        let sessions = match given.only() {
+            Some(_) => 1,
+            None => u32::try_from(plan.jobs).unwrap_or(1).min(64),
+        };
+        enc.set_property("sessions", sessions);
         export::give(enc, given);
     }
 
@@ -249,13 +250,32 @@ impl Encoding {
         linked(self.muxer.link(&sink), "a sink")
     }
 
+    /// What the element makes goes nowhere: it is kept. (One chunk needn't be a stream: it may lack what the first one brings.) What comes after
+    /// the element is there for what it accepts.
+    pub fn keep_from_muxer(
+        &self,
+        seen: impl Fn(&gst::BufferRef) + Send + Sync + 'static,
+    ) -> Result<(), Failure> {
+        let bus = self.bus.clone();
+        let mask = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
+        pad_of(&self.enc, "src")?.add_probe(mask, move |_, info| {
+            match &info.data {
+                Some(gst::PadProbeData::Buffer(packet)) => seen(packet),
+                Some(gst::PadProbeData::Event(event)) if event.type_() == gst::EventType::Eos => {
+                    let _ = bus.post(gst::message::Eos::new());
+                }
+                _ => (),
+            }
+            gst::PadProbeReturn::Drop
+        });
+        Ok(())
+    }
+
     pub fn start(&self, state: gst::State) -> Result<(), Failure> {
+        let unsaid = || Failure::failed("the pipeline doesn't start");
         match self.pipeline.set_state(state) {
             Ok(_) => Ok(()),
-            Err(_) => Err(Failure::failed(
-                self.error()
-                    .unwrap_or_else(|| "the pipeline doesn't start".into()),
-            )),
+            Err(_) => Err(self.error().unwrap_or_else(unsaid)),
         }
     }
 
@@ -265,9 +285,9 @@ impl Encoding {
     }
 
     /// The first error that was posted.
-    pub fn error(&self) -> Option<String> {
+    pub fn error(&self) -> Option<Failure> {
         let error = self.bus.pop_filtered(&[gst::MessageType::Error]);
-        error.and_then(|message| said(&message))
+        error.and_then(|message| posted(&message))
     }
 
     /// Waits until there is room for a frame, and gives it. Woken by an error at once, looks at the room at each tick.
@@ -277,8 +297,8 @@ impl Encoding {
             let message = self
                 .bus
                 .timed_pop_filtered(TICK, &[gst::MessageType::Error]);
-            if let Some(error) = message.and_then(|message| said(&message)) {
-                return Err(Failure::failed(error));
+            if let Some(error) = message.and_then(|message| posted(&message)) {
+                return Err(error);
             }
             waited += TICK;
             if waited > SILENCE {
@@ -289,10 +309,8 @@ impl Encoding {
         }
         let pushed = self.src.push_buffer(frame);
         pushed.map(|_| ()).map_err(|flow| {
-            let error = self.error();
-            Failure::failed(
-                error.unwrap_or_else(|| format!("the encoder takes no more frames: {flow}")),
-            )
+            let unsaid = || Failure::failed(format!("the encoder takes no more frames: {flow}"));
+            self.error().unwrap_or_else(unsaid)
         })
     }
 
@@ -300,18 +318,42 @@ impl Encoding {
     pub fn finish(&self, mut ticks: impl FnMut() -> Result<(), Failure>) -> Result<(), Failure> {
         let _ = self.src.end_of_stream();
         let ends = [gst::MessageType::Eos, gst::MessageType::Error];
+        let tick = gst::ClockTime::from_mseconds(10);
         loop {
             ticks()?;
-            let end = self
-                .bus
-                .timed_pop_filtered(gst::ClockTime::from_mseconds(10), &ends);
-            match end.map(|message| said(&message)) {
-                Some(Some(error)) => return Err(Failure::failed(error)),
-                Some(None) => return Ok(()),
-                None => (),
+            match self.bus.timed_pop_filtered(tick, &ends) {
+                Some(end) => return posted(&end).map_or(Ok(()), Err),
+                None => continue,
             }
         }
     }
+}
+
+/// What an error message says. The element says of a chunk more than is true of one that is encoded alone: there, it is always the first.
+fn posted(message: &gst::Message) -> Option<Failure> {
+    let gst::MessageView::Error(error) = message.view() else {
+        return None;
+    };
+    let details = error.details();
+    let of = |field: &str| details.and_then(|details| details.get::<String>(field).ok());
+    let text = of("reason").unwrap_or_else(|| error.error().to_string());
+    let chunk = details.and_then(|details| details.get::<u64>("chunk").ok());
+    if error.error().matches(gst::ResourceError::NotFound)
+        && of("cause").as_deref() == Some("not-kept")
+    {
+        let chunk = chunk.and_then(|chunk| usize::try_from(chunk).ok());
+        return Some(Failure {
+            missing: chunk,
+            ..Failure::again(match chunk {
+                Some(chunk) => format!("chunk {chunk} can't be joined: {text}"),
+                None => text,
+            })
+        });
+    }
+    if error.error().matches(gst::ResourceError::NoSpaceLeft) {
+        return Some(Failure::again(text));
+    }
+    Some(Failure::failed(text))
 }
 
 /// The template of the muxer's pads that take such a stream.

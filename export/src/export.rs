@@ -93,13 +93,26 @@ impl Export {
         let since = Instant::now();
         let kind = checked_output(&self.request.source, &self.output, self.overwrite)?;
         let plan = self.plan(&kind)?;
-        let busy = match plan.way {
-            Way::Chunks => Some(self.chunks(&plan, stops)?),
-            Way::Whole { .. } => None,
+        let mut remade = Vec::new();
+        let mut jobs = None;
+        let joined = loop {
+            if plan.way == Way::Chunks {
+                jobs = Some(self.chunks(&plan, stops)?);
+            }
+            match self.joined(&plan, stops) {
+                // What is kept of it is damaged: once, it is made anew.
+                Err(Failure {
+                    missing: Some(index),
+                    ..
+                }) if !remade.contains(&index) => {
+                    self.folder.forget(index);
+                    remade.push(index);
+                }
+                joined => break joined?,
+            }
         };
-        let joined = self.joined(&plan, stops)?;
         self.folder.remove();
-        Ok(self.summary(&plan, joined, since.elapsed().as_secs_f64(), busy))
+        Ok(self.summary(&plan, joined, since.elapsed().as_secs_f64(), jobs))
     }
 
     /// That of an earlier run, if nothing has changed since.

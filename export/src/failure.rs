@@ -26,6 +26,8 @@ pub enum Code {
 pub struct Failure {
     pub code: Code,
     pub text: String,
+    /// The chunk that isn't kept.
+    pub missing: Option<usize>,
 }
 
 impl Failure {
@@ -33,6 +35,7 @@ impl Failure {
         Self {
             code,
             text: text.into(),
+            missing: None,
         }
     }
 

@@ -144,7 +144,6 @@ impl Jobs<'_> {
             }
         }
         Err(Failure {
-            code: last.code,
             text: format!(
                 "chunk {index} (frames {} to {}, {:.3} to {:.3} s) can't be encoded: {}",
                 chunk.own[0],
@@ -153,6 +152,7 @@ impl Jobs<'_> {
                 chunk.to,
                 last.text
             ),
+            ..last.clone()
         })
     }
 
@@ -282,7 +282,10 @@ impl Job {
             (Some(_), Some(words)) => words.to_string(),
             _ => format!("its process {}{words}", ended_with(status)),
         };
-        Err(Failure { code, text })
+        Err(Failure {
+            code,
+            ..Failure::failed(text)
+        })
     }
 }
 

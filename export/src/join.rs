@@ -140,11 +140,11 @@ fn stand_ins(
     for chunk in &plan.chunks {
         let record = folder.read(plan, chunk.index);
         let digests = record.and_then(|record| record.digests()).ok_or_else(|| {
+            let index = chunk.index;
+            let plan = folder.plan();
             Failure::again(format!(
-                "chunk {} isn't encoded: `vtexport chunk {} --index {}` does that",
-                chunk.index,
-                folder.plan().display(),
-                chunk.index
+                "chunk {index} isn't encoded: `vtexport chunk {} --index {index}` does that",
+                plan.display()
             ))
         })?;
         for (frame, digest) in (chunk.own[0]..chunk.own[1]).zip(&digests) {
@@ -270,7 +270,7 @@ impl Beside {
             }
             waited += tick;
             if let Some(error) = encoding.error() {
-                return Err(Failure::source(error));
+                return Err(Failure::source(error.text));
             }
         }
     }
@@ -403,7 +403,7 @@ impl Shared {
                 let setter = self.muxer.dynamic_cast_ref::<gst::TagSetter>();
                 match (tag.tag().scope(), setter) {
                     (gst::TagScope::Global, Some(setter)) => {
-                        setter.merge_tags(&kept, gst::TagMergeMode::Replace)
+                        setter.merge_tags(&kept, gst::TagMergeMode::Replace);
                     }
                     (gst::TagScope::Global, None) => (),
                     _ => {

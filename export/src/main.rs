@@ -94,7 +94,14 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             let folder = Folder::of_plan(&plan);
             let plan = Plan::read(&plan)?;
             checked_output(&plan.source.path, &output, overwrite)?;
-            let joined = join::join(&plan, &folder, &output, &options(&sound), &mut |_| Ok(()))?;
+            let joined = join::join(&plan, &folder, &output, &options(&sound), &mut |_| Ok(()));
+            let joined = joined.inspect_err(|failure| {
+                // It isn't done, whatever its record says.
+                failure
+                    .missing
+                    .into_iter()
+                    .for_each(|index| folder.forget(index));
+            })?;
             joined.notes.iter().for_each(|note| eprintln!("{note}"));
             println!(
                 "{}: {} frames, {} bytes",

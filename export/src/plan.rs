@@ -147,7 +147,7 @@ impl Plan {
         let caps = first
             .caps()
             .ok_or_else(|| Failure::failed("the decoder says nothing of its pictures"))?;
-        let encoder = element::fitting(&request.encoder, caps)?;
+        let encoder = element::fitting(&request.encoder, &caps.to_owned())?;
         let mut plan = Self {
             version: VERSION,
             id: String::new(),

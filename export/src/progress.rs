@@ -234,7 +234,7 @@ impl Progress {
                 in_words(&snapshot)
             ),
             Display::Json => {
-                print_json(&serde_json::json!({ "event": "progress", "progress": snapshot }))
+                print_json(&serde_json::json!({ "event": "progress", "progress": snapshot }));
             }
             Display::Quiet => (),
         }

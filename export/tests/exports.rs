@@ -1,0 +1,556 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The command, as people run it: what it makes is what the element makes, whatever happens on the way.
+
+mod common;
+
+use common::{X264, made, made_by_ffmpeg, play};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const FAST: &str = "x264enc pass=qual quantizer=30 vbv-buf-capacity=0 speed-preset=ultrafast";
+
+fn vtexport(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vtexport"));
+    command.current_dir(dir).args(arguments);
+    command
+}
+
+fn run(dir: &Path, arguments: &[&str]) -> Output {
+    vtexport(dir, arguments).output().unwrap()
+}
+
+/// It has to end well; what it printed.
+fn done(dir: &Path, arguments: &[&str]) -> String {
+    let output = run(dir, arguments);
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// It has to end with this code; what it said.
+fn fails(dir: &Path, arguments: &[&str], code: i32) -> String {
+    let output = run(dir, arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+/// Time, flags and hash of each packet of the streams of a kind, as an independent program reads them.
+fn packets(file: &Path, streams: &str) -> Vec<String> {
+    let entries = "packet=pts_time,dts_time,flags,data_hash";
+    let output = Command::new("ffprobe")
+        .args(["-v", "error", "-select_streams", streams])
+        .args(["-show_data_hash", "md5", "-show_entries", entries])
+        .args(["-of", "json"])
+        .arg(file)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packets = all["packets"].as_array().cloned().unwrap_or_default();
+    let of = |packet: &serde_json::Value| {
+        let fields = ["pts_time", "dts_time", "flags", "data_hash"];
+        fields.map(|field| packet[field].to_string()).join(",")
+    };
+    packets.iter().map(of).collect()
+}
+
+/// What the element makes of a file in one pipeline.
+fn by_the_element(source: &Path, encoder: &str, chunk_frames: u32, then: &str, to: &Path) {
+    use std::sync::Once;
+    static ONCE: Once = Once::new();
+    gst::init().unwrap();
+    ONCE.call_once(|| vtparallelenc::plugin_register_static().unwrap());
+    play(&format!(
+        "filesrc location={} ! decodebin ! video/x-raw ! videoconvert ! \
+         vtparallelenc sessions=2 threads-per-session=1 chunk-frames={chunk_frames} encoder=\"{encoder}\" ! {then} ! filesink location={}",
+        source.display(),
+        to.display()
+    ));
+}
+
+fn made_of(dir: &Path, source: &Path, output: &str, more: &[&str]) -> PathBuf {
+    let mut arguments = vec![
+        source.to_str().unwrap(),
+        "-o",
+        output,
+        "--overwrite",
+        "--quiet",
+    ];
+    arguments.extend(more);
+    done(dir, &arguments);
+    let left = dir.join(format!("{output}.vtexport"));
+    assert!(!left.exists(), "{left:?}");
+    assert!(!dir.join(format!("{output}.part")).exists());
+    dir.join(output)
+}
+
+#[test]
+fn the_picture_is_that_of_the_element_to_the_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    gst::init().unwrap();
+    let mp4 = made(dir, "source.mp4", 100, &format!("{X264} ! mp4mux"));
+    let mkv = made(dir, "source.mkv", 100, &format!("{X264} ! matroskamux"));
+    let varying = made_by_ffmpeg(
+        dir,
+        "varying.mkv",
+        "-vf select='mod(n\\,5)' -fps_mode vfr -c:v libx264 -bf 2 -g 15",
+    );
+    let (x265, vp8) = (
+        "x265enc speed-preset=ultrafast",
+        "vp8enc deadline=1 cpu-used=8 end-usage=cq cq-level=20",
+    );
+    for (source, encoder, output, then) in [
+        (&mp4, FAST, "out.mp4", "h264parse ! mp4mux"),
+        (&mp4, FAST, "out.mkv", "h264parse ! matroskamux"),
+        (&mkv, FAST, "out.mov", "h264parse ! qtmux"),
+        (&mp4, FAST, "out.ts", "h264parse ! mpegtsmux"),
+        (&mkv, x265, "out.mp4", "h265parse ! mp4mux"),
+        (&mp4, vp8, "out.webm", "webmmux"),
+        (&varying, FAST, "out.mp4", "h264parse ! mp4mux"),
+        (&varying, vp8, "out.webm", "webmmux"),
+    ] {
+        let what = format!("{} with {encoder}, as {output}", source.display());
+        let length = ["--chunk-frames", "30", "--threads", "1", "--video", encoder];
+        let reference = dir.join(format!("reference.{output}"));
+        by_the_element(source, encoder, 30, then, &reference);
+        let expected = packets(&reference, "v");
+        assert!(expected.len() > 40, "{what}");
+        for jobs in ["1", "3"] {
+            let length = [&length[..], &["--jobs", jobs]].concat();
+            let made = made_of(dir, source, output, &length);
+            let made = packets(&made, "v");
+            assert_eq!(made.len(), expected.len(), "{what}");
+            for (number, (made, expected)) in made.iter().zip(&expected).enumerate() {
+                assert_eq!(made, expected, "{what}: packet {number}");
+            }
+        }
+    }
+}
+
+/// A film with sound, of two minutes at a size that takes a moment.
+fn film(dir: &Path, frames: u32) -> PathBuf {
+    let path = dir.join("film.mp4");
+    gst::init().unwrap();
+    play(&format!(
+        "videotestsrc num-buffers={frames} pattern=ball ! video/x-raw,width=320,height=240,framerate=25/1 ! {X264} ! mp4mux name=m ! \
+         filesink location={} audiotestsrc num-buffers={} samplesperbuffer=1920 ! audio/x-raw,rate=48000,channels=2 ! avenc_aac ! \
+         aacparse ! m.",
+        path.display(),
+        frames
+    ));
+    path
+}
+
+#[test]
+fn sound_goes_over_as_it_is_or_encoded_anew_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let film = film(dir, 100);
+    let quick = ["--chunk-frames", "40", "--video", FAST];
+    let sound = |path: &Path| {
+        let hashes = packets(path, "a");
+        hashes
+            .iter()
+            .map(|it| it.split(',').next_back().unwrap().to_string())
+            .collect::<Vec<_>>()
+    };
+    let (expected, copied) = (sound(&film), sound(&made_of(dir, &film, "a.mp4", &quick)));
+    assert!(copied.len() > 80);
+    assert_eq!(copied, expected);
+    assert_eq!(sound(&made_of(dir, &film, "a.mkv", &quick)), expected);
+    // In a stream that needs another framing.
+    assert_eq!(
+        sound(&made_of(dir, &film, "a.ts", &quick)).len(),
+        expected.len()
+    );
+    let none = [&quick[..], &["--audio", "none"]].concat();
+    assert_eq!(packets(&made_of(dir, &film, "a.mp4", &none), "a").len(), 0);
+    let vp8 = [
+        "--chunk-frames",
+        "40",
+        "--video",
+        "vp8enc deadline=1 cpu-used=8",
+    ];
+    let said = done(
+        dir,
+        &[&[film.to_str().unwrap(), "-o", "a.webm"][..], &vp8].concat(),
+    );
+    assert!(said.contains("is encoded anew with opusenc"), "{said}");
+    assert!(packets(&dir.join("a.webm"), "a").len() > 80);
+    let vorbis = [&quick[..], &["--audio", "vorbisenc"]].concat();
+    assert!(packets(&made_of(dir, &film, "b.mkv", &vorbis), "a").len() > 20);
+}
+
+#[test]
+fn what_doesnt_go_in_ranges_is_encoded_in_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    gst::init().unwrap();
+    let raw = made(
+        dir,
+        "source.h264",
+        60,
+        &format!("{X264} ! video/x-h264,stream-format=byte-stream"),
+    );
+    let mp4 = made(dir, "source.mp4", 60, &format!("{X264} ! mp4mux"));
+    let vbv = "x264enc bitrate=300 vbv-buf-capacity=300 speed-preset=ultrafast";
+    for (source, arguments, reason) in [
+        (&raw, &["--video", FAST][..], "no range of the source"),
+        (
+            &mp4,
+            &["--video", vbv, "--chunk-frames", "30"],
+            "decoder's buffer",
+        ),
+        (&mp4, &["--video", FAST, "--no-parallel"], "--no-parallel"),
+    ] {
+        let said = done(
+            dir,
+            &[
+                &[source.to_str().unwrap(), "-o", "a.mp4", "--overwrite"][..],
+                arguments,
+            ]
+            .concat(),
+        );
+        assert!(said.contains(reason), "{said}");
+        assert_eq!(packets(&dir.join("a.mp4"), "v").len(), 60, "{reason}");
+    }
+}
+
+/// Waits until it is so.
+fn until(what: &str, child: &mut Child, is_so: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !is_so() {
+        assert!(since.elapsed() < Duration::from_secs(60), "in vain: {what}");
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "it ended before: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn records(folder: &Path) -> usize {
+    std::fs::read_dir(folder.join("records")).map_or(0, |files| {
+        files
+            .flatten()
+            .filter(|file| file.path().extension().is_some_and(|it| it == "json"))
+            .count()
+    })
+}
+
+/// Processes that encode a chunk of this directory's plan.
+fn jobs(dir: &Path) -> Vec<i32> {
+    let plan = dir.join("a.mp4.vtexport/plan.json");
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let ids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    ids.filter(|id| {
+        let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let directory = std::fs::read_link(format!("/proc/{id}/cwd"));
+        line.contains("--attended") && directory.is_ok_and(|it| plan.starts_with(it))
+    })
+    .collect()
+}
+
+fn kill(id: i32) {
+    let status = Command::new("kill")
+        .args(["-9", &id.to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+const SLOW: [&str; 8] = [
+    "--chunk-frames",
+    "60",
+    "--jobs",
+    "2",
+    "--threads",
+    "1",
+    "--video",
+    "x264enc pass=qual quantizer=30 vbv-buf-capacity=0 speed-preset=slow",
+];
+
+#[test]
+fn a_killed_job_costs_an_attempt_and_a_killed_command_what_was_in_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let film = film(dir, 600);
+    let expected = packets(&made_of(dir, &film, "expected.mp4", &SLOW), "v");
+    assert_eq!(expected.len(), 600);
+    let folder = dir.join("a.mp4.vtexport");
+    let arguments = [&[film.to_str().unwrap(), "-o", "a.mp4"][..], &SLOW].concat();
+    let start = || {
+        let mut command = vtexport(dir, &arguments);
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+
+    // A job.
+    let mut command = start();
+    until("jobs", &mut command, || !jobs(dir).is_empty());
+    for id in jobs(dir).into_iter().take(1) {
+        kill(id);
+    }
+    until("a chunk", &mut command, || records(&folder) > 1);
+
+    // The command itself. Its jobs end with it.
+    command.kill().unwrap();
+    let ended = command.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(said.contains("was ended by signal 9"), "{said}");
+    let since = Instant::now();
+    while !jobs(dir).is_empty() {
+        assert!(since.elapsed() < Duration::from_secs(10));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(!dir.join("a.mp4").exists());
+    let there = records(&folder);
+    assert!((1..10).contains(&there), "{there}");
+
+    // Ctrl-C.
+    let mut command = start();
+    until("another chunk", &mut command, || records(&folder) > there);
+    let interrupted = Command::new("kill")
+        .args(["-INT", &command.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(interrupted.success());
+    let ended = command.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(75), "{said}");
+    assert!(said.contains("the same command goes on"), "{said}");
+    assert!(
+        said.contains(&format!("{there} of 10 chunks are there")),
+        "{said}"
+    );
+
+    // What is damaged is made again.
+    let file = std::fs::read_dir(folder.join("records"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    std::fs::write(&file, "{}").unwrap();
+    let ended = start().wait_with_output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(packets(&dir.join("a.mp4"), "v"), expected);
+    assert!(!folder.exists());
+}
+
+#[test]
+fn steps_can_be_taken_one_by_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let film = film(dir, 100);
+    let film = film.to_str().unwrap();
+    let quick = ["--chunk-frames", "40", "--threads", "1", "--video", FAST];
+    let expected = packets(&made_of(dir, Path::new(film), "expected.mp4", &quick), "v");
+    let said = done(
+        dir,
+        &[
+            &["plan", film, "-o", "a.mp4", "--plan", "work/plan.json"][..],
+            &quick,
+        ]
+        .concat(),
+    );
+    assert!(said.contains("100 frames in 3 chunks"), "{said}");
+    let plan = "work/plan.json";
+    let said = fails(dir, &["join", plan, "-o", "a.mp4"], 75);
+    assert!(said.contains("chunk 0 isn't encoded"), "{said}");
+    assert!(!dir.join("a.mp4").exists() && !dir.join("a.mp4.part").exists());
+    // Two at once at the same chunk, and in any order.
+    let both: Vec<_> = (0..2)
+        .map(|_| {
+            vtexport(dir, &["chunk", plan, "--index", "2"])
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for mut one in both {
+        assert!(one.wait().unwrap().success());
+    }
+    let said = done(dir, &["status", plan]);
+    assert!(
+        said.contains("1 of 3 chunks are done") && said.contains("missing: 0 1"),
+        "{said}"
+    );
+    for index in ["1", "0"] {
+        done(dir, &["chunk", plan, "--index", index]);
+    }
+    let status: serde_json::Value =
+        serde_json::from_str(&done(dir, &["status", plan, "--json"])).unwrap();
+    assert_eq!(status["done"], serde_json::json!([0, 1, 2]));
+    done(dir, &["join", plan, "-o", "a.mp4"]);
+    assert_eq!(packets(&dir.join("a.mp4"), "v"), expected);
+    let said = fails(dir, &["chunk", plan, "--index", "3"], 2);
+    assert!(said.contains("no chunk 3: the plan has 3"), "{said}");
+
+    // Another encoder's chunk takes nobody's place: the damaged file is made again.
+    let kept = std::fs::read_dir(dir.join("work/chunks"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    std::fs::write(&kept, "no chunk").unwrap();
+    let said = fails(dir, &["join", plan, "-o", "b.mp4"], 75);
+    assert!(said.contains("isn't kept"), "{said}");
+    assert!(!dir.join("b.mp4").exists());
+    let said = done(dir, &["status", plan]);
+    assert!(said.contains("2 of 3 chunks are done"), "{said}");
+
+    // The source is another.
+    std::fs::write(film, "another").unwrap();
+    let said = fails(dir, &["chunk", plan, "--index", "0"], 65);
+    assert!(said.contains("isn't the file any more"), "{said}");
+    // The plan is another.
+    let text = std::fs::read_to_string(dir.join(plan)).unwrap();
+    std::fs::write(dir.join(plan), text.replace("\"before\":", "\"before\":1")).unwrap();
+    let said = fails(dir, &["status", plan], 2);
+    assert!(said.contains("changed by hand"), "{said}");
+}
+
+#[test]
+fn bad_input_is_named_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let film = film(dir, 30);
+    let film = film.to_str().unwrap();
+    std::fs::write(dir.join("text.mp4"), "this is no film, and was never one").unwrap();
+    std::fs::write(dir.join("empty.mp4"), "").unwrap();
+    std::fs::write(dir.join("there.mp4"), "mine").unwrap();
+    std::fs::create_dir(dir.join("folder.mp4")).unwrap();
+    let before = names(dir);
+    for (arguments, code, says) in [
+        (&["nothing.mp4", "-o", "a.mp4"][..], 65, "can't be opened"),
+        (&["folder.mp4", "-o", "a.mp4"], 65, "is a directory"),
+        (&["text.mp4", "-o", "a.mp4"], 65, "isn't a video file"),
+        (&["empty.mp4", "-o", "a.mp4"], 65, "is empty"),
+        (&[film, "-o", "there.mp4"], 2, "--overwrite replaces it"),
+        (
+            &[film, "-o", film, "--overwrite"],
+            2,
+            "is the source itself",
+        ),
+        (
+            &[film, "-o", "folder.mp4", "--overwrite"],
+            2,
+            "is a directory",
+        ),
+        (&[film, "-o", "a.xyz"], 2, "doesn't end with a type"),
+        (&[film, "-o", "no/where/a.mp4"], 2, "isn't a directory"),
+        (&[film], 2, "-o film.mp4"),
+        (&["-o", "a.mp4"], 2, "which file"),
+        (
+            &[film, "-o", "a.mp4", "--video", "nosuchenc"],
+            78,
+            "nosuchenc",
+        ),
+        (
+            &[film, "-o", "a.mp4", "--video", "x264enc nosuch=1"],
+            78,
+            "nosuch",
+        ),
+        (
+            &[film, "-o", "a.webm", "--video", FAST],
+            78,
+            "takes no H.264",
+        ),
+        (
+            &[film, "-o", "a.mp4", "--video-stream", "1"],
+            65,
+            "1 video streams",
+        ),
+        (
+            &[film, "-o", "a.mp4", "--audio", "nosuchenc", "--video", FAST],
+            1,
+            "nosuchenc",
+        ),
+        (&[film, "-o", "a.mp4", "--jobs", "0"], 2, "--jobs"),
+        (&[film, "-o", "a.mp4", "--json", "--quiet"], 2, "--quiet"),
+        (&["status", "nothing.json"], 2, "can't be read"),
+        (&["status", "text.mp4"], 2, "is no plan"),
+    ] {
+        let said = fails(dir, arguments, code);
+        assert!(said.contains(says), "{arguments:?}: {said}");
+        let _ = std::fs::remove_dir_all(dir.join("a.mp4.vtexport"));
+        assert_eq!(names(dir), before, "{arguments:?}");
+    }
+    assert_eq!(std::fs::read(dir.join("there.mp4")).unwrap(), b"mine");
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap().flatten();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn programs_hear_of_it_as_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let film = film(dir, 300);
+    let said = done(
+        dir,
+        &[
+            &[film.to_str().unwrap(), "-o", "a.mp4", "--json"][..],
+            &SLOW,
+        ]
+        .concat(),
+    );
+    let lines: Vec<serde_json::Value> = said
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let done = lines.last().unwrap();
+    assert_eq!(done["event"], "done");
+    assert_eq!(done["summary"]["frames"], 300);
+    assert!(done["summary"]["bytes"].as_u64().unwrap() > 1000);
+    let progress = lines.iter().filter(|line| line["event"] == "progress");
+    let fractions: Vec<f64> = progress
+        .map(|it| it["progress"]["fraction"].as_f64().unwrap())
+        .collect();
+    assert!(
+        fractions.is_sorted() && fractions.iter().all(|it| (0.0..=1.0).contains(it)),
+        "{fractions:?}"
+    );
+}
+
+#[test]
+fn help_manual_and_completions_come_of_one_definition() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let help = done(dir, &["--help"]);
+    for word in [
+        "--video",
+        "--audio",
+        "Exit codes",
+        "Examples",
+        "inspect",
+        "chunk",
+    ] {
+        assert!(help.contains(word), "{word}: {help}");
+    }
+    assert!(!help.contains("attended"));
+    let man = done(dir, &["man"]);
+    assert!(
+        man.contains(".TH vtexport") && man.contains("optimize"),
+        "{man}"
+    );
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(done(dir, &["completions", shell]).contains("vtexport"));
+    }
+}
