@@ -27,6 +27,8 @@ pub struct Encoding {
     pub pipeline: gst::Pipeline,
     pub enc: ParallelEnc,
     pub muxer: gst::Element,
+    /// After the element.
+    valve: gst::Element,
     src: AppSrc,
     bus: gst::Bus,
 }
@@ -169,6 +171,7 @@ impl Encoding {
             .max_bytes(0)
             .build();
         let muxer = make(&plan.muxer)?;
+        let valve = make("valve")?;
         let pipeline = gst::Pipeline::new();
         let bus = pipeline
             .bus()
@@ -177,29 +180,26 @@ impl Encoding {
             pipeline,
             enc,
             muxer,
+            valve,
             src,
             bus,
         };
-        let (src, enc): (&gst::Element, &gst::Element) =
-            (encoding.src.upcast_ref(), encoding.enc.upcast_ref());
-        linked(
-            encoding.pipeline.add_many([src, enc, &encoding.muxer]),
-            "the encoder",
-        )?;
-        linked(src.link(enc), "the encoder")?;
         let makes = pad_of(&parsed(&plan.encoder)?, "src")?.query_caps(None);
-        let last = match parser(&makes) {
-            Some(parser) => {
-                let parser = make(parser)?;
-                linked(encoding.pipeline.add(&parser), "the parser")?;
-                linked(enc.link(&parser), "the parser")?;
-                parser
-            }
-            None => enc.clone(),
-        };
+        let mut chain = vec![
+            encoding.src.clone().upcast(),
+            encoding.enc.clone().upcast(),
+            encoding.valve.clone(),
+        ];
+        if let Some(parser) = parser(&makes) {
+            chain.push(make(parser)?);
+        }
+        linked(encoding.pipeline.add_many(&chain), "the encoder")?;
+        linked(encoding.pipeline.add(&encoding.muxer), "the muxer")?;
+        linked(gst::Element::link_many(&chain), "the encoder")?;
+        let last = &chain[chain.len() - 1];
         let codec: gst::Caps = makes.iter().map(codec_of).collect();
         let muxer = encoding.muxer_pad(&codec)?;
-        linked(pad_of(&last, "src")?.link(&muxer), "the muxer")?;
+        linked(pad_of(last, "src")?.link(&muxer), "the muxer")?;
         Ok(encoding)
     }
 
@@ -256,6 +256,7 @@ impl Encoding {
         &self,
         seen: impl Fn(&gst::BufferRef) + Send + Sync + 'static,
     ) -> Result<(), Failure> {
+        self.valve.set_property("drop", true);
         let bus = self.bus.clone();
         let mask = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
         pad_of(&self.enc, "src")?.add_probe(mask, move |_, info| {
@@ -266,7 +267,7 @@ impl Encoding {
                 }
                 _ => (),
             }
-            gst::PadProbeReturn::Drop
+            gst::PadProbeReturn::Ok
         });
         Ok(())
     }
