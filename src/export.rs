@@ -60,6 +60,11 @@ pub fn plan(enc: &ParallelEnc, frames: u64) -> Option<Plan> {
     })
 }
 
+/// Automatic chunks may be so long: whoever holds no frames of them needn't have short ones. Before it is started.
+pub fn plan_up_to(enc: &ParallelEnc, frames: u64) {
+    enc.imp().plan_up_to(frames);
+}
+
 /// The element's chunks are these. Before it is started.
 pub fn give(enc: &ParallelEnc, given: Given) {
     enc.imp().give(given);

@@ -39,6 +39,8 @@ pub(crate) struct Job {
     /// Threads of each, at least 1.
     pub(crate) threads: Option<u32>,
     pub(crate) chunk_frames: Option<u64>,
+    /// Of automatic chunks, where that isn't to be what gains anything.
+    pub(crate) longest_chunk: Option<u64>,
     pub(crate) cut: Cut,
     pub(crate) min_chunk_frames: u64,
     pub(crate) overlap_before: Option<u64>,

@@ -427,6 +427,7 @@ impl Machine<'_> {
             sessions: engines.unwrap_or(self.cores).min(64).into(),
             sessions_are_automatic: true,
             beginning: Beginning::KeyFrame,
+            longest_chunk: None,
             chunk_frames: None,
             key_distance: Some(self.encoder.key_distance),
             least_key_distance: LEAST_KEY_DISTANCE,

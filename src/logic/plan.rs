@@ -379,6 +379,7 @@ pub(super) mod tests {
             sessions: 2,
             sessions_are_automatic: false,
             beginning: Beginning::KeyFrame,
+            longest_chunk: None,
             chunk_frames: None,
             key_distance: None,
             least_key_distance: 0,
@@ -642,6 +643,7 @@ pub(super) mod tests {
             sessions in any_number(),
             chunk_frames in prop::option::of(any_number()),
             min_chunk_frames in any_number(),
+            longest_chunk in prop::option::of(any_number()),
             before in any_overlap(),
             after in any_overlap(),
             source_frames in prop::option::of(any_number()),
@@ -656,7 +658,7 @@ pub(super) mod tests {
             let seam_cost = seam_cost.map(|(at_key, elsewhere)| SeamCost { at_key, elsewhere });
             let max_overhead = max_overhead.map(Overhead);
             let request = Request {
-                sessions, sessions_are_automatic, beginning, chunk_frames, key_distance, least_key_distance: 3, follows_cuts, min_chunk_frames, before, after,
+                sessions, sessions_are_automatic, beginning, longest_chunk, chunk_frames, key_distance, least_key_distance: 3, follows_cuts, min_chunk_frames, before, after,
                 source_frames, frame_bytes, max_raw_bytes, seam_cost, max_overhead,
             };
             let unit = request.unit(min_chunk_frames.min(chunk_frames.unwrap_or(u64::MAX)).max(1));

@@ -129,6 +129,9 @@ pub struct Request {
     pub beginning: Beginning,
     /// Frames that a chunk owns; `None` leaves it to the plan.
     pub chunk_frames: Option<u64>,
+    /// Frames of the longest chunk where that is the plan's to choose; `None`: those of the longest one that gains anything, as longer ones take
+    /// memory.
+    pub longest_chunk: Option<u64>,
     /// The greatest distance of the encoder's key frames, in frames: where chunks that the plan is free to choose begin.
     pub key_distance: Option<u64>,
     /// A cut that comes sooner after a key frame gets none.
@@ -179,7 +182,10 @@ impl Request {
     /// The longest chunk that gains anything, if shorter ones than `affordable` cost too many bits.
     pub(super) fn longest(&self, min_frames: u64, affordable: u64) -> u64 {
         let with_overlap = self.automatic_overlap().saturating_mul(CHUNK_TO_OVERLAP);
-        let longest = min_frames.max(self.beginning.longest());
+        let longest = self
+            .longest_chunk
+            .unwrap_or_else(|| self.beginning.longest());
+        let longest = min_frames.max(longest);
         // (Any film that is long enough can be cut into chunks of one to one and a half times what is affordable.)
         let affordable = affordable.saturating_add(affordable / 2);
         let longest = longest.max(with_overlap).max(affordable);

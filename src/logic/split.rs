@@ -370,6 +370,7 @@ mod tests {
         assert_eq!(split(&unknown, cores(4, GOOD)), (4, 1, None));
         let intra = Request {
             beginning: Beginning::Nothing,
+            longest_chunk: None,
             ..blind(0)
         };
         assert_eq!(split(&intra, cores(4, GOOD)), (4, 1, None));

@@ -492,6 +492,11 @@ impl ParallelEnc {
         self.settings().given = Some(given);
     }
 
+    /// Automatic chunks may be so long, from the next start on.
+    pub(crate) fn plan_up_to(&self, frames: u64) {
+        self.settings().longest_chunk = Some(frames);
+    }
+
     pub(crate) fn stream(&self) -> Option<&Arc<Shared>> {
         self.stream.get()
     }

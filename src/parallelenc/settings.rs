@@ -48,8 +48,10 @@ pub(crate) struct Settings {
     pub(crate) timeline_location: Option<String>,
     pub(crate) cache_location: Option<String>,
     pub(crate) cache_max_bytes: u64,
-    /// No property: see [`ParallelEnc::give`](super::ParallelEnc::give).
+    /// No property: see `export`.
     pub(crate) given: Option<Given>,
+    /// Nor this.
+    pub(crate) longest_chunk: Option<u64>,
 }
 
 impl Default for Settings {
@@ -76,6 +78,7 @@ impl Default for Settings {
             cache_location: None,
             cache_max_bytes: DEFAULT_CACHE_MAX_BYTES,
             given: None,
+            longest_chunk: None,
         }
     }
 }
@@ -89,6 +92,7 @@ impl Settings {
             sessions: Some(self.sessions).filter(|&sessions| sessions > 0),
             threads: Some(self.threads_per_session).filter(|&threads| threads > 0),
             chunk_frames: nonzero(self.chunk_frames.into()),
+            longest_chunk: self.longest_chunk,
             cut: self.cut,
             min_chunk_frames: self.min_chunk_frames.into(),
             overlap_before: u64::try_from(self.overlap_before).ok(),

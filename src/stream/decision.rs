@@ -152,6 +152,7 @@ mod tests {
             threads: None,
             max_overhead: Overhead(100),
             chunk_frames: None,
+            longest_chunk: None,
             cut: Cut::default(),
             min_chunk_frames: 12,
             overlap_before: None,

@@ -480,6 +480,7 @@ impl Shared {
                 sessions_are_automatic: job.sessions.is_none(),
                 beginning: decision.map_or(Beginning::KeyFrame, |it| it.beginning),
                 chunk_frames: job.chunk_frames,
+                longest_chunk: job.longest_chunk,
                 key_distance,
                 least_key_distance: keys.least_distance(rate),
                 follows_cuts,

@@ -264,6 +264,7 @@ fn plan(setup: &Setup) -> Plan {
         sessions: setup.sessions as u64,
         sessions_are_automatic: false,
         beginning: Beginning::KeyFrame,
+        longest_chunk: None,
         chunk_frames: Some(setup.own),
         key_distance: None,
         least_key_distance: 0,
