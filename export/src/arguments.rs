@@ -37,6 +37,9 @@ pub struct Exporting {
     /// Replace the output if it is there.
     #[arg(long)]
     pub overwrite: bool,
+    /// Don't fail if the source ends before it says that it does. What is there is exported in any case.
+    #[arg(long)]
+    pub allow_truncated: bool,
     /// Where chunks are kept until the output is whole: by default in a directory beside the output, of its name with .vtexport.
     #[arg(long, value_name = "DIRECTORY")]
     pub temporary_directory: Option<PathBuf>,

@@ -171,7 +171,7 @@ impl Encoding {
             .property("name", "encode")
             .build();
         enc.set_property("encoder", &plan.encoder);
-        enc.set_property("source-frame-count", plan.frames());
+        enc.set_property("source-frame-count", plan.expected_frames());
         let src = AppSrc::builder()
             .caps(&plan.caps()?)
             .format(gst::Format::Time)

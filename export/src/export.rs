@@ -45,6 +45,8 @@ pub struct Summary {
     pub notes: Vec<String>,
     /// One encoder encoded all, for this reason.
     pub whole: Option<String>,
+    /// The source ended at the first of these seconds, and said that it would at the second.
+    pub truncated: Option<[f64; 2]>,
 }
 
 /// The type of an output, which may be written there.
@@ -212,7 +214,7 @@ impl Export {
         seconds: f64,
         busy: Option<(f64, f64)>,
     ) -> Summary {
-        let film = plan.time(plan.frames()).saturating_sub(plan.time(0)) as f64 / 1e9;
+        let film = plan.seconds();
         Summary {
             output: self.output.clone(),
             frames: joined.frames,
@@ -225,6 +227,7 @@ impl Export {
             bytes: joined.bytes,
             bitrate: (joined.bytes as f64 * 8.0 / film.max(0.001)) as u64,
             notes: joined.notes,
+            truncated: plan.truncated,
             whole: match &plan.way {
                 Way::Whole { reason } => Some(reason.clone()),
                 Way::Chunks => None,
@@ -243,7 +246,7 @@ impl Whole {
         alone.jobs = 1;
         alone.chunks = vec![crate::plan::Chunk {
             index: 0,
-            own: [0, plan.frames()],
+            own: [0, plan.expected_frames()],
             lead: 0,
             trail: 0,
             from: 0.0,

@@ -201,7 +201,13 @@ fn export(exporting: Exporting) -> Result<(), Failure> {
         Style::Quiet => summary.notes.iter().for_each(|note| eprintln!("{note}")),
         Style::People => println!("{summary}"),
     }
-    Ok(())
+    match summary.truncated {
+        Some([end, said]) if !exporting.allow_truncated => Err(Failure::failed(format!(
+            "the source ends after {end:.3} s, and says that it has {said:.3}: it is truncated. What is there was exported; with \
+             --allow-truncated that isn't an error"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Set by Ctrl-C. The second one ends at once.

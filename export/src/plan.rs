@@ -92,6 +92,8 @@ pub struct Plan {
     pub before: u64,
     pub after: u64,
     pub chunks: Vec<Chunk>,
+    /// The source ends before it says that it does: at the first of these seconds instead of the second.
+    pub truncated: Option<[f64; 2]>,
     /// What encodes them: versions, and digests of the plugins' files. Elsewhere it may make other bytes.
     pub fingerprint: Vec<String>,
     /// In nanoseconds of stream time.
@@ -140,7 +142,7 @@ impl SourceId {
 impl Plan {
     /// Looks into the source, and plans. `kind`: of the output.
     pub fn make(request: Request, kind: &FileType) -> Result<Self, Failure> {
-        Source::open(&request.source)?;
+        let opened = Source::open(&request.source)?;
         let source = SourceId::of(&request.source)?;
         let scan = scan(&request.source, request.stream)?;
         let first = first_picture(&request, &scan)?;
@@ -160,6 +162,7 @@ impl Plan {
             before: 0,
             after: 0,
             chunks: Vec::new(),
+            truncated: truncated(opened.duration, scan.end).filter(|_| scan.untimed == 0),
             fingerprint: element::fingerprint(&encoder)?,
             encoder,
             times: scan.pictures.iter().map(|picture| picture.time).collect(),
@@ -270,6 +273,20 @@ impl Plan {
         self.times.len() as u64
     }
 
+    /// With those whose times aren't known.
+    pub fn expected_frames(&self) -> u64 {
+        self.frames() + self.untimed as u64
+    }
+
+    /// How long the film is, in seconds.
+    pub fn seconds(&self) -> f64 {
+        let nanoseconds = match (self.untimed, self.duration) {
+            (0, _) | (_, None) => self.time(self.frames()).saturating_sub(self.time(0)),
+            (_, Some(duration)) => self.expected_frames().saturating_mul(duration),
+        };
+        nanoseconds as f64 / 1e9
+    }
+
     /// When a frame is shown, in nanoseconds of stream time; of the one after the last, when that ends.
     pub fn time(&self, frame: u64) -> u64 {
         let index = usize::try_from(frame).unwrap_or(usize::MAX);
@@ -317,6 +334,7 @@ impl Plan {
             untimed: self.untimed,
             hidden: self.hidden,
             begins_amid: self.begins_amid,
+            end: 0,
         }
     }
 
@@ -353,6 +371,15 @@ impl Chunk {
     pub fn frames(&self) -> u64 {
         self.own[1] - self.own[0]
     }
+}
+
+/// What a container says of its length is rounded, and estimated where it isn't known: so much may be missing.
+const ROUNDED: u64 = 1_000_000_000;
+
+/// Where it ends in seconds, and where it should.
+fn truncated(said: Option<u64>, end: u64) -> Option<[f64; 2]> {
+    let said = said.filter(|said| *said > end + ROUNDED.max(end / 100))?;
+    Some([end, said].map(|time| time as f64 / 1e9))
 }
 
 /// As decoders compute it.

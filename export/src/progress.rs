@@ -119,7 +119,9 @@ impl Progress {
         let display = match style {
             Style::Quiet => Display::Quiet,
             Style::Json => Display::Json,
-            Style::People if std::io::stderr().is_terminal() => bars(plan.frames(), places),
+            Style::People if std::io::stderr().is_terminal() => {
+                bars(plan.expected_frames(), places)
+            }
             Style::People => Display::Lines,
         };
         Self {

@@ -32,6 +32,8 @@ pub struct Scan {
     pub hidden: usize,
     /// The first packet is no key frame.
     pub begins_amid: bool,
+    /// Where the last packet of any stream of the file ends, in nanoseconds of stream time.
+    pub end: u64,
 }
 
 /// No parser looks into VP8, and IVF files don't tell key frames. (RFC 6386, 9.1.)
@@ -176,12 +178,15 @@ pub fn scan(path: &Path, number: usize) -> Result<Scan, SourceError> {
         });
     }
     let mut scan = found.scan;
+    scan.end = found.end;
     scan.pictures.sort();
     Ok(scan)
 }
 
 #[derive(Default)]
 struct Found {
+    /// Of all streams.
+    end: u64,
     /// Video streams.
     streams: usize,
     scan: Scan,
@@ -220,7 +225,7 @@ fn take(
     pipeline.add_many(&chain)?;
     gst::Element::link_many(&chain)?;
     let last = chain.last().and_then(|sink| sink.static_pad("sink"));
-    if let Some(last) = last.filter(|_| is_wanted) {
+    if let Some(last) = last {
         let found = found.clone();
         let is_vp8 = name == "video/x-vp8";
         let segment = Mutex::new(gst::FormattedSegment::new());
@@ -233,7 +238,14 @@ fn take(
                 *segment = time.clone();
             } else if let Some(packet) = info.buffer() {
                 let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-                found.scan.packet(packet, &segment, is_vp8);
+                let end = packet
+                    .pts()
+                    .map(|pts| pts + packet.duration().unwrap_or_default());
+                let end = end.and_then(|end| segment.to_stream_time(end));
+                found.end = found.end.max(end.map_or(0, gst::ClockTime::nseconds));
+                if is_wanted {
+                    found.scan.packet(packet, &segment, is_vp8);
+                }
             }
             gst::PadProbeReturn::Ok
         });

@@ -554,3 +554,60 @@ fn help_manual_and_completions_come_of_one_definition() {
         assert!(done(dir, &["completions", shell]).contains("vtexport"));
     }
 }
+
+/// What is there of a film that was cut off is exported.
+#[test]
+fn a_truncated_film_is_exported_with_an_error_unless_that_is_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    gst::init().unwrap();
+    let whole = made(dir, "whole.mkv", 200, &format!("{X264} ! matroskamux"));
+    let bytes = std::fs::read(&whole).unwrap();
+    std::fs::write(dir.join("half.mkv"), &bytes[..bytes.len() / 2]).unwrap();
+    let quick = [
+        "-o",
+        "a.mp4",
+        "--overwrite",
+        "--chunk-frames",
+        "40",
+        "--video",
+        FAST,
+    ];
+    done(dir, &[&["whole.mkv"][..], &quick].concat());
+    assert_eq!(packets(&dir.join("a.mp4"), "v").len(), 200);
+    let said = fails(dir, &[&["half.mkv"][..], &quick].concat(), 1);
+    assert!(said.contains("is truncated"), "{said}");
+    let frames = packets(&dir.join("a.mp4"), "v").len();
+    assert!((50..150).contains(&frames), "{frames}");
+    done(
+        dir,
+        &[&["half.mkv", "--allow-truncated"][..], &quick].concat(),
+    );
+    assert_eq!(packets(&dir.join("a.mp4"), "v").len(), frames);
+}
+
+/// Each line of the documents that runs the command.
+#[test]
+fn what_the_documents_say_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    gst::init().unwrap();
+    made(dir, "film.mov", 300, &format!("{X264} ! qtmux"));
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/export.md");
+    let text = std::fs::read_to_string(page).unwrap();
+    let mut ran = 0;
+    for line in text.lines().filter(|line| line.starts_with("vtexport ")) {
+        let output = Command::new("sh")
+            .args([
+                "-euc",
+                &format!("vtexport() {{ \"$VTEXPORT\" \"$@\"; }}; {line}"),
+            ])
+            .env("VTEXPORT", env!("CARGO_BIN_EXE_vtexport"))
+            .current_dir(dir)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
+        ran += 1;
+    }
+    assert!(ran >= 7, "{ran}");
+}
