@@ -70,6 +70,12 @@ pub fn give(enc: &ParallelEnc, given: Given) {
     enc.imp().give(given);
 }
 
+/// Frames that were encoded so far, those around the chunks too: what an encoder looks ahead isn't among them.
+pub fn encoded(enc: &ParallelEnc) -> u64 {
+    let stream = enc.imp().stream();
+    stream.map_or(0, |stream| stream.encoded() as u64)
+}
+
 /// The digest of the frame at this place in a film: of its visible pixels, its flags, and of the place where it carries what can't be hashed.
 /// An error says why it can't be told from others.
 pub fn digest(

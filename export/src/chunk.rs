@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use vtparallelenc::export::{self, given::Part};
 
-/// Encodes a chunk, unless that is done. `told`: how many frames its encoder was fed.
+/// Encodes a chunk, unless that is done. `told`: how many frames were encoded.
 pub fn encode(
     plan: &Plan,
     folder: &Folder,
@@ -109,11 +109,11 @@ fn make(
         fields.set_duration(plan.duration(number).map(gst::ClockTime::from_nseconds));
         export::carry(fields, &digest);
         work.encoding.push(frame)?;
-        told(number + 1 - fed.start)
+        told(export::encoded(&work.encoding.enc))
     })?;
     let work = work.ok_or_else(|| Failure::failed("the chunk has no frames"))?;
-    let frames = fed.end - fed.start;
-    work.encoding.finish(|| told(frames))?;
+    let enc = work.encoding.enc.clone();
+    work.encoding.finish(|| told(export::encoded(&enc)))?;
     Ok(Record {
         plan: plan.id.clone(),
         index,

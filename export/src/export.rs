@@ -257,8 +257,8 @@ impl Whole {
         Self(progress)
     }
 
-    fn see(&self, fed: u64) {
-        self.0.see(crate::jobs::Event::Fed { place: 0, fed });
+    fn see(&self, frames: u64) {
+        self.0.see(crate::jobs::Event::Encoded { place: 0, frames });
     }
 
     fn end(&self) {

@@ -33,8 +33,8 @@ const LAST_WORDS: usize = 12;
 /// What a job says, a line each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
-    /// Frames that its encoder was fed.
-    pub fed: u64,
+    /// Frames that were encoded, the chunk's lead and trail among them.
+    pub encoded: u64,
 }
 
 /// What happens, for who shows it.
@@ -42,8 +42,8 @@ pub struct Said {
 pub enum Event {
     /// A chunk is begun in this place.
     Begun { place: usize, index: usize },
-    /// Its encoder was fed so many frames.
-    Fed { place: usize, fed: u64 },
+    /// So many of the frames that its encoder is fed were encoded.
+    Encoded { place: usize, frames: u64 },
     /// It is done, in so many seconds, with so many bytes.
     Done {
         place: usize,
@@ -180,8 +180,8 @@ impl Jobs<'_> {
             match job.lines.recv_timeout(TICK) {
                 Ok(line) => {
                     silent_since = Instant::now();
-                    if let Ok(Said { fed }) = serde_json::from_str(&line) {
-                        (self.told)(Event::Fed { place, fed });
+                    if let Ok(Said { encoded: frames }) = serde_json::from_str(&line) {
+                        (self.told)(Event::Encoded { place, frames });
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => break,

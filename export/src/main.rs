@@ -12,7 +12,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use vtexport::chunk;
 use vtexport::export::{Export, checked_output};
@@ -269,13 +269,11 @@ fn one_chunk(path: &Path, index: usize, json: bool, attended: bool) -> Result<()
             std::process::exit(Code::Again as i32);
         });
     }
-    let fed = Arc::new(AtomicU64::new(0));
     let mut last = Instant::now();
     let mut told = |frames: u64| {
-        fed.store(frames, Ordering::Relaxed);
         if json && last.elapsed() >= TELLS {
             last = Instant::now();
-            print_json(&Said { fed: frames });
+            print_json(&Said { encoded: frames });
         }
         Ok(())
     };

@@ -47,14 +47,44 @@ pub struct Snapshot {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct JobState {
     pub chunk: usize,
-    pub fed: u64,
+    pub encoded: u64,
     pub of: u64,
 }
 
 struct Place {
     index: usize,
-    fed: u64,
+    encoded: u64,
     since: Instant,
+    /// When the first frames were encoded, and how many: before that, a process starts, and a decoder comes to the range.
+    first: Option<(Instant, u64)>,
+}
+
+/// How fast jobs were.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pace {
+    /// Frames that were encoded, and in how many seconds.
+    frames: u64,
+    seconds: f64,
+    /// Jobs whose first frames were encoded, and how many seconds it took until then.
+    jobs: u32,
+    opening: f64,
+}
+
+impl Pace {
+    fn add(&mut self, place: &Place, now: Instant) {
+        if let Some((first, frames)) = place.first {
+            self.frames += place.encoded.saturating_sub(frames);
+            self.seconds += now.duration_since(first).as_secs_f64();
+            self.jobs += 1;
+            self.opening += first.duration_since(place.since).as_secs_f64();
+        }
+    }
+
+    /// Seconds until a job's first frames, and for a frame.
+    fn costs(&self) -> Option<(f64, f64)> {
+        let per_frame = (self.frames > 0).then(|| self.seconds / self.frames as f64)?;
+        Some((self.opening / f64::from(self.jobs), per_frame))
+    }
 }
 
 struct State {
@@ -66,9 +96,12 @@ struct State {
     places: Vec<Option<Place>>,
     done: usize,
     own_done: u64,
+    /// Of an earlier run.
+    own_before: u64,
     bytes: u64,
-    /// Of attempts that are over: frames, and seconds.
-    fed: u64,
+    /// Of attempts that are over.
+    pace: Pace,
+    /// Seconds that these took.
     busy: f64,
     told: Instant,
 }
@@ -104,14 +137,16 @@ impl Progress {
             .unwrap_or(1)
             .clamp(1, waiting.len().max(1));
         let now = Instant::now();
+        let own_before = done.clone().map(|index| sizes[index].1).sum();
         let state = State {
             begun: now,
             waiting: waiting.to_vec(),
             places: (0..places).map(|_| None).collect(),
-            own_done: done.clone().map(|index| sizes[index].1).sum(),
+            own_done: own_before,
+            own_before,
             done: done.count(),
             bytes: bytes_done,
-            fed: 0,
+            pace: Pace::default(),
             busy: 0.0,
             told: now,
             sizes,
@@ -138,13 +173,17 @@ impl Progress {
                 state.waiting.retain(|waiting| *waiting != index);
                 state.places[place] = Some(Place {
                     index,
-                    fed: 0,
+                    encoded: 0,
                     since: Instant::now(),
+                    first: None,
                 });
             }
-            Event::Fed { place, fed } => {
+            Event::Encoded { place, frames } => {
                 if let Some(place) = &mut state.places[place] {
-                    place.fed = fed;
+                    place.encoded = frames;
+                    if frames > 0 {
+                        place.first.get_or_insert_with(|| (Instant::now(), frames));
+                    }
                 }
             }
             Event::Done {
@@ -223,7 +262,7 @@ impl Progress {
                 for (bar, job) in jobs.iter().zip(&snapshot.jobs) {
                     if let Some(job) = job {
                         bar.set_length(job.of);
-                        bar.set_position(job.fed);
+                        bar.set_position(job.encoded);
                         bar.set_message(format!("chunk {}", job.chunk));
                     }
                 }
@@ -299,7 +338,7 @@ pub fn clock(seconds: f64) -> String {
 impl State {
     fn end(&mut self, place: usize) {
         if let Some(ended) = self.places[place].take() {
-            self.fed += ended.fed;
+            self.pace.add(&ended, Instant::now());
             self.busy += ended.since.elapsed().as_secs_f64();
         }
     }
@@ -307,7 +346,7 @@ impl State {
     /// Frames that a chunk's encoder was fed, as far as they count for the film.
     fn own_of(&self, place: &Place) -> u64 {
         let (fed, own) = self.sizes[place.index];
-        (place.fed.saturating_mul(own) / fed.max(1)).min(own)
+        (place.encoded.saturating_mul(own) / fed.max(1)).min(own)
     }
 
     fn snapshot(&self, now: Instant) -> Snapshot {
@@ -320,23 +359,17 @@ impl State {
             .sum();
         let frames = self.own_done + at_work;
         let elapsed = now.duration_since(self.begun).as_secs_f64();
-        let busy: f64 = self
-            .places
-            .iter()
-            .flatten()
-            .map(|place| now.duration_since(place.since).as_secs_f64())
-            .sum();
-        let fed: u64 = self.places.iter().flatten().map(|place| place.fed).sum();
-        let (fed, busy) = (self.fed + fed, self.busy + busy);
-        // Frames of this run.
-        let encoded: u64 = fed;
+        let mut pace = self.pace;
+        for place in self.places.iter().flatten() {
+            pace.add(place, now);
+        }
         Snapshot {
             frames,
             frames_total: total,
             fraction: frames as f64 / total.max(1) as f64,
-            frames_per_second: encoded as f64 / elapsed.max(0.001),
+            frames_per_second: frames.saturating_sub(self.own_before) as f64 / elapsed.max(0.001),
             elapsed,
-            time_left: (fed > 0).then(|| self.time_left(busy / fed as f64)),
+            time_left: pace.costs().map(|costs| self.time_left(costs, now)),
             bytes: self.bytes,
             bytes_expected: (self.own_done > 0)
                 .then(|| (self.bytes as f64 / self.own_done as f64 * total as f64) as u64),
@@ -349,7 +382,7 @@ impl State {
                     let place = place.as_ref()?;
                     Some(JobState {
                         chunk: place.index,
-                        fed: place.fed,
+                        encoded: place.encoded,
                         of: self.sizes[place.index].0,
                     })
                 })
@@ -358,21 +391,27 @@ impl State {
     }
 
     /// Each place goes on with what is left of its chunk, and with the next ones as it gets free.
-    fn time_left(&self, seconds_per_frame: f64) -> f64 {
-        let places = self.places.iter().map(|place| {
-            let left = place
-                .as_ref()
-                .map(|it| self.sizes[it.index].0.saturating_sub(it.fed));
-            left.unwrap_or(0) as f64
-        });
-        let mut places: Vec<f64> = places.collect();
+    fn time_left(&self, (opening, per_frame): (f64, f64), now: Instant) -> f64 {
+        let of = |index: usize| self.sizes[index].0;
+        let left = |place: &Place| {
+            let opening = match place.first {
+                Some(_) => 0.0,
+                None => opening - now.duration_since(place.since).as_secs_f64(),
+            };
+            let frames = of(place.index).saturating_sub(place.encoded);
+            opening.max(0.0) + frames as f64 * per_frame
+        };
+        let places = self.places.iter();
+        let mut places: Vec<f64> = places
+            .map(|place| place.as_ref().map_or(0.0, left))
+            .collect();
         for &index in &self.waiting {
             let first_free = places.iter_mut().min_by(|one, other| one.total_cmp(other));
             if let Some(place) = first_free {
-                *place += self.sizes[index].0 as f64;
+                *place += opening + of(index) as f64 * per_frame;
             }
         }
-        places.into_iter().fold(0.0, f64::max) * seconds_per_frame
+        places.into_iter().fold(0.0, f64::max)
     }
 }
 
@@ -388,31 +427,30 @@ mod tests {
     #[test]
     fn time_left_is_that_of_the_place_that_ends_last() {
         let now = Instant::now();
+        let place = |index, encoded| {
+            Some(Place {
+                index,
+                encoded,
+                since: now,
+                first: (encoded > 0).then_some((now, 0)),
+            })
+        };
         let state = State {
             begun: now,
             sizes: vec![(100, 90), (100, 90), (100, 90), (40, 30)],
             waiting: vec![2, 3],
-            places: vec![
-                Some(Place {
-                    index: 0,
-                    fed: 50,
-                    since: now,
-                }),
-                Some(Place {
-                    index: 1,
-                    fed: 0,
-                    since: now,
-                }),
-            ],
+            places: vec![place(0, 50), place(1, 0)],
             done: 0,
             own_done: 0,
+            own_before: 0,
             bytes: 0,
-            fed: 0,
+            pace: Pace::default(),
             busy: 0.0,
             told: now,
         };
-        // 50 + 100 in one place, 100 + 40 in the other.
-        assert_eq!(state.time_left(0.1), 15.0);
+        // 50 + 100 in one place, 100 + 40 in the other, each of which opens one more.
+        assert_eq!(state.time_left((0.5, 0.1), now), 15.5);
+        assert_eq!(state.time_left((2.0, 0.1), now), 18.0);
         let snapshot = state.snapshot(now);
         assert_eq!((snapshot.frames, snapshot.frames_total), (45, 300));
     }

@@ -155,6 +155,11 @@ impl Shared {
     }
 
     /// Once the encoder is known.
+    /// Frames of which packets were made.
+    pub(crate) fn encoded(&self) -> f64 {
+        self.lock().encoded(clock::now()).0
+    }
+
     /// The plan, with the threads of each session, where the stream is encoded in chunks and its caps have come.
     pub(crate) fn planned(&self) -> Option<(Plan, u32)> {
         let plan = *self.lock().plan()?;

@@ -528,7 +528,7 @@ impl<M: Media> Engine<M> {
     }
 
     /// Frames of which packets were made for chunks, overlaps included, and nanoseconds that it took all sessions together.
-    pub(in crate::logic) fn encoded(&self, now: u64) -> (f64, u64) {
+    pub fn encoded(&self, now: u64) -> (f64, u64) {
         let at_work: f64 = self.attempts().map(Work::encoded).sum();
         let frames = self.tally.frames_encoded() as f64 + at_work;
         (frames, self.busy(now).sum())
