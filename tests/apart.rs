@@ -144,10 +144,25 @@ impl Film {
         digests: &[Digest],
         cache: &Path,
     ) -> Result<Output, String> {
+        self.join_first(plan, plan.ends.len(), digests, cache)
+    }
+
+    /// The first chunks alone. Frames come with those that the last of them was fed after its own.
+    fn join_first(
+        &self,
+        plan: &export::Plan,
+        chunks: usize,
+        digests: &[Digest],
+        cache: &Path,
+    ) -> Result<Output, String> {
         let more = format!("{} sessions=2 max-attempts=1", self.shared(plan, cache));
         let (pipeline, enc) = self.pipeline(&more);
-        export::give(&enc, Self::given(plan, Part::Join));
-        let frames = self.frames.iter().zip(digests).map(|(frame, digest)| {
+        let mut given = Self::given(plan, Part::Join);
+        let fed = given.fed(chunks - 1, plan.before, plan.after).unwrap();
+        given.ends = given.ends.iter().copied().take(chunks).collect();
+        export::give(&enc, given);
+        let frames = self.frames.iter().zip(digests).take(fed.end.0 as usize);
+        let frames = frames.map(|(frame, digest)| {
             let mut left = export::stand_in(digest);
             let times = left.make_mut();
             times.set_pts(frame.pts());
@@ -346,4 +361,17 @@ fn the_frames_of_a_single_chunk_go_as_they_are_fed() {
         .get("bytes-peak")
         .unwrap();
     assert!((256..=8 * 256).contains(&peak), "{peak}");
+}
+
+#[test]
+fn a_film_can_be_joined_up_to_a_chunk() {
+    let (film, plan, cache) = kept("bframes=2");
+    let whole = film.whole().packets;
+    let digests = film.digests();
+    for (chunks, end) in plan.ends.iter().enumerate() {
+        let output = film.join_first(&plan, chunks + 1, &digests, cache.path());
+        let packets = output.unwrap().packets;
+        assert_eq!(packets.len() as u64, *end);
+        assert!(packets[..] == whole[..packets.len()], "up to {end}");
+    }
 }

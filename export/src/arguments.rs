@@ -37,6 +37,9 @@ pub struct Exporting {
     /// Replace the output if it is there.
     #[arg(long)]
     pub overwrite: bool,
+    /// Write a file of what is done when it is ended by Ctrl-C.
+    #[arg(long)]
+    pub keep_partial: bool,
     /// Don't fail if the source ends before it says that it does. What is there is exported in any case.
     #[arg(long)]
     pub allow_truncated: bool,

@@ -34,6 +34,7 @@ pub fn encode(
 struct Work {
     encoding: Encoding,
     digests: Vec<String>,
+    trail: Vec<String>,
     bytes: Arc<AtomicU64>,
 }
 
@@ -51,6 +52,7 @@ impl Work {
         Ok(Self {
             encoding,
             digests: Vec::new(),
+            trail: Vec::new(),
             bytes,
         })
     }
@@ -102,6 +104,8 @@ fn make(
         })?;
         if own.contains(&number) {
             work.digests.push(digest.to_string());
+        } else if number >= own.end {
+            work.trail.push(digest.to_string());
         }
         let fields = frame.make_mut();
         fields.set_pts(gst::ClockTime::from_nseconds(plan.time(number)));
@@ -119,6 +123,7 @@ fn make(
         index,
         bytes: work.bytes.load(Ordering::Relaxed),
         digests: work.digests,
+        trail: work.trail,
         seconds: since.elapsed().as_secs_f64(),
         decoded_from: match start {
             Start::Key(number) => Some(number),

@@ -99,9 +99,13 @@ impl Export {
         let mut jobs = None;
         let joined = loop {
             if plan.way == Way::Chunks {
-                jobs = Some(self.chunks(&plan, stops)?);
+                let encoded = self.chunks(&plan, stops);
+                if encoded.is_err() && self.options.keep_partial && stops.load(Ordering::SeqCst) {
+                    return Err(self.part(&plan));
+                }
+                jobs = Some(encoded?);
             }
-            match self.joined(&plan, stops) {
+            match self.joined(&plan, plan.chunks.len(), stops) {
                 // What is kept of it is damaged: once, it is made anew.
                 Err(Failure {
                     missing: Some(index),
@@ -113,6 +117,10 @@ impl Export {
                 joined => break joined?,
             }
         };
+        if joined.is_partial {
+            self.folder.remove();
+            return Err(self.ended_early(joined.frames, ""));
+        }
         self.folder.remove();
         Ok(self.summary(&plan, joined, since.elapsed().as_secs_f64(), jobs))
     }
@@ -166,6 +174,31 @@ impl Export {
         Ok((progress.busy(), since.elapsed().as_secs_f64()))
     }
 
+    /// It was ended: the chunks that are done, up to the first that isn't, become a file.
+    fn part(&self, plan: &Plan) -> Failure {
+        let chunks = 0..plan.chunks.len();
+        let missing = |index: &usize| self.folder.read(plan, *index).is_none();
+        let done = chunks.clone().find(missing).unwrap_or(chunks.end);
+        if done == 0 {
+            let failure = Failure::again("ended before the first chunk was done");
+            return self.resumable(failure);
+        }
+        // That isn't ended by what has ended the rest; once more is.
+        match self.joined(plan, done, &AtomicBool::new(false)) {
+            Ok(joined) => {
+                self.ended_early(joined.frames, "; with --overwrite the same command goes on")
+            }
+            Err(failure) => failure,
+        }
+    }
+
+    fn ended_early(&self, frames: u64, and: &str) -> Failure {
+        Failure::again(format!(
+            "ended: the first {frames} frames are in {}{and}",
+            self.output.display()
+        ))
+    }
+
     /// What is done stays.
     fn resumable(&self, failure: Failure) -> Failure {
         // The same command would end as it did.
@@ -183,7 +216,7 @@ impl Export {
         }
     }
 
-    fn joined(&self, plan: &Plan, stops: &AtomicBool) -> Result<Joined, Failure> {
+    fn joined(&self, plan: &Plan, chunks: usize, stops: &AtomicBool) -> Result<Joined, Failure> {
         let progress = match plan.way {
             Way::Whole { .. } => Some(Whole::new(plan, self.style)),
             Way::Chunks => None,
@@ -197,7 +230,8 @@ impl Export {
                 false => Ok(()),
             }
         };
-        let joined = join::join(plan, &self.folder, &self.output, &self.options, &mut told);
+        let (folder, output) = (&self.folder, &self.output);
+        let joined = join::join(plan, folder, output, &self.options, chunks, &mut told);
         if let Some(progress) = &progress {
             progress.end();
         }

@@ -18,6 +18,8 @@ pub struct Record {
     pub index: usize,
     /// Of its own frames.
     pub digests: Vec<String>,
+    /// Of the frames after them that its encoder was fed.
+    pub trail: Vec<String>,
     /// Bytes of its packets.
     pub bytes: u64,
     /// That the job took.
@@ -116,8 +118,12 @@ impl Folder {
 }
 
 impl Record {
-    pub fn digests(&self) -> Option<Vec<Digest>> {
-        self.digests.iter().map(|it| it.parse().ok()).collect()
+    /// Of its own frames, and of those after them.
+    pub fn digests(&self) -> Option<(Vec<Digest>, Vec<Digest>)> {
+        let parsed = |digests: &[String]| -> Option<Vec<Digest>> {
+            digests.iter().map(|it| it.parse().ok()).collect()
+        };
+        Some((parsed(&self.digests)?, parsed(&self.trail)?))
     }
 }
 

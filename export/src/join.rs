@@ -7,19 +7,20 @@
 //! where the output's type holds them; sound is encoded anew where it doesn't.
 
 use crate::element::{Encoding, takes};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::folder::{Folder, beside};
 use crate::formats::{codec_of, default_audio_encoder};
-use crate::plan::{Plan, Way};
-use crate::range::{self, Step};
+use crate::plan::{Chunk, Plan, Way};
+use crate::range::{self, RangeError, Step};
 use crate::source::{described, ignoring_sink, make};
 use gst::prelude::*;
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use vtparallelenc::export::{self, given::Part};
+use vtparallelenc::export::{self, Digest, given::Part};
 
 /// How long it may take until the source's streams are known.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,6 +41,8 @@ pub struct Options {
     pub audio: Audio,
     /// The index comes first.
     pub for_network: bool,
+    /// Where it is ended early, what is there becomes a file.
+    pub keep_partial: bool,
 }
 
 /// What was made.
@@ -49,18 +52,21 @@ pub struct Joined {
     pub frames: u64,
     /// What didn't go over, or not as it was.
     pub notes: Vec<String>,
+    /// It was ended early.
+    pub is_partial: bool,
 }
 
-/// Writes the output. `told`: how many frames the element was given.
+/// Writes the output, of the first chunks. `told`: how many frames the element was given.
 pub fn join(
     plan: &Plan,
     folder: &Folder,
     output: &Path,
     options: &Options,
+    chunks: usize,
     told: &mut dyn FnMut(u64) -> Result<(), Failure>,
 ) -> Result<Joined, Failure> {
     let part = beside(output);
-    let made = write(plan, folder, &part, options, told);
+    let made = write(plan, folder, &part, options, chunks, told);
     let made = made.and_then(|joined| {
         let put = File::open(&part).and_then(|file| {
             file.sync_all()?;
@@ -82,6 +88,7 @@ fn write(
     folder: &Folder,
     part: &Path,
     options: &Options,
+    chunks: usize,
     told: &mut dyn FnMut(u64) -> Result<(), Failure>,
 ) -> Result<Joined, Failure> {
     plan.source.check()?;
@@ -90,7 +97,11 @@ fn write(
     let encoding = Encoding::new(plan)?;
     let (enc, request) = (&encoding.enc, &plan.request);
     match plan.way {
-        Way::Chunks => encoding.give(plan, plan.given(Part::Join), &folder.kept()),
+        Way::Chunks => {
+            let mut given = plan.given(Part::Join);
+            given.ends = given.ends.iter().copied().take(chunks).collect();
+            encoding.give(plan, given, &folder.kept());
+        }
         Way::Whole { .. } => {
             enc.set_property("allow-parallel", !request.no_parallel);
             enc.set_property("sessions", request.jobs.unwrap_or(0));
@@ -114,32 +125,55 @@ fn write(
     let beside = Beside::attach(&encoding, plan, options)?;
     encoding.start(gst::State::Playing)?;
     beside.wait(&encoding)?;
-    let frames = match plan.way {
+    let (frames, is_partial) = match plan.way {
         Way::Chunks => {
-            stand_ins(plan, folder, &encoding, told)?;
-            plan.frames()
+            let given = &plan.chunks[..chunks.min(plan.chunks.len())];
+            let frames = given.last().map_or(0, |last| last.own[1]);
+            let is_partial = frames < plan.frames();
+            if is_partial {
+                beside.until.store(plan.time(frames), Ordering::SeqCst);
+            }
+            stand_ins(plan, folder, &encoding, given, told)?;
+            (frames, is_partial)
         }
-        Way::Whole { .. } => whole(plan, &encoding, told)?,
+        Way::Whole { .. } => whole(plan, &encoding, options, &beside.until, told)?,
     };
-    encoding.finish(|| told(frames))?;
+    encoding.finish(|| match is_partial {
+        true => Ok(()),
+        false => told(frames),
+    })?;
     let notes = std::mem::take(&mut *beside.notes.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(Joined {
         bytes: 0,
         frames,
         notes,
+        is_partial,
     })
 }
 
-/// What is left of each frame: all chunks are there.
+/// What is left of each frame of these chunks, which are there, and of those after them that the last one was fed.
 fn stand_ins(
     plan: &Plan,
     folder: &Folder,
     encoding: &Encoding,
+    chunks: &[Chunk],
     told: &mut dyn FnMut(u64) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    for chunk in &plan.chunks {
+    let mut trail = Vec::new();
+    let mut frame = 0;
+    let mut push = |digest: &Digest| {
+        let mut left = export::stand_in(digest);
+        let fields = left.make_mut();
+        fields.set_pts(gst::ClockTime::from_nseconds(plan.time(frame)));
+        fields.set_duration(plan.duration(frame).map(gst::ClockTime::from_nseconds));
+        encoding.push(left)?;
+        frame += 1;
+        told(frame)
+    };
+    for chunk in chunks {
         let record = folder.read(plan, chunk.index);
-        let digests = record.and_then(|record| record.digests()).ok_or_else(|| {
+        let digests = record.and_then(|record| record.digests());
+        let (own, after) = digests.ok_or_else(|| {
             let index = chunk.index;
             let plan = folder.plan();
             Failure::again(format!(
@@ -147,28 +181,25 @@ fn stand_ins(
                 plan.display()
             ))
         })?;
-        for (frame, digest) in (chunk.own[0]..chunk.own[1]).zip(&digests) {
-            let mut left = export::stand_in(digest);
-            let fields = left.make_mut();
-            fields.set_pts(gst::ClockTime::from_nseconds(plan.time(frame)));
-            fields.set_duration(plan.duration(frame).map(gst::ClockTime::from_nseconds));
-            encoding.push(left)?;
-            told(frame + 1)?;
-        }
+        own.iter().try_for_each(&mut push)?;
+        trail = after;
     }
-    Ok(())
+    trail.iter().try_for_each(push)
 }
 
 /// The frames themselves, to the end.
 fn whole(
     plan: &Plan,
     encoding: &Encoding,
+    options: &Options,
+    until: &AtomicU64,
     told: &mut dyn FnMut(u64) -> Result<(), Failure>,
-) -> Result<u64, Failure> {
+) -> Result<(u64, bool), Failure> {
     let mut frames = 0;
+    let mut ends = false;
     let caps = plan.caps()?;
     let mut last = caps.clone();
-    range::decode_all(&plan.source.path, plan.request.stream, |step| {
+    let decoded = range::decode_all(&plan.source.path, plan.request.stream, |step| {
         let Step::Picture(number, sample) = step else {
             return Ok(());
         };
@@ -184,9 +215,16 @@ fn whole(
         fields.set_dts(gst::ClockTime::NONE);
         encoding.push(frame)?;
         frames = number as u64 + 1;
-        told(frames)
-    })?;
-    Ok(frames)
+        told(frames).inspect_err(|failure| {
+            ends = options.keep_partial && failure.code == Code::Again;
+            let end = time.map_or(0, |time| time + plan.duration(0).unwrap_or(0));
+            until.store(end, Ordering::SeqCst);
+        })
+    });
+    match decoded {
+        Err(RangeError::Stopped(_)) if ends => Ok((frames, true)),
+        decoded => Ok(decoded.map(|()| (frames, false))?),
+    }
 }
 
 /// The source's other streams.
@@ -194,6 +232,8 @@ struct Beside {
     notes: Arc<Mutex<Vec<String>>>,
     /// All streams are known, and what they are called.
     known: Receiver<()>,
+    /// What comes later than this stream time in nanoseconds is left out.
+    until: Arc<AtomicU64>,
 }
 
 /// What its callbacks share.
@@ -206,6 +246,7 @@ struct Shared {
     /// Video streams that have come.
     streams: Mutex<usize>,
     notes: Arc<Mutex<Vec<String>>>,
+    until: Arc<AtomicU64>,
     /// Taken when all is known.
     known: Mutex<Option<Sender<()>>>,
     /// What the exported stream is called, its language, how it is turned.
@@ -227,6 +268,7 @@ impl Beside {
         file.link(&parse).map_err(failed)?;
         let (sender, known) = channel();
         let notes = Arc::new(Mutex::new(Vec::new()));
+        let until = Arc::new(AtomicU64::new(u64::MAX));
         let tags = Arc::new(Mutex::new(gst::TagList::new()));
         tag_first_packet(encoding, &tags)?;
         let shared = Arc::new(Shared {
@@ -236,6 +278,7 @@ impl Beside {
             stream: plan.request.stream,
             streams: Mutex::new(0),
             notes: notes.clone(),
+            until: until.clone(),
             known: Mutex::new(Some(sender)),
             tags,
         });
@@ -250,7 +293,11 @@ impl Beside {
                 }
             }
         });
-        Ok(Self { notes, known })
+        Ok(Self {
+            notes,
+            known,
+            until,
+        })
     }
 
     /// Until the muxer has a pad for each stream: it takes none later. Woken when all streams are known; an error is looked for at each
@@ -349,6 +396,7 @@ impl Shared {
             .structure(0)
             .map_or_else(String::new, |it| it.name().to_string());
         let kind = name.split('/').next().unwrap_or_default();
+        self.end_in_time(pad);
         match kind {
             "video" | "image" => self.watch(pipeline, pad),
             "audio" => self.audio(pipeline, queue, pad, &caps),
@@ -363,6 +411,24 @@ impl Shared {
                 ignore(pipeline, pad)
             }
         }
+    }
+
+    /// Where the picture ends early, the sound does.
+    fn end_in_time(&self, pad: &gst::Pad) {
+        let until = self.until.clone();
+        pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+            let until = until.load(Ordering::SeqCst);
+            let pts = info.buffer().and_then(|buffer| buffer.pts());
+            let segment = pad.sticky_event::<gst::event::Segment>(0);
+            let time = segment.zip(pts).and_then(|(segment, pts)| {
+                let segment = segment.segment().downcast_ref::<gst::ClockTime>()?;
+                segment.to_stream_time(pts)
+            });
+            match time.is_some_and(|time| time.nseconds() >= until) {
+                true => gst::PadProbeReturn::Drop,
+                false => gst::PadProbeReturn::Ok,
+            }
+        });
     }
 
     /// The exported video isn't taken from here, but what is said of it.

@@ -94,7 +94,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             let folder = Folder::of_plan(&plan);
             let plan = Plan::read(&plan)?;
             checked_output(&plan.source.path, &output, overwrite)?;
-            let joined = join::join(&plan, &folder, &output, &options(&sound), &mut |_| Ok(()));
+            let options = options(&sound, false);
+            let chunks = plan.chunks.len();
+            let joined = join::join(&plan, &folder, &output, &options, chunks, &mut |_| Ok(()));
             let joined = joined.inspect_err(|failure| {
                 // It isn't done, whatever its record says.
                 failure
@@ -159,7 +161,7 @@ fn request(encode: &Encode, output: &Path) -> Result<Request, Failure> {
     })
 }
 
-fn options(sound: &arguments::Sound) -> Options {
+fn options(sound: &arguments::Sound, keep_partial: bool) -> Options {
     Options {
         audio: match sound.audio.as_str() {
             "copy" => Audio::Copy,
@@ -167,6 +169,7 @@ fn options(sound: &arguments::Sound) -> Options {
             encoder => Audio::Encode(encoder.into()),
         },
         for_network: sound.optimize_for_network_use,
+        keep_partial,
     }
 }
 
@@ -188,7 +191,7 @@ fn export(exporting: Exporting) -> Result<(), Failure> {
     let export = Export {
         request,
         output,
-        options: options(&exporting.sound),
+        options: options(&exporting.sound, exporting.keep_partial),
         overwrite: exporting.overwrite,
         folder,
         style,

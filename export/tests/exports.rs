@@ -611,3 +611,76 @@ fn what_the_documents_say_runs() {
     }
     assert!(ran >= 7, "{ran}");
 }
+
+/// Ctrl-C when some chunks are done: they are a film.
+#[test]
+fn what_is_done_becomes_a_film_if_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let film = film(dir, 600);
+    let whole = packets(&made_of(dir, &film, "whole.mp4", &SLOW), "v");
+    let folder = dir.join("a.mp4.vtexport");
+    let arguments = [
+        &[
+            film.to_str().unwrap(),
+            "-o",
+            "a.mp4",
+            "--overwrite",
+            "--keep-partial",
+        ][..],
+        &SLOW,
+    ]
+    .concat();
+    let ended = ended_after(dir, &arguments, || records(&folder) > 1);
+    assert!(ended.contains("frames are in a.mp4"), "{ended}");
+    let part = packets(&dir.join("a.mp4"), "v");
+    assert!(
+        part.len() >= 60 && part.len() < 600 && part.len().is_multiple_of(60),
+        "{}",
+        part.len()
+    );
+    let hashes = |packets: &[String]| {
+        let hashes = packets
+            .iter()
+            .map(|it| it.split(',').next_back().unwrap().to_string());
+        hashes.collect::<Vec<_>>()
+    };
+    assert_eq!(hashes(&part), hashes(&whole)[..part.len()]);
+    // As much sound as picture, and 48000 / 1024 packets in a second of 25 frames.
+    let sound = packets(&dir.join("a.mp4"), "a").len();
+    let expected = part.len() * 48_000 / 1_024 / 25;
+    assert!(sound.abs_diff(expected) < 5, "{sound} {expected}");
+    // It goes on.
+    done(dir, &arguments);
+    assert_eq!(packets(&dir.join("a.mp4"), "v"), whole);
+
+    // In one pipeline.
+    let arguments = [&arguments[..], &["--no-parallel"]].concat();
+    let since = Instant::now();
+    let ended = ended_after(dir, &arguments, || {
+        since.elapsed() > Duration::from_millis(700)
+    });
+    assert!(ended.contains("frames are in a.mp4"), "{ended}");
+    let part = packets(&dir.join("a.mp4"), "v").len();
+    assert!((1..600).contains(&part), "{part}");
+}
+
+/// Ctrl-C as soon as it is so; what it said.
+fn ended_after(dir: &Path, arguments: &[&str], is_so: impl Fn() -> bool) -> String {
+    let mut command = vtexport(dir, arguments);
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut command = command.spawn().unwrap();
+    until("ending", &mut command, is_so);
+    let interrupt = ["-INT", &command.id().to_string()];
+    assert!(
+        Command::new("kill")
+            .args(interrupt)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let ended = command.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(75), "{said}");
+    said
+}

@@ -106,7 +106,7 @@ impl Chunker {
             };
         }
         let Some(open) = self.live.back_mut().filter(|live| live.is_open()) else {
-            let opened = Some(self.open(frame));
+            let opened = self.has_more().then(|| self.open(frame));
             return Step {
                 closed: None,
                 opened,
@@ -181,7 +181,7 @@ impl Chunker {
     /// The open chunk ends here, and the next one begins.
     fn part_at(&mut self, seam: FrameNo) -> Step {
         let closed = self.close(seam);
-        let opened = Some(self.open(seam));
+        let opened = self.has_more().then(|| self.open(seam));
         Step { closed, opened }
     }
 
@@ -225,6 +225,12 @@ impl Chunker {
             open.look(&self.film, FrameNo(last));
         }
         bounds
+    }
+
+    /// Frames that come belong to chunks. (What comes after those that were given is the last one's trail.)
+    fn has_more(&self) -> bool {
+        let given = self.given.as_ref();
+        given.is_none_or(|given| self.section_chunks < given.ends.len() as u64)
     }
 
     /// How long the chunk may be that is the `index`th since the last cut and begins here.

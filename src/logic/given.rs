@@ -21,7 +21,7 @@ pub struct Given {
 pub enum Part {
     /// This one is encoded and kept. The first frame that comes is the first one that it is fed.
     Chunk(usize),
-    /// All of them are taken from what is kept.
+    /// All of them are taken from what is kept. Frames that come after the last one are its trail: the film may have more of them.
     Join,
 }
 
