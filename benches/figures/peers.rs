@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Against what else encodes a film on all cores: ffmpeg with the encoder's own threads, and ffmpeg in segments.
+//! The element and `vtexport` against what else encodes a film on all cores: ffmpeg with the encoder's own threads, and ffmpeg in segments.
 
 use crate::Form;
 use crate::clip::{Clip, ffmpeg};
+use crate::plugin;
 use crate::process::{self, gst_launch, in_turns, median, run_with_children};
 use crate::quality::{self, Quality};
 use crate::table::Table;
@@ -21,13 +22,20 @@ struct Case {
     ffmpeg_threads: &'static str,
 }
 
-const CASES: [Case; 2] = [
+const CASES: [Case; 3] = [
     Case {
         name: "libx264",
         // (With a buffer, x264enc holds the peaks of `pass=qual` to its default bitrate.)
         gstreamer: "x264enc speed-preset=medium pass=qual quantizer=23 vbv-buf-capacity=0 key-int-max=250",
         parser: "h264parse ! ",
         ffmpeg: "-c:v libx264 -preset medium -crf 23",
+        ffmpeg_threads: "",
+    },
+    Case {
+        name: "libx265",
+        gstreamer: "x265enc speed-preset=superfast option-string=crf=24 key-int-max=250",
+        parser: "h265parse ! ",
+        ffmpeg: "-c:v libx265 -preset superfast -crf 24 -x265-params log-level=error",
         ffmpeg_threads: "",
     },
     Case {
@@ -76,24 +84,23 @@ pub fn measure(form: Form) -> Vec<Table> {
     };
     for case in cases {
         let result = |name: &str| clip.folder().join(name);
-        let (ours, theirs, segments) = (
-            result("ours.mkv"),
-            result("theirs.mkv"),
-            result("segments.mkv"),
-        );
+        let [ours, exported, theirs, segments] =
+            ["ours.mkv", "exported.mkv", "theirs.mkv", "segments.mkv"].map(result);
         let part = seconds / (SEGMENTS_EACH * cores) as f64;
         let mut commands = [
             parallel(form, case, &clip.film, &ours),
+            export(form, case, &clip.film, &exported),
             plain(case, cores, &clip.film, &theirs),
             in_segments(case, cores, part, &clip, &segments),
         ];
         let taken = in_turns(rounds, &mut commands, run_with_children);
         let names = [
             "`vtparallelenc`",
+            "`vtexport`",
             "ffmpeg, own threads",
             "ffmpeg, in segments",
         ];
-        let results = [ours, theirs, segments];
+        let results = [ours, exported, theirs, segments];
         for ((name, taken), video) in names.iter().zip(&taken).zip(&results) {
             let taken = median(taken);
             let quality = quality::quality(video, &[], &clip.film, frames);
@@ -127,7 +134,7 @@ pub fn measure(form: Form) -> Vec<Table> {
     vec![Table {
         title: "Against others",
         about: format!(
-            "{film}, {frames} frames, decoded and encoded on {cores} cores, without its sound; medians of {rounds}. *In segments*: ffmpeg \
+            "{film}, {frames} frames, decoded and encoded on {cores} cores, without its sound; medians of {rounds}. `vtexport` decodes each chunk where it encodes it, in processes. *In segments*: ffmpeg \
              cuts the film at its key frames into about {segments} segments, {cores} processes with one thread each encode them, and ffmpeg \
              puts them together. Memory is what all processes have in RAM at once, as seen {PER_SECOND} times a second (what they share \
              counts for each). {vmaf}\n\n{settings}\n\
@@ -156,6 +163,14 @@ fn parallel(form: Form, case: &Case, film: &Path, result: &Path) -> Command {
              filesink location=\"{result}\""
         ),
     )
+}
+
+fn export(form: Form, case: &Case, film: &Path, result: &Path) -> Command {
+    let mut command = plugin::vtexport(form);
+    command.arg(film).arg("-o").arg(result);
+    command.args(["--overwrite", "--quiet", "--audio", "none"]);
+    command.args(["--video", case.gstreamer]);
+    command
 }
 
 fn plain(case: &Case, cores: usize, film: &Path, result: &Path) -> Command {

@@ -5,28 +5,38 @@
 use crate::Form;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 const FILE: &str = "libgstvtparallelenc.so";
 
 /// What cargo builds with tests and benchmarks may panic where a test wants it, which costs time: what is measured is built without.
-fn built() -> PathBuf {
+fn built(what: &[&str]) -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
     let built = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--locked",
-            "--lib",
-            "--manifest-path",
-        ])
+        .args(["build", "--quiet", "--locked"])
+        .args(what)
+        .arg("--manifest-path")
         .arg(manifest)
         .status();
-    assert!(built.unwrap().success(), "the plugin can't be built");
+    assert!(built.unwrap().success(), "{what:?} can't be built");
     // This program is in `deps`.
     let beside = std::env::current_exe().unwrap();
-    beside.ancestors().nth(2).unwrap().join(FILE)
+    beside.ancestors().nth(2).unwrap().into()
+}
+
+/// The command `vtexport`, which has the plugin in it.
+pub fn vtexport(form: Form) -> Command {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| {
+        let what: &[&str] = match form {
+            Form::Full => &["--release", "--package", "vtexport"],
+            Form::Short => &["--package", "vtexport"],
+        };
+        built(what).join("vtexport")
+    });
+    let mut command = Command::new(program);
+    command.env_remove("G_DEBUG");
+    command
 }
 
 /// A folder with nothing but the plugin, for as long as this program runs.
@@ -35,7 +45,7 @@ fn folder(form: Form) -> &'static Path {
     let copy = FOLDER.path().join(FILE);
     if !copy.exists() {
         let file = match form {
-            Form::Full => built(),
+            Form::Full => built(&["--release", "--lib"]).join(FILE),
             Form::Short => std::env::current_exe().unwrap().with_file_name(FILE),
         };
         std::fs::copy(&file, &copy).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
