@@ -4,6 +4,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
+use vtexport::plan::TimeRange;
 
 /// Exports a video file: encodes its picture in chunks, by several processes at once, and writes it with its sound as one file.
 ///
@@ -82,6 +83,10 @@ pub struct Encode {
     /// Threads of each encoder. By default, as many as use the processor best.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=128))]
     pub threads: Option<u32>,
+    /// Export this part of the film only: 1:30..2:45, 90.5.. or ..0:30, in hours, minutes and seconds. The picture is cut at frames; the sound
+    /// at packets, or to the sample where --audio names an encoder.
+    #[arg(long, value_name = "FROM..TO", value_parser = time_range)]
+    pub time_range: Option<TimeRange>,
     /// Encode with one encoder, in one process.
     #[arg(long)]
     pub no_parallel: bool,
@@ -169,4 +174,64 @@ pub enum Command {
     },
     /// Prints the manual page.
     Man,
+}
+
+/// As people write it.
+fn time_range(text: &str) -> Result<TimeRange, String> {
+    let (from, to) = text
+        .split_once("..")
+        .ok_or("there are two times with .. between them, as in 1:30..2:45")?;
+    let time = |text: &str, unset: u64| match text {
+        "" => Ok(unset),
+        text => nanoseconds(text).ok_or(format!(
+            "{text} is no time: 90.5 and 1:30.5 and 0:01:30.5 are"
+        )),
+    };
+    let range = TimeRange {
+        from: time(from, 0)?,
+        to: time(to, u64::MAX)?,
+    };
+    match range.from < range.to {
+        true => Ok(range),
+        false => Err("it ends before it begins".into()),
+    }
+}
+
+/// Hours, minutes and seconds, the last of which may be parted.
+fn nanoseconds(text: &str) -> Option<u64> {
+    let mut seconds = 0.0;
+    let parts: Vec<&str> = text.split(':').collect();
+    for part in &parts {
+        let is_number = part.starts_with(|first: char| first.is_ascii_digit());
+        let number: f64 = part.parse().ok().filter(|_| is_number)?;
+        seconds = seconds * 60.0 + number;
+    }
+    (parts.len() <= 3 && seconds < 1e9).then(|| (seconds * 1e9).round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        let range = |text| time_range(text).map(|it| (it.from, it.to));
+        assert_eq!(range("1:30..2:45"), Ok((90_000_000_000, 165_000_000_000)));
+        assert_eq!(range("..0:01:02.5"), Ok((0, 62_500_000_000)));
+        assert_eq!(range("0.04.."), Ok((40_000_000, u64::MAX)));
+        for wrong in [
+            "",
+            "1:30",
+            "2..1",
+            "1..1",
+            "a..b",
+            "-1..2",
+            "1:2:3:4..",
+            "1e99..",
+            "nan..",
+            "1:..2",
+        ] {
+            assert!(range(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -71,8 +71,8 @@ fn make(
     let index = chunk.index;
     let own = chunk.own[0]..chunk.own[1];
     let fed = chunk.fed();
-    let as_numbers = |frame: u64| usize::try_from(frame).unwrap_or(usize::MAX);
-    let range = as_numbers(fed.start)..as_numbers(fed.end);
+    let range = plan.in_source(fed.start)..plan.in_source(fed.end);
+    let offset = plan.in_source(0);
     let (source, stream) = (&plan.source.path, plan.request.stream);
     let mut work: Option<Work> = None;
     let start = range::decode(source, stream, &plan.scan(), range, |step| {
@@ -85,7 +85,7 @@ fn make(
             Some(work) => work,
             none => none.insert(Work::begin(plan, folder, index)?),
         };
-        let number = number as u64;
+        let number = (number - offset) as u64;
         if sample.caps().is_none_or(|it| !it.is_strictly_equal(&caps)) {
             return Err(Failure::cannot(format!(
                 "frame {number} isn't like the first one of the film ({}, not {caps}), and a film of several formats can't be encoded \

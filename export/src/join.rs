@@ -10,7 +10,7 @@ use crate::element::{Encoding, takes};
 use crate::failure::{Code, Failure};
 use crate::folder::{Folder, beside};
 use crate::formats::{codec_of, default_audio_encoder};
-use crate::plan::{Chunk, Plan, Way};
+use crate::plan::{Chunk, Place, Plan, TimeRange, Way};
 use crate::range::{self, RangeError, Step};
 use crate::source::{described, ignoring_sink, make};
 use gst::prelude::*;
@@ -131,7 +131,8 @@ fn write(
             let frames = given.last().map_or(0, |last| last.own[1]);
             let is_partial = frames < plan.frames();
             if is_partial {
-                beside.until.store(plan.time(frames), Ordering::SeqCst);
+                let end = plan.time_range().from + plan.time(frames);
+                beside.until.store(end, Ordering::SeqCst);
             }
             stand_ins(plan, folder, &encoding, given, told)?;
             (frames, is_partial)
@@ -204,6 +205,11 @@ fn whole(
             return Ok(());
         };
         let time = range::stream_time(sample);
+        let number = match plan.place(number) {
+            Place::Before => return Ok(()),
+            Place::At(number) => number,
+            Place::After => return Err(Failure::again("that is all")),
+        };
         let frame = sample.buffer_owned();
         let mut frame = frame.ok_or_else(|| Failure::failed("the decoder made no frame"))?;
         if let Some(caps) = sample.caps().filter(|caps| !caps.is_strictly_equal(&last)) {
@@ -211,10 +217,11 @@ fn whole(
             encoding.set_caps(&last);
         }
         let fields = frame.make_mut();
-        fields.set_pts(time.map(gst::ClockTime::from_nseconds));
+        let shown = time.map(|time| time.saturating_sub(plan.time_range().from));
+        fields.set_pts(shown.map(gst::ClockTime::from_nseconds));
         fields.set_dts(gst::ClockTime::NONE);
         encoding.push(frame)?;
-        frames = number as u64 + 1;
+        frames = number + 1;
         told(frames).inspect_err(|failure| {
             ends = options.keep_partial && failure.code == Code::Again;
             let end = time.map_or(0, |time| time + plan.duration(0).unwrap_or(0));
@@ -223,6 +230,7 @@ fn whole(
     });
     match decoded {
         Err(RangeError::Stopped(_)) if ends => Ok((frames, true)),
+        Err(RangeError::Stopped(_)) if frames == plan.frames() => Ok((frames, false)),
         decoded => Ok(decoded.map(|()| (frames, false))?),
     }
 }
@@ -236,6 +244,15 @@ struct Beside {
     until: Arc<AtomicU64>,
 }
 
+/// Where sound can be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Edge {
+    /// Between packets: some milliseconds after the beginning of a range.
+    Packet,
+    /// Exactly.
+    Sample,
+}
+
 /// What its callbacks share.
 struct Shared {
     muxer: gst::Element,
@@ -247,6 +264,8 @@ struct Shared {
     streams: Mutex<usize>,
     notes: Arc<Mutex<Vec<String>>>,
     until: Arc<AtomicU64>,
+    /// What of the film is exported.
+    range: TimeRange,
     /// Taken when all is known.
     known: Mutex<Option<Sender<()>>>,
     /// What the exported stream is called, its language, how it is turned.
@@ -268,7 +287,7 @@ impl Beside {
         file.link(&parse).map_err(failed)?;
         let (sender, known) = channel();
         let notes = Arc::new(Mutex::new(Vec::new()));
-        let until = Arc::new(AtomicU64::new(u64::MAX));
+        let until = Arc::new(AtomicU64::new(plan.time_range().to));
         let tags = Arc::new(Mutex::new(gst::TagList::new()));
         tag_first_packet(encoding, &tags)?;
         let shared = Arc::new(Shared {
@@ -279,6 +298,7 @@ impl Beside {
             streams: Mutex::new(0),
             notes: notes.clone(),
             until: until.clone(),
+            range: plan.time_range(),
             known: Mutex::new(Some(sender)),
             tags,
         });
@@ -396,14 +416,17 @@ impl Shared {
             .structure(0)
             .map_or_else(String::new, |it| it.name().to_string());
         let kind = name.split('/').next().unwrap_or_default();
-        self.end_in_time(pad);
         match kind {
             "video" | "image" => self.watch(pipeline, pad),
             "audio" => self.audio(pipeline, queue, pad, &caps),
-            "text" | "subpicture" | "closedcaption" => self.copy(queue, pad, &caps, "subtitles"),
+            "text" | "subpicture" | "closedcaption" => {
+                self.cut(pad, Edge::Packet);
+                self.copy(queue, pad, &caps, "subtitles")
+            }
             _ if name.starts_with("application/x-subtitle")
                 || name.starts_with("application/x-ssa") =>
             {
+                self.cut(pad, Edge::Packet);
                 self.copy(queue, pad, &caps, "subtitles")
             }
             _ => {
@@ -413,20 +436,41 @@ impl Shared {
         }
     }
 
-    /// Where the picture ends early, the sound does.
-    fn end_in_time(&self, pad: &gst::Pad) {
-        let until = self.until.clone();
-        pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
-            let until = until.load(Ordering::SeqCst);
-            let pts = info.buffer().and_then(|buffer| buffer.pts());
-            let segment = pad.sticky_event::<gst::event::Segment>(0);
-            let time = segment.zip(pts).and_then(|(segment, pts)| {
-                let segment = segment.segment().downcast_ref::<gst::ClockTime>()?;
-                segment.to_stream_time(pts)
-            });
-            match time.is_some_and(|time| time.nseconds() >= until) {
-                true => gst::PadProbeReturn::Drop,
-                false => gst::PadProbeReturn::Ok,
+    /// Of what comes on the pad only that goes on which belongs to the picture, which may be a part of the film.
+    fn cut(&self, pad: &gst::Pad, edge: Edge) {
+        let (until, range) = (self.until.clone(), self.range);
+        let source = Mutex::new(gst::FormattedSegment::<gst::ClockTime>::new());
+        let mask = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
+        pad.add_probe(mask, move |_, info| {
+            let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
+            match &mut info.data {
+                Some(gst::PadProbeData::Event(event)) => {
+                    if let gst::EventView::Segment(segment) = event.view()
+                        && let Some(time) = segment.segment().downcast_ref::<gst::ClockTime>()
+                    {
+                        *source = time.clone();
+                        let seqnum = event.seqnum();
+                        let part = part_of(time, range);
+                        *event = gst::event::Segment::builder(&part).seqnum(seqnum).build();
+                    }
+                    gst::PadProbeReturn::Ok
+                }
+                Some(gst::PadProbeData::Buffer(packet)) => {
+                    let time = |pts| Some(source.to_stream_time(pts)?.nseconds());
+                    let begins = packet.pts().and_then(time);
+                    let ends = packet.pts().zip(packet.duration());
+                    let ends = ends.and_then(|(pts, duration)| time(pts + duration));
+                    let first = match edge {
+                        Edge::Packet => begins,
+                        Edge::Sample => ends.or(begins),
+                    };
+                    let is_late = begins.is_some_and(|it| it >= until.load(Ordering::SeqCst));
+                    match is_late || first.is_some_and(|it| it < range.from) {
+                        true => gst::PadProbeReturn::Drop,
+                        false => gst::PadProbeReturn::Ok,
+                    }
+                }
+                _ => gst::PadProbeReturn::Ok,
             }
         });
     }
@@ -520,6 +564,7 @@ impl Shared {
         let encoder = match &self.audio {
             Audio::None => return ignore(pipeline, pad),
             Audio::Copy if takes(&self.muxer, &codec).is_some() => {
+                self.cut(pad, Edge::Packet);
                 let Some(parser) = audio_parser(caps) else {
                     return self.copy(queue, pad, caps, "sound");
                 };
@@ -542,6 +587,8 @@ impl Shared {
             }
             Audio::Encode(encoder) => encoder.clone(),
         };
+        // Its first and last samples are cut by the encoder.
+        self.cut(pad, Edge::Sample);
         let bin = gst::parse::bin_from_description(
             &format!("audioconvert ! audioresample ! {encoder}"),
             true,
@@ -652,6 +699,29 @@ fn ignore(pipeline: &gst::Pipeline, pad: &gst::Pad) -> Result<(), Failure> {
     pad.link(&to)
         .map(|_| ())
         .map_err(|error| Failure::failed(error.to_string()))
+}
+
+/// The same segment, of which only what is shown in the range is there, from the running time 0 on.
+fn part_of(
+    source: &gst::FormattedSegment<gst::ClockTime>,
+    range: TimeRange,
+) -> gst::FormattedSegment<gst::ClockTime> {
+    let mut part = source.clone();
+    let position =
+        |time: u64| source.position_from_stream_time(gst::ClockTime::from_nseconds(time));
+    if range.from > 0
+        && let Some(start) = position(range.from)
+    {
+        part.set_start(start);
+        part.set_time(gst::ClockTime::ZERO);
+        part.set_base(gst::ClockTime::ZERO);
+    }
+    if range.to < u64::MAX
+        && let Some(stop) = position(range.to)
+    {
+        part.set_stop(stop);
+    }
+    part
 }
 
 /// What makes of a codec what any muxer takes.

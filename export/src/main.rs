@@ -157,6 +157,7 @@ fn request(encode: &Encode, output: &Path) -> Result<Request, Failure> {
         jobs: encode.jobs,
         threads: encode.threads,
         no_parallel: encode.no_parallel,
+        time_range: encode.time_range,
         ending,
     })
 }

@@ -38,6 +38,24 @@ pub struct Request {
     pub threads: Option<u32>,
     /// One encoder encodes all.
     pub no_parallel: bool,
+    /// What of the film is exported, in nanoseconds of its time; `None`: all.
+    pub time_range: Option<TimeRange>,
+}
+
+/// From the first of these nanoseconds up to, not including, the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeRange {
+    pub from: u64,
+    pub to: u64,
+}
+
+impl Default for TimeRange {
+    fn default() -> Self {
+        Self {
+            from: 0,
+            to: u64::MAX,
+        }
+    }
 }
 
 /// Which file it is.
@@ -96,7 +114,10 @@ pub struct Plan {
     pub truncated: Option<[f64; 2]>,
     /// What encodes them: versions, and digests of the plugins' files. Elsewhere it may make other bytes.
     pub fingerprint: Vec<String>,
-    /// In nanoseconds of stream time.
+    /// Numbers of the exported frames among those of the source.
+    first: usize,
+    end: usize,
+    /// Of all frames of the source, in nanoseconds of stream time.
     times: Vec<u64>,
     /// Numbers of the key frames.
     keys: Vec<usize>,
@@ -105,6 +126,15 @@ pub struct Plan {
     begins_amid: bool,
     /// Of each frame in nanoseconds, if all are the same; else up to the next one.
     duration: Option<u64>,
+}
+
+/// Where a frame of the source is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Before,
+    /// It is exported, as the frame of this number.
+    At(u64),
+    After,
 }
 
 impl SourceId {
@@ -145,6 +175,7 @@ impl Plan {
         let opened = Source::open(&request.source)?;
         let source = SourceId::of(&request.source)?;
         let scan = scan(&request.source, request.stream)?;
+        let frames = within(request.time_range, &request.source, &scan)?;
         let first = first_picture(&request, &scan)?;
         let caps = first
             .caps()
@@ -165,6 +196,8 @@ impl Plan {
             truncated: truncated(opened.duration, scan.end).filter(|_| scan.untimed == 0),
             fingerprint: element::fingerprint(&encoder)?,
             encoder,
+            first: frames.start,
+            end: frames.end,
             times: scan.pictures.iter().map(|picture| picture.time).collect(),
             keys: (0..)
                 .zip(&scan.pictures)
@@ -270,7 +303,30 @@ impl Plan {
     }
 
     pub fn frames(&self) -> u64 {
-        self.times.len() as u64
+        self.end.saturating_sub(self.first) as u64
+    }
+
+    /// The number of a frame among those of the source.
+    pub fn in_source(&self, frame: u64) -> usize {
+        let frame = usize::try_from(frame).unwrap_or(usize::MAX);
+        frame.saturating_add(self.first)
+    }
+
+    /// Where a frame of the source is, counted from 0.
+    pub fn place(&self, number: usize) -> Place {
+        // (Those without times are all there are.)
+        match number.checked_sub(self.first) {
+            None => Place::Before,
+            Some(frame) if number < self.end || self.request.time_range.is_none() => {
+                Place::At(frame as u64)
+            }
+            Some(_) => Place::After,
+        }
+    }
+
+    /// What of the film is exported.
+    pub fn time_range(&self) -> TimeRange {
+        self.request.time_range.unwrap_or_default()
     }
 
     /// With those whose times aren't known.
@@ -287,21 +343,24 @@ impl Plan {
         nanoseconds as f64 / 1e9
     }
 
-    /// When a frame is shown, in nanoseconds of stream time; of the one after the last, when that ends.
+    /// When a frame is shown, in nanoseconds from where the export begins; of the one after the last, when that ends.
     pub fn time(&self, frame: u64) -> u64 {
-        let index = usize::try_from(frame).unwrap_or(usize::MAX);
+        self.time_in_source(self.in_source(frame))
+            .saturating_sub(self.time_range().from)
+    }
+
+    fn time_in_source(&self, index: usize) -> u64 {
         let ends = || {
             let last = self.frames().saturating_sub(1);
-            self.times
-                .last()
-                .map_or(0, |time| time + self.duration(last).unwrap_or(0))
+            let duration = self.duration(last).unwrap_or(0);
+            self.times.last().map_or(0, |time| time + duration)
         };
         self.times.get(index).copied().unwrap_or_else(ends)
     }
 
     /// How long a frame is shown, in nanoseconds.
     pub fn duration(&self, frame: u64) -> Option<u64> {
-        let index = usize::try_from(frame).unwrap_or(usize::MAX);
+        let index = self.in_source(frame);
         let gap = |index: usize| {
             Some(
                 self.times
@@ -371,6 +430,39 @@ impl Chunk {
     pub fn frames(&self) -> u64 {
         self.own[1] - self.own[0]
     }
+}
+
+/// Times are rounded, to a millisecond in Matroska: so much later a range may begin than its first frame.
+const ROUNDED_TIME: u64 = 1_000_000;
+
+/// The numbers of the frames that are shown in a range.
+fn within(range: Option<TimeRange>, source: &Path, scan: &Scan) -> Result<Range<usize>, Failure> {
+    let Some(TimeRange { from, to }) = range else {
+        return Ok(0..scan.pictures.len());
+    };
+    if scan.untimed > 0 {
+        return Err(Failure::source(format!(
+            "{} doesn't tell the times of its frames, so no time range of it can be exported",
+            source.display()
+        )));
+    }
+    let before = |time: u64| {
+        let time = time.saturating_sub(ROUNDED_TIME);
+        scan.pictures.partition_point(|picture| picture.time < time)
+    };
+    let frames = before(from)..before(to);
+    if frames.is_empty() {
+        let seconds = |time: u64| time as f64 / 1e9;
+        let times = scan.pictures.first().zip(scan.pictures.last());
+        let times = times.map_or((0, 0), |(first, last)| (first.time, last.time));
+        return Err(Failure::usage(format!(
+            "there is no frame in that time range: those of {} are from {:.3} to {:.3} s",
+            source.display(),
+            seconds(times.0),
+            seconds(times.1)
+        )));
+    }
+    Ok(frames)
 }
 
 /// What a container says of its length is rounded, and estimated where it isn't known: so much may be missing.

@@ -477,6 +477,16 @@ fn bad_input_is_named_and_leaves_nothing() {
             "nosuchenc",
         ),
         (&[film, "-o", "a.mp4", "--jobs", "0"], 2, "--jobs"),
+        (
+            &[film, "-o", "a.mp4", "--time-range", "9..8"],
+            2,
+            "ends before it begins",
+        ),
+        (
+            &[film, "-o", "a.mp4", "--time-range", "90..91"],
+            2,
+            "are from 0.000 to 1.160 s",
+        ),
         (&[film, "-o", "a.mp4", "--json", "--quiet"], 2, "--quiet"),
         (&["status", "nothing.json"], 2, "can't be read"),
         (&["status", "text.mp4"], 2, "is no plan"),
@@ -683,4 +693,40 @@ fn ended_after(dir: &Path, arguments: &[&str], is_so: impl Fn() -> bool) -> Stri
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert_eq!(ended.status.code(), Some(75), "{said}");
     said
+}
+
+/// A part of a film is what its own frames make, and no other.
+#[test]
+fn a_time_range_is_exact() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let film = film(dir, 300);
+    let decoded = |path: &Path| common::decoded(path);
+    let whole = decoded(&film);
+    let lossless = "x264enc pass=quant quantizer=0 speed-preset=ultrafast vbv-buf-capacity=0";
+    for (range, frames) in [("2..6.4", 50..160), ("..1", 0..25), ("0:00:10..", 250..300)] {
+        for more in [&["--chunk-frames", "40"][..], &["--no-parallel"]] {
+            let arguments = [
+                &[
+                    "--video",
+                    lossless,
+                    "--audio",
+                    "avenc_aac",
+                    "--time-range",
+                    range,
+                ],
+                more,
+            ]
+            .concat();
+            let part = made_of(dir, &film, "part.mp4", &arguments);
+            let expected = &whole[frames.clone()];
+            let made = decoded(&part);
+            assert_eq!(made.len(), frames.len(), "{arguments:?}");
+            for (number, (made, expected)) in made.iter().zip(expected).enumerate() {
+                assert_eq!(made.1, expected.1, "frame {number} of {arguments:?}");
+                let time = expected.0 - frames.start as u64 * 40_000_000;
+                assert!(made.0.abs_diff(time) < 2_000_000, "{number}");
+            }
+        }
+    }
 }
