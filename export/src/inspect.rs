@@ -203,6 +203,7 @@ mod tests {
             rate,
             is_interlaced: false,
             language: Some("de".into()),
+            orientation: None,
         }
     }
 

@@ -12,7 +12,8 @@ use crate::folder::{Folder, beside};
 use crate::formats::{codec_of, default_audio_encoder};
 use crate::plan::{Chunk, Place, Plan, TimeRange, Way};
 use crate::range::{self, RangeError, Step};
-use crate::source::{described, ignoring_sink, make};
+use crate::source::{Source, described, ignoring_sink, make};
+use crate::subtitles::plain;
 use gst::prelude::*;
 use std::fs::File;
 use std::path::Path;
@@ -75,7 +76,13 @@ pub fn join(
             Ok(bytes)
         });
         let bytes = put.map_err(|error| Failure::unwritten(output, &error))?;
-        Ok(Joined { bytes, ..joined })
+        let mut notes = joined.notes;
+        notes.extend(lost_orientation(plan, output));
+        Ok(Joined {
+            bytes,
+            notes,
+            ..joined
+        })
     });
     if made.is_err() {
         let _ = std::fs::remove_file(&part);
@@ -149,6 +156,29 @@ fn write(
         frames,
         notes,
         is_partial,
+    })
+}
+
+/// Not every muxer writes how a picture is turned, though it is told.
+fn lost_orientation(plan: &Plan, output: &Path) -> Option<String> {
+    let of = |path: &Path, stream: usize| {
+        let source = Source::open(path).ok()?;
+        source.video.get(stream)?.orientation.clone()
+    };
+    let turned = of(&plan.source.path, plan.request.stream).filter(|it| it != "rotate-0")?;
+    // As `videoflip` calls it.
+    let direction = match turned.as_str() {
+        "rotate-90" => "90r",
+        "rotate-180" => "180",
+        "rotate-270" => "90l",
+        _ => "identity",
+    };
+    (of(output, 0).as_ref() != Some(&turned)).then(|| {
+        format!(
+            "The source's picture is turned ({turned}), which {} doesn't write here. An encoder that begins with `videoflip \
+             video-direction={direction} !` turns it.",
+            plan.muxer
+        )
     })
 }
 
@@ -390,7 +420,9 @@ fn kept(tags: &gst::TagListRef) -> gst::TagList {
 impl Shared {
     fn note(&self, note: String) {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        notes.push(note);
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
     }
 
     /// A packet of the video has come: all pads are there (they come at once, before any packet), and what is said of the video.
@@ -540,6 +572,13 @@ impl Shared {
     ) -> Result<(), Failure> {
         let pipeline = queue.parent().and_downcast::<gst::Pipeline>();
         let pipeline = pipeline.ok_or_else(|| Failure::failed("no pipeline"))?;
+        let plain = plain_text(caps).filter(|plain| takes(&self.muxer, plain).is_some());
+        if let Some(plain) = plain.filter(|_| takes(&self.muxer, caps).is_none()) {
+            let setter = make("capssetter")?;
+            setter.set_property("caps", &plain);
+            make_plain(pad);
+            return self.through(&pipeline, queue, pad, &[setter], &plain);
+        }
         let Some(template) = takes(&self.muxer, caps) else {
             self.note(format!(
                 "{} ({what}) are left out, as {} files don't hold them.",
@@ -722,6 +761,37 @@ fn part_of(
         part.set_stop(stop);
     }
     part
+}
+
+/// Text with markup, as plain text.
+fn plain_text(caps: &gst::Caps) -> Option<gst::Caps> {
+    let text = caps.structure(0).filter(|it| it.name() == "text/x-raw")?;
+    let is_markup = text
+        .get::<&str>("format")
+        .is_ok_and(|it| it == "pango-markup");
+    let plain = gst::Caps::builder("text/x-raw").field("format", "utf8");
+    is_markup.then(|| plain.build())
+}
+
+fn make_plain(pad: &gst::Pad) {
+    pad.add_probe(gst::PadProbeType::BUFFER, |_, info| {
+        let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data else {
+            return gst::PadProbeReturn::Ok;
+        };
+        let text = buffer
+            .map_readable()
+            .map(|it| plain(&String::from_utf8_lossy(&it)));
+        if let Ok(text) = text {
+            let mut plain = gst::Buffer::from_mut_slice(text.into_bytes());
+            let (flags, timestamps) = (
+                gst::BufferCopyFlags::FLAGS,
+                gst::BufferCopyFlags::TIMESTAMPS,
+            );
+            let _ = buffer.copy_into(plain.make_mut(), flags | timestamps, ..);
+            *buffer = plain;
+        }
+        gst::PadProbeReturn::Ok
+    });
 }
 
 /// What makes of a codec what any muxer takes.

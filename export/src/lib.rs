@@ -17,6 +17,7 @@
 //! | [`chunk`] | one chunk: decoded, encoded and kept |
 //! | [`folder`] | what is kept on the way |
 //! | [`join`] | all chunks, with sound and subtitles, as a file |
+//! | [`subtitles`] | text with markup as plain text |
 //! | [`jobs`] | a process for each chunk |
 //! | [`export`] | all of that for one command |
 //! | [`progress`] | what is told of it meanwhile |
@@ -40,3 +41,4 @@ pub mod progress;
 pub mod range;
 pub mod scan;
 pub mod source;
+pub mod subtitles;

@@ -55,6 +55,8 @@ pub struct Video {
     pub rate: (i32, i32),
     pub is_interlaced: bool,
     pub language: Option<String>,
+    /// How it is to be turned, as GStreamer's tag says it: "rotate-90", say.
+    pub orientation: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -143,6 +145,10 @@ impl Video {
             rate: (rate.numer(), rate.denom()),
             is_interlaced: stream.is_interlaced(),
             language: language(stream),
+            orientation: stream.tags().and_then(|tags| {
+                let orientation = tags.get::<gst::tags::ImageOrientation>()?;
+                Some(orientation.get().into())
+            }),
         }
     }
 }

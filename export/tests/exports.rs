@@ -730,3 +730,187 @@ fn a_time_range_is_exact() {
         }
     }
 }
+
+/// What is said of a file and its streams, as an independent program reads it.
+fn described(file: &Path) -> String {
+    let entries = "stream=codec_type,pix_fmt,color_transfer,color_primaries,color_space,sample_aspect_ratio,field_order:\
+                   stream_tags=language:format_tags=title,artist:chapter_tags=title:frame_side_data=side_data_type";
+    let output = Command::new("ffprobe")
+        .args([
+            "-v",
+            "error",
+            "-show_chapters",
+            "-show_frames",
+            "-read_intervals",
+            "%+#1",
+        ])
+        .args(["-show_entries", entries, "-of", "json"])
+        .arg(file)
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn what_is_said_of_a_film_goes_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    gst::init().unwrap();
+    let film = film(dir, 100);
+    std::fs::write(
+        dir.join("meta.txt"),
+        ";FFMETADATA1\ntitle=Night\nartist=Somebody\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=2000\ntitle=One\n\
+         [CHAPTER]\nTIMEBASE=1/1000\nSTART=2000\nEND=4000\ntitle=Two\n",
+    )
+    .unwrap();
+    std::fs::write(
+        dir.join("text.srt"),
+        "1\n00:00:01,000 --> 00:00:02,000\nTom & Jerry\n",
+    )
+    .unwrap();
+    let made = Command::new("ffmpeg")
+        .current_dir(dir)
+        .args([
+            "-v",
+            "error",
+            "-i",
+            film.to_str().unwrap(),
+            "-i",
+            "text.srt",
+            "-i",
+            "meta.txt",
+        ])
+        .args([
+            "-map",
+            "0",
+            "-map",
+            "1",
+            "-map_metadata",
+            "2",
+            "-map_chapters",
+            "2",
+            "-c",
+            "copy",
+            "-c:s",
+            "srt",
+        ])
+        .args([
+            "-metadata:s:a:0",
+            "language=deu",
+            "-metadata:s:s:0",
+            "language=fra",
+            "said.mkv",
+        ])
+        .status();
+    assert!(made.unwrap().success());
+    let quick = ["--chunk-frames", "40", "--video", FAST];
+    let source = dir.join("said.mkv");
+    for (output, words) in [
+        (
+            "a.mkv",
+            &["Night", "Somebody", "ger", "fre", "\"One\"", "\"Two\""][..],
+        ),
+        ("a.mp4", &["Night", "Somebody", "deu", "fra"]),
+    ] {
+        let output = made_of(dir, &source, output, &quick);
+        let said = described(&output);
+        assert!(
+            words.iter().all(|word| said.contains(word)),
+            "{words:?}: {said}"
+        );
+        let text = Command::new("ffmpeg")
+            .args([
+                "-v",
+                "error",
+                "-i",
+                output.to_str().unwrap(),
+                "-f",
+                "srt",
+                "-",
+            ])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(text.stdout).unwrap();
+        assert!(
+            text.contains("00:00:01,000 --> ") && text.contains("Tom & Jerry"),
+            "{text}"
+        );
+    }
+
+    let hdr = "-pix_fmt yuv420p10le -vf setsar=16/11 -c:v libx265 -preset ultrafast -tag:v hvc1 -x265-params \
+               log-level=error:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:max-cll=1000,400:\
+               master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)";
+    let hdr = made_by_ffmpeg(dir, "hdr.mp4", hdr);
+    let x265 = [
+        "--chunk-frames",
+        "30",
+        "--video",
+        "x265enc speed-preset=ultrafast",
+    ];
+    let said = described(&made_of(dir, &hdr, "b.mp4", &x265));
+    for word in [
+        "yuv420p10le",
+        "smpte2084",
+        "bt2020nc",
+        "16:11",
+        "Mastering display metadata",
+        "Content light level metadata",
+    ] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    let fields = made_by_ffmpeg(
+        dir,
+        "fields.mp4",
+        "-vf interlace -flags +ildct+ilme -c:v libx264 -x264-params tff=1",
+    );
+    let x264 = [
+        "--chunk-frames",
+        "15",
+        "--video",
+        &format!("{FAST} interlaced=true")[..],
+    ];
+    let said = described(&made_of(dir, &fields, "c.mp4", &x264));
+    assert!(said.contains("\"tt\"") || said.contains("\"tb\""), "{said}");
+
+    // mp4mux is told how a picture is turned, and doesn't write it: it is said then.
+    let turned = Command::new("ffmpeg")
+        .current_dir(dir)
+        .args([
+            "-v",
+            "error",
+            "-i",
+            film.to_str().unwrap(),
+            "-c",
+            "copy",
+            "-metadata:s:v:0",
+            "rotate=90",
+            "turned.mp4",
+        ])
+        .status();
+    assert!(turned.unwrap().success());
+    let rotation = |name: &str| described_rotation(&dir.join(name));
+    if rotation("turned.mp4") {
+        let said = done(dir, &[&["turned.mp4", "-o", "d.mp4"][..], &quick].concat());
+        assert!(
+            rotation("d.mp4") || said.contains("picture is turned"),
+            "{said}"
+        );
+    }
+}
+
+/// The picture is to be turned. (Newer versions of ffmpeg write no such tag.)
+fn described_rotation(file: &Path) -> bool {
+    let output = Command::new("ffprobe")
+        .args([
+            "-v",
+            "error",
+            "-show_entries",
+            "stream_side_data=rotation",
+            "-of",
+            "csv=p=0",
+        ])
+        .arg(file)
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap().contains("90")
+}
