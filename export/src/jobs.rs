@@ -139,7 +139,7 @@ impl Jobs<'_> {
                 why,
             });
             // Another attempt would be the same.
-            if matches!(last.code, Code::Usage | Code::Source | Code::Cannot) {
+            if last.code != Code::Failed {
                 break;
             }
         }

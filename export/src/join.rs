@@ -84,10 +84,17 @@ pub fn join(
             ..joined
         })
     });
-    if made.is_err() {
+    made.map_err(|failure| {
         let _ = std::fs::remove_file(&part);
-    }
-    made
+        match failure {
+            Failure {
+                code: Code::Again,
+                missing: None,
+                ..
+            } => Failure::again(format!("{}: {}", output.display(), failure.text)),
+            failure => failure,
+        }
+    })
 }
 
 fn write(

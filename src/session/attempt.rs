@@ -15,6 +15,7 @@ use crate::logic::engine::Doing;
 use crate::logic::ids::FrameNo;
 use crate::media::raw::stampable;
 use gst::prelude::*;
+use std::io::ErrorKind;
 
 impl Session {
     /// Makes one attempt, to the end.
@@ -24,7 +25,7 @@ impl Session {
         if let Keeping::Required(chunk) = work.keeping {
             let fresh = self.fresh(assignment, work)?;
             let begun = Fingerprint::new(work, chunk, &fresh.element);
-            fingerprint = Some(begun.map_err(|why| Failure::CannotKeep(why.to_string()))?);
+            fingerprint = Some(begun.map_err(|why| cannot_keep(why.to_string()))?);
             let base = work.opens.buffer.pts();
             // (Metas that encoders pass on from frames are for elements that look at frames. Muxers don't.)
             assignment.record(base.map_or(0, gst::ClockTime::nseconds), false);
@@ -181,23 +182,33 @@ impl Session {
     }
 }
 
+fn cannot_keep(why: String) -> Failure {
+    let is_full = false;
+    Failure::CannotKeep { why, is_full }
+}
+
 /// The chunk is encoded for nothing else than to be kept.
 fn keep_for_certain(
     work: &Work,
     fingerprint: Fingerprint,
     recording: Option<Recording>,
 ) -> Result<(), Failure> {
-    let cannot = |why: String| Failure::CannotKeep(why);
     let key = fingerprint
         .finish()
-        .map_err(|why| cannot(why.to_string()))?;
-    let recording =
-        recording.ok_or_else(|| cannot("what the encoder made can't be written".to_string()))?;
+        .map_err(|why| cannot_keep(why.to_string()))?;
+    let recording = recording
+        .ok_or_else(|| cannot_keep("what the encoder made can't be written".to_string()))?;
     let files = work.cache.as_deref();
-    let files = files.ok_or_else(|| cannot("cache-location can't be used".to_string()))?;
+    let files = files.ok_or_else(|| cannot_keep("cache-location can't be used".to_string()))?;
     // (To the watch it is a part of closing the encoder.)
     let put = files.put(key, &recording);
-    put.map_err(|error| cannot(error.to_string()))
+    put.map_err(|error| Failure::CannotKeep {
+        is_full: matches!(
+            error.kind(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+        ),
+        why: error.to_string(),
+    })
 }
 
 /// Why no encoder could be opened: the reason at hand, or what else is known of it.

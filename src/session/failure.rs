@@ -35,8 +35,12 @@ pub(crate) enum Failure {
     Fault(Fault),
     #[error("it isn't kept, or what is kept isn't what these frames and this encoder make")]
     NotKept,
-    #[error("it can't be kept: {0}")]
-    CannotKeep(String),
+    #[error("it can't be kept: {why}")]
+    CannotKeep {
+        why: String,
+        /// There is no room for it.
+        is_full: bool,
+    },
     /// The encoder stood still and was left to itself.
     #[error("the encoder {encoder} stood still for {time:?} while {} (stall-timeout)", in_words(*doing))]
     Stalled {
@@ -73,7 +77,7 @@ impl Failure {
             Self::Posted(_) => "error-message",
             Self::Flow { .. } => "error-flow",
             Self::Fault(_) => "wrong-output",
-            Self::NotKept | Self::CannotKeep(_) => "not-kept",
+            Self::NotKept | Self::CannotKeep { .. } => "not-kept",
             Self::Stalled { .. } => "stalled",
         }
     }
@@ -105,7 +109,10 @@ impl Failure {
             }
             Self::Encoder(_) => glib::Error::new(gst::LibraryError::Init, text),
             Self::NotKept => glib::Error::new(gst::ResourceError::NotFound, text),
-            Self::CannotKeep(_) => glib::Error::new(gst::ResourceError::Write, text),
+            Self::CannotKeep { is_full: true, .. } => {
+                glib::Error::new(gst::ResourceError::NoSpaceLeft, text)
+            }
+            Self::CannotKeep { .. } => glib::Error::new(gst::ResourceError::Write, text),
             _ => glib::Error::new(gst::StreamError::Encode, text),
         }
     }
@@ -123,7 +130,7 @@ impl Failure {
             Self::Encoder(EncoderError::CapsRefused { .. }) => Ending::CapsRefused,
             Self::Unopened(_) => Ending::NotOpened,
             Self::Encoder(_) | Self::Posted(_) | Self::Flow { .. } => Ending::EncoderFailed,
-            Self::NotKept | Self::CannotKeep(_) => Ending::NotKept,
+            Self::NotKept | Self::CannotKeep { .. } => Ending::NotKept,
             Self::Fault(fault) => Ending::Faulty(fault.clone()),
             Self::Stalled { .. } => Ending::Stalled,
         }
