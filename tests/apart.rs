@@ -220,7 +220,7 @@ fn so_it_is_with_real_encoders() {
         format!("x264enc pass=qual quantizer=28 {none} speed-preset=fast"),
         format!("x264enc bitrate=200 {none} speed-preset=veryfast"),
         "x265enc speed-preset=ultrafast".to_string(),
-        "vp8enc deadline=1 cq-level=20 end-usage=cq".to_string(),
+        "vp8enc deadline=1000000 cpu-used=5 cq-level=20 end-usage=cq".to_string(),
         "vp9enc deadline=1 cpu-used=8".to_string(),
         "av1enc cpu-used=10 usage-profile=realtime".to_string(),
         "theoraenc".to_string(),

@@ -16,7 +16,8 @@
 //! | [`element`] | the element that encodes and joins, as a plan says |
 //! | [`chunk`] | one chunk: decoded, encoded and kept |
 //! | [`folder`] | what is kept on the way |
-//! | [`join`] | all chunks, with sound and subtitles, as a file |
+//! | [`join`] | all chunks, with what is beside the picture, as a file |
+//! | [`streams`] | sound, subtitles, tags and chapters |
 //! | [`subtitles`] | text with markup as plain text |
 //! | [`jobs`] | a process for each chunk |
 //! | [`export`] | all of that for one command |
@@ -41,4 +42,5 @@ pub mod progress;
 pub mod range;
 pub mod scan;
 pub mod source;
+pub mod streams;
 pub mod subtitles;

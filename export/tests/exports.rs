@@ -101,7 +101,7 @@ fn the_picture_is_that_of_the_element_to_the_byte() {
     );
     let (x265, vp8) = (
         "x265enc speed-preset=ultrafast",
-        "vp8enc deadline=1 cpu-used=8 end-usage=cq cq-level=20",
+        "vp8enc deadline=1000000 cpu-used=5 end-usage=cq cq-level=20",
     );
     for (source, encoder, output, then) in [
         (&mp4, FAST, "out.mp4", "h264parse ! mp4mux"),
