@@ -94,7 +94,23 @@ impl Export {
     pub fn run(&self, stops: &AtomicBool) -> Result<Summary, Failure> {
         let since = Instant::now();
         let kind = checked_output(&self.request.source, &self.output, self.overwrite)?;
-        let plan = self.plan(&kind)?;
+        let lock = self.folder.lock()?;
+        if lock.is_none() {
+            return Err(Failure::again(format!(
+                "another vtexport is at work on {}",
+                self.output.display()
+            )));
+        }
+        let done = self.all(&kind, since, stops);
+        // What was only planned is of no use to anybody.
+        if done.is_ok() || !self.folder.has_records() {
+            self.folder.remove();
+        }
+        done
+    }
+
+    fn all(&self, kind: &FileType, since: Instant, stops: &AtomicBool) -> Result<Summary, Failure> {
+        let plan = self.plan(kind)?;
         let mut remade = Vec::new();
         let mut jobs = None;
         let joined = loop {
@@ -118,10 +134,8 @@ impl Export {
             }
         };
         if joined.is_partial {
-            self.folder.remove();
             return Err(self.ended_early(joined.frames, ""));
         }
-        self.folder.remove();
         Ok(self.summary(&plan, joined, since.elapsed().as_secs_f64(), jobs))
     }
 
@@ -137,7 +151,7 @@ impl Export {
             return Ok(plan);
         }
         let plan = Plan::make(self.request.clone(), kind)?;
-        self.folder.remove();
+        self.folder.clear();
         self.folder.write_plan(&plan)?;
         Ok(plan)
     }
@@ -203,7 +217,10 @@ impl Export {
     fn resumable(&self, failure: Failure) -> Failure {
         // The same command would end as it did.
         if !matches!(failure.code, Code::Failed | Code::Again) {
-            self.folder.remove();
+            self.folder.clear();
+            return failure;
+        }
+        if !self.folder.has_records() {
             return failure;
         }
         Failure {

@@ -6,6 +6,7 @@ use crate::digest;
 use crate::failure::Failure;
 use crate::plan::Plan;
 use serde::{Deserialize, Serialize};
+use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use vtparallelenc::export::Digest;
@@ -80,6 +81,26 @@ impl Folder {
         std::fs::create_dir_all(&records).map_err(|error| Failure::unwritten(&records, &error))
     }
 
+    /// Nobody else is at work here for as long as this file is open. `None`: somebody is.
+    pub fn lock(&self) -> Result<Option<File>, Failure> {
+        self.make()?;
+        let path = self.0.join("lock");
+        let unwritten = |error| Failure::unwritten(&path, &error);
+        let file = File::create(&path).map_err(unwritten)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            // A file system without locks.
+            Err(TryLockError::Error(_)) => Ok(Some(file)),
+        }
+    }
+
+    /// Some chunk was done.
+    pub fn has_records(&self) -> bool {
+        let records = std::fs::read_dir(self.0.join("records"));
+        records.is_ok_and(|mut records| records.next().is_some())
+    }
+
     pub fn write_plan(&self, plan: &Plan) -> Result<(), Failure> {
         self.make()?;
         write_whole(&self.plan(), plan)
@@ -109,6 +130,12 @@ impl Folder {
     /// The chunk isn't done.
     pub fn forget(&self, index: usize) {
         let _ = std::fs::remove_file(self.record_of(index));
+    }
+
+    /// What was done is of another plan.
+    pub fn clear(&self) {
+        let _ = std::fs::remove_dir_all(self.0.join("records"));
+        let _ = std::fs::remove_dir_all(self.kept());
     }
 
     /// Nothing is needed any more.

@@ -315,8 +315,13 @@ fn a_killed_job_costs_an_attempt_and_a_killed_command_what_was_in_work() {
     let there = records(&folder);
     assert!((1..10).contains(&there), "{there}");
 
-    // Ctrl-C.
+    // Two at once would get in each other's way.
     let mut command = start();
+    until("a job", &mut command, || !jobs(dir).is_empty());
+    let said = fails(dir, &arguments, 75);
+    assert!(said.contains("another vtexport is at work"), "{said}");
+
+    // Ctrl-C.
     until("another chunk", &mut command, || records(&folder) > there);
     let interrupted = Command::new("kill")
         .args(["-INT", &command.id().to_string()])
@@ -493,7 +498,6 @@ fn bad_input_is_named_and_leaves_nothing() {
     ] {
         let said = fails(dir, arguments, code);
         assert!(said.contains(says), "{arguments:?}: {said}");
-        let _ = std::fs::remove_dir_all(dir.join("a.mp4.vtexport"));
         assert_eq!(names(dir), before, "{arguments:?}");
     }
     assert_eq!(std::fs::read(dir.join("there.mp4")).unwrap(), b"mine");
