@@ -70,10 +70,11 @@ pub fn give(enc: &ParallelEnc, given: Given) {
     enc.imp().give(given);
 }
 
-/// Frames that were encoded so far, those around the chunks too: what an encoder looks ahead isn't among them.
-pub fn encoded(enc: &ParallelEnc) -> u64 {
+/// Frames that encoders have taken for the chunks at hand, those around them too, and packets that they have made of these: the difference is
+/// what they look ahead.
+pub fn at_hand(enc: &ParallelEnc) -> (u64, u64) {
     let stream = enc.imp().stream();
-    stream.map_or(0, |stream| stream.encoded() as u64)
+    stream.map_or((0, 0), |stream| stream.at_hand())
 }
 
 /// The digest of the frame at this place in a film: of its visible pixels, its flags, and of the place where it carries what can't be hashed.

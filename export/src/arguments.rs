@@ -139,7 +139,7 @@ pub enum Command {
         /// The number of the chunk, counted from 0.
         #[arg(long, value_name = "NUMBER")]
         index: usize,
-        /// Print how many frames were encoded as JSON, a line each, for programs.
+        /// Print how many frames were taken and packets made as JSON, a line each, for programs.
         #[arg(long)]
         json: bool,
         /// End when the standard input does.

@@ -7,17 +7,19 @@ use crate::failure::Failure;
 use crate::folder::{Folder, Record};
 use crate::plan::{Chunk, Plan};
 use crate::range::{self, Start, Step};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use vtparallelenc::export::{self, given::Part};
+use vtparallelenc::parallelenc::ParallelEnc;
 
-/// Encodes a chunk, unless that is done. `told`: how many frames were encoded.
+/// Encodes a chunk, unless that is done. `told`: how far it is.
 pub fn encode(
     plan: &Plan,
     folder: &Folder,
     index: usize,
-    told: &mut dyn FnMut(u64) -> Result<(), Failure>,
+    told: &mut dyn FnMut(Made) -> Result<(), Failure>,
 ) -> Result<Record, Failure> {
     let chunk = plan.chunk(index)?;
     plan.source.check()?;
@@ -28,6 +30,22 @@ pub fn encode(
     let record = make(plan, folder, chunk, told)?;
     folder.write(&record)?;
     Ok(record)
+}
+
+/// How far an encoder is with a chunk, what is around that too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// Frames that it has taken.
+    pub fed: u64,
+    /// Packets that it has made.
+    pub packets: u64,
+}
+
+impl Made {
+    fn of(enc: &ParallelEnc) -> Self {
+        let (fed, packets) = export::at_hand(enc);
+        Self { fed, packets }
+    }
 }
 
 /// An encoder at work on a chunk, and what it was fed.
@@ -62,7 +80,7 @@ fn make(
     plan: &Plan,
     folder: &Folder,
     chunk: &Chunk,
-    told: &mut dyn FnMut(u64) -> Result<(), Failure>,
+    told: &mut dyn FnMut(Made) -> Result<(), Failure>,
 ) -> Result<Record, Failure> {
     let since = Instant::now();
     let caps = plan.caps()?;
@@ -113,11 +131,11 @@ fn make(
         fields.set_duration(plan.duration(number).map(gst::ClockTime::from_nseconds));
         export::carry(fields, &digest);
         work.encoding.push(frame)?;
-        told(export::encoded(&work.encoding.enc))
+        told(Made::of(&work.encoding.enc))
     })?;
     let work = work.ok_or_else(|| Failure::failed("the chunk has no frames"))?;
     let enc = work.encoding.enc.clone();
-    work.encoding.finish(|| told(export::encoded(&enc)))?;
+    work.encoding.finish(|| told(Made::of(&enc)))?;
     Ok(Record {
         plan: plan.id.clone(),
         index,

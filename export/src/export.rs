@@ -2,6 +2,7 @@
 
 //! A file becomes another: planned, encoded by jobs, joined. What an earlier run of the same command has done is taken over.
 
+use crate::chunk::Made;
 use crate::failure::{Code, Failure};
 use crate::folder::Folder;
 use crate::formats::{self, FileType};
@@ -309,7 +310,13 @@ impl Whole {
     }
 
     fn see(&self, frames: u64) {
-        self.0.see(crate::jobs::Event::Encoded { place: 0, frames });
+        self.0.see(crate::jobs::Event::Made {
+            place: 0,
+            made: Made {
+                fed: frames,
+                packets: frames,
+            },
+        });
     }
 
     fn end(&self) {

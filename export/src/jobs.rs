@@ -4,10 +4,10 @@
 //!
 //! A job reads nothing, but its input ends when whoever started it is gone, and then it ends, too.
 
+use crate::chunk::Made;
 use crate::failure::{Code, Failure};
 use crate::folder::Folder;
 use crate::plan::Plan;
-use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -30,20 +30,13 @@ const TICK: Duration = Duration::from_millis(50);
 /// Lines of a job's last words.
 const LAST_WORDS: usize = 12;
 
-/// What a job says, a line each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Said {
-    /// Frames that were encoded, the chunk's lead and trail among them.
-    pub encoded: u64,
-}
-
 /// What happens, for who shows it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// A chunk is begun in this place.
     Begun { place: usize, index: usize },
-    /// So many of the frames that its encoder is fed were encoded.
-    Encoded { place: usize, frames: u64 },
+    /// So far it is.
+    Made { place: usize, made: Made },
     /// It is done, in so many seconds, with so many bytes.
     Done {
         place: usize,
@@ -180,8 +173,8 @@ impl Jobs<'_> {
             match job.lines.recv_timeout(TICK) {
                 Ok(line) => {
                     silent_since = Instant::now();
-                    if let Ok(Said { encoded: frames }) = serde_json::from_str(&line) {
-                        (self.told)(Event::Encoded { place, frames });
+                    if let Ok(made) = serde_json::from_str(&line) {
+                        (self.told)(Event::Made { place, made });
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => break,

@@ -14,13 +14,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use vtexport::chunk;
+use vtexport::chunk::{self, Made};
 use vtexport::export::{Export, checked_output};
 use vtexport::failure::{Code, Failure};
 use vtexport::folder::Folder;
 use vtexport::formats::{self, formats};
 use vtexport::inspect::Report;
-use vtexport::jobs::Said;
 use vtexport::join::{self, Audio, Options};
 use vtexport::plan::{Plan, Request, Way};
 use vtexport::progress::{Style, print_json};
@@ -274,10 +273,10 @@ fn one_chunk(path: &Path, index: usize, json: bool, attended: bool) -> Result<()
         });
     }
     let mut last = Instant::now();
-    let mut told = |frames: u64| {
+    let mut told = |made: Made| {
         if json && last.elapsed() >= TELLS {
             last = Instant::now();
-            print_json(&Said { encoded: frames });
+            print_json(&made);
         }
         Ok(())
     };

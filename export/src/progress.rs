@@ -2,6 +2,7 @@
 
 //! How far an export is, and how that is shown: as bars at a terminal, as lines elsewhere, as JSON to programs.
 
+use crate::chunk::Made;
 use crate::jobs::Event;
 use crate::plan::Plan;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
@@ -47,16 +48,18 @@ pub struct Snapshot {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct JobState {
     pub chunk: usize,
-    pub encoded: u64,
+    /// Packets that were made, those around the chunk too.
+    pub packets: u64,
     pub of: u64,
 }
 
 struct Place {
     index: usize,
-    encoded: u64,
+    made: Made,
     since: Instant,
-    /// When the first frames were encoded, and how many: before that, a process starts, and a decoder comes to the range.
-    first: Option<(Instant, u64)>,
+    /// When the first packets were seen, and how far it was: before that, a process starts, a decoder comes to the range, and an encoder
+    /// looks ahead.
+    first: Option<(Instant, Made)>,
 }
 
 /// How fast jobs were.
@@ -65,25 +68,53 @@ struct Pace {
     /// Frames that were encoded, and in how many seconds.
     frames: u64,
     seconds: f64,
-    /// Jobs whose first frames were encoded, and how many seconds it took until then.
+    /// Jobs whose first packets were seen, how many seconds it took until then, and how many frames they looked ahead.
     jobs: u32,
     opening: f64,
+    ahead: u64,
+}
+
+/// What an encoder has looked at costs so much less. (As in the element's own progress, assumed.)
+const LOOKED_AT: f64 = 1.0 / 3.0;
+
+/// What a chunk takes.
+#[derive(Debug, Clone, Copy)]
+struct Costs {
+    /// Seconds until the first packet.
+    opening: f64,
+    /// Frames that were taken until then.
+    ahead: f64,
+    /// Seconds from one packet to the next.
+    per_frame: f64,
+}
+
+impl Costs {
+    /// Seconds for so many packets, the last ones of a chunk: no more is looked ahead at its end.
+    fn rest(&self, packets: u64) -> f64 {
+        let packets = packets as f64;
+        (packets - packets.min(self.ahead) * LOOKED_AT) * self.per_frame
+    }
 }
 
 impl Pace {
     fn add(&mut self, place: &Place, now: Instant) {
-        if let Some((first, frames)) = place.first {
-            self.frames += place.encoded.saturating_sub(frames);
+        if let Some((first, made)) = place.first {
+            self.frames += place.made.packets.saturating_sub(made.packets);
+            self.ahead += made.fed.saturating_sub(made.packets);
             self.seconds += now.duration_since(first).as_secs_f64();
             self.jobs += 1;
             self.opening += first.duration_since(place.since).as_secs_f64();
         }
     }
 
-    /// Seconds until a job's first frames, and for a frame.
-    fn costs(&self) -> Option<(f64, f64)> {
-        let per_frame = (self.frames > 0).then(|| self.seconds / self.frames as f64)?;
-        Some((self.opening / f64::from(self.jobs), per_frame))
+    /// `None`: nobody can say yet.
+    fn costs(&self) -> Option<Costs> {
+        let jobs = f64::from(self.jobs);
+        (self.frames > 0).then(|| Costs {
+            opening: self.opening / jobs,
+            ahead: self.ahead as f64 / jobs,
+            per_frame: self.seconds / self.frames as f64,
+        })
     }
 }
 
@@ -173,16 +204,19 @@ impl Progress {
                 state.waiting.retain(|waiting| *waiting != index);
                 state.places[place] = Some(Place {
                     index,
-                    encoded: 0,
+                    made: Made::default(),
                     since: Instant::now(),
                     first: None,
                 });
             }
-            Event::Encoded { place, frames } => {
+            Event::Made { place, made } => {
                 if let Some(place) = &mut state.places[place] {
-                    place.encoded = frames;
-                    if frames > 0 {
-                        place.first.get_or_insert_with(|| (Instant::now(), frames));
+                    // (What is done isn't at hand any more.)
+                    if made.packets >= place.made.packets {
+                        place.made = made;
+                    }
+                    if made.packets > 0 {
+                        place.first.get_or_insert_with(|| (Instant::now(), made));
                     }
                 }
             }
@@ -262,7 +296,7 @@ impl Progress {
                 for (bar, job) in jobs.iter().zip(&snapshot.jobs) {
                     if let Some(job) = job {
                         bar.set_length(job.of);
-                        bar.set_position(job.encoded);
+                        bar.set_position(job.packets);
                         bar.set_message(format!("chunk {}", job.chunk));
                     }
                 }
@@ -343,10 +377,10 @@ impl State {
         }
     }
 
-    /// Frames that a chunk's encoder was fed, as far as they count for the film.
+    /// Packets of a chunk, as far as they count for the film.
     fn own_of(&self, place: &Place) -> u64 {
         let (fed, own) = self.sizes[place.index];
-        (place.encoded.saturating_mul(own) / fed.max(1)).min(own)
+        (place.made.packets.saturating_mul(own) / fed.max(1)).min(own)
     }
 
     fn snapshot(&self, now: Instant) -> Snapshot {
@@ -382,7 +416,7 @@ impl State {
                     let place = place.as_ref()?;
                     Some(JobState {
                         chunk: place.index,
-                        encoded: place.encoded,
+                        packets: place.made.packets,
                         of: self.sizes[place.index].0,
                     })
                 })
@@ -391,15 +425,14 @@ impl State {
     }
 
     /// Each place goes on with what is left of its chunk, and with the next ones as it gets free.
-    fn time_left(&self, (opening, per_frame): (f64, f64), now: Instant) -> f64 {
+    fn time_left(&self, costs: Costs, now: Instant) -> f64 {
         let of = |index: usize| self.sizes[index].0;
         let left = |place: &Place| {
             let opening = match place.first {
                 Some(_) => 0.0,
-                None => opening - now.duration_since(place.since).as_secs_f64(),
+                None => costs.opening - now.duration_since(place.since).as_secs_f64(),
             };
-            let frames = of(place.index).saturating_sub(place.encoded);
-            opening.max(0.0) + frames as f64 * per_frame
+            opening.max(0.0) + costs.rest(of(place.index).saturating_sub(place.made.packets))
         };
         let places = self.places.iter();
         let mut places: Vec<f64> = places
@@ -408,7 +441,7 @@ impl State {
         for &index in &self.waiting {
             let first_free = places.iter_mut().min_by(|one, other| one.total_cmp(other));
             if let Some(place) = first_free {
-                *place += opening + of(index) as f64 * per_frame;
+                *place += costs.opening + costs.rest(of(index));
             }
         }
         places.into_iter().fold(0.0, f64::max)
@@ -427,12 +460,13 @@ mod tests {
     #[test]
     fn time_left_is_that_of_the_place_that_ends_last() {
         let now = Instant::now();
-        let place = |index, encoded| {
+        let place = |index, packets| {
+            let made = Made { fed: 0, packets };
             Some(Place {
                 index,
-                encoded,
+                made,
                 since: now,
-                first: (encoded > 0).then_some((now, 0)),
+                first: (packets > 0).then_some((now, made)),
             })
         };
         let state = State {
@@ -449,8 +483,20 @@ mod tests {
             told: now,
         };
         // 50 + 100 in one place, 100 + 40 in the other, each of which opens one more.
-        assert_eq!(state.time_left((0.5, 0.1), now), 15.5);
-        assert_eq!(state.time_left((2.0, 0.1), now), 18.0);
+        let costs = Costs {
+            opening: 0.5,
+            ahead: 0.0,
+            per_frame: 0.1,
+        };
+        assert_eq!(state.time_left(costs, now), 15.5);
+        let opening = 2.0;
+        assert_eq!(state.time_left(Costs { opening, ..costs }, now), 18.0);
+        // What was looked at takes less: 30 frames of each chunk.
+        let looks_ahead = Costs {
+            ahead: 30.0,
+            ..costs
+        };
+        assert_eq!(state.time_left(looks_ahead, now), 13.5);
         let snapshot = state.snapshot(now);
         assert_eq!((snapshot.frames, snapshot.frames_total), (45, 300));
     }

@@ -155,9 +155,9 @@ impl Shared {
     }
 
     /// Once the encoder is known.
-    /// Frames of which packets were made.
-    pub(crate) fn encoded(&self) -> f64 {
-        self.lock().encoded(clock::now()).0
+    /// Frames that encoders have taken for the chunks at hand, and packets that they have made of these.
+    pub(crate) fn at_hand(&self) -> (u64, u64) {
+        self.lock().at_hand()
     }
 
     /// The plan, with the threads of each session, where the stream is encoded in chunks and its caps have come.

@@ -528,10 +528,19 @@ impl<M: Media> Engine<M> {
     }
 
     /// Frames of which packets were made for chunks, overlaps included, and nanoseconds that it took all sessions together.
-    pub fn encoded(&self, now: u64) -> (f64, u64) {
+    pub(in crate::logic) fn encoded(&self, now: u64) -> (f64, u64) {
         let at_work: f64 = self.attempts().map(Work::encoded).sum();
         let frames = self.tally.frames_encoded() as f64 + at_work;
         (frames, self.busy(now).sum())
+    }
+
+    /// Frames that the attempts at hand have taken, and packets that they have made.
+    pub fn at_hand(&self) -> (u64, u64) {
+        let attempts = self.attempts();
+        attempts.fold((0, 0), |(fed, packets), work| {
+            let taken = work.position.0.saturating_sub(work.first.0);
+            (fed + taken, packets + work.packets)
+        })
     }
 
     /// Frames of a stream of `total` that each session that may work has still to encode of its chunk, overlap included.
