@@ -8,7 +8,7 @@ use vtexport::plan::TimeRange;
 
 /// Exports a video file: encodes its picture in chunks, by several processes at once, and writes it with its sound as one file.
 ///
-/// The picture is the same to the byte for any number of jobs. What is done is kept until the output is whole, so that the same command
+/// With the same --chunk-frames and --threads the picture is the same to the byte for any number of jobs. What is done is kept until the output is whole, so that the same command
 /// goes on where an earlier one was ended.
 #[derive(Debug, Parser)]
 #[command(
@@ -74,7 +74,8 @@ pub struct Encode {
     /// The number of the video stream, counted from 0.
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     pub video_stream: usize,
-    /// Frames of each chunk. By default, they are as long as costs no more than one percent of the bits.
+    /// Frames of each chunk. By default, chunks are so long that they cost no more than one percent of the bits, 1000 frames at most as long as
+    /// that does, and shorter at the end of the film.
     #[arg(long, value_name = "FRAMES", value_parser = clap::value_parser!(u64).range(1..))]
     pub chunk_frames: Option<u64>,
     /// Jobs that work at the same time. By default, as many as use the processor best.
