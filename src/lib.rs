@@ -59,6 +59,7 @@
 //! | session task, and threads that open and close the first encoder | its turn to open or close an encoder | whoever has it, when that encoder is open or closed, or its session is abandoned; `stall-timeout`, after which it has the turn; to open one, a stop |
 //! | who starts the bin, and the upstream thread at the first caps | a thread that opens the first encoder | that encoder; `stall-timeout`; as long as a shutdown waits after a stop |
 //! | who stops the bin | a thread that closes the first encoder | that encoder; `stall-timeout`, 10 seconds at most |
+//! | session task | another one that removes files of the cache, which are too many | that one; nobody waits for the session after `stall-timeout` |
 //! | session task | what an encoder does when it is called | that encoder; nobody waits for the session after `stall-timeout` |
 //! | who stops the bin, and who flushes | no session at work, and the first encoder not being opened | a session that comes to rest, or is abandoned; whoever opens it |
 //! | the watch, and who tells of progress | the next tick | time, a stop |

@@ -77,7 +77,7 @@ impl Files {
             }
         }
         if max_bytes != 0 {
-            let _ = files.trim(None);
+            let _ = files.trim(&mut files.used.lock(), None);
         }
         Ok(files)
     }
@@ -120,13 +120,11 @@ impl Files {
         file.sync_all()?;
         named.persist(&path).map_err(|failed| failed.error)?;
         sync_directory(&self.dir);
-        let used = {
-            let mut used = self.used.lock();
-            *used = used.saturating_sub(replaced).saturating_add(size);
-            *used
-        };
-        if self.is_beyond_bound(used) {
-            self.trim(Some(&path))?;
+        // Held while others are counted: what two sessions count at once is less than what both have put there.
+        let mut used = self.used.lock();
+        *used = used.saturating_sub(replaced).saturating_add(size);
+        if self.is_beyond_bound(*used) {
+            self.trim(&mut used, Some(&path))?;
         }
         Ok(())
     }
@@ -153,7 +151,7 @@ impl Files {
 
     /// Counts again, as other processes may have put files there or removed some. If it is too much, removes the oldest until the
     /// others leave room for more. `kept` was just written, and stays.
-    fn trim(&self, kept: Option<&Path>) -> io::Result<()> {
+    fn trim(&self, used: &mut u64, kept: Option<&Path>) -> io::Result<()> {
         let mut files = self.list(is_chunk_name)?;
         let mut total: u64 = files.iter().map(|file| file.size).sum();
         let mut removed = Ok(());
@@ -171,7 +169,7 @@ impl Files {
                 }
             }
         }
-        *self.used.lock() = total;
+        *used = total;
         removed
     }
 
