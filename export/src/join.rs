@@ -112,10 +112,7 @@ fn write(
         }
         Way::Whole { .. } => {
             enc.set_property("allow-parallel", !request.no_parallel);
-            enc.set_property("sessions", request.jobs.unwrap_or(0));
-            enc.set_property("threads-per-session", request.threads.unwrap_or(0));
-            let frames = request.chunk_frames.unwrap_or(0);
-            enc.set_property("chunk-frames", u32::try_from(frames).unwrap_or(u32::MAX));
+            encoding.ask(request);
         }
     }
     if encoding.muxer.has_property("faststart") {
@@ -131,19 +128,19 @@ fn write(
         .and_then(|()| encoding.muxer.link(&sink));
     added.map_err(|error| Failure::failed(error.to_string()))?;
     let streams = Streams::attach(&encoding, plan, options)?;
+    let given = &plan.chunks[..chunks.min(plan.chunks.len())];
+    let given_frames = given.last().map_or(0, |last| last.own[1]);
+    if plan.way == Way::Chunks && given_frames < plan.frames() {
+        // Before any sound comes, which is read far ahead.
+        let end = plan.time_range().from + plan.time(given_frames);
+        streams.until.store(end, Ordering::SeqCst);
+    }
     encoding.start(gst::State::Playing)?;
     streams.wait(&encoding)?;
     let (frames, is_partial) = match plan.way {
         Way::Chunks => {
-            let given = &plan.chunks[..chunks.min(plan.chunks.len())];
-            let frames = given.last().map_or(0, |last| last.own[1]);
-            let is_partial = frames < plan.frames();
-            if is_partial {
-                let end = plan.time_range().from + plan.time(frames);
-                streams.until.store(end, Ordering::SeqCst);
-            }
             stand_ins(plan, folder, &encoding, given, told)?;
-            (frames, is_partial)
+            (given_frames, given_frames < plan.frames())
         }
         Way::Whole { .. } => whole(plan, &encoding, options, &streams.until, told)?,
     };
