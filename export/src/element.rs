@@ -5,7 +5,7 @@
 use crate::digest;
 use crate::failure::Failure;
 use crate::formats::codec_of;
-use crate::plan::Plan;
+use crate::plan::{Plan, Request};
 use crate::source::make;
 use gst::prelude::*;
 use gst_app::{AppSrc, AppStreamType};
@@ -133,12 +133,8 @@ pub fn fingerprint(encoder: &str) -> Result<Vec<String>, Failure> {
 /// The plan that the element makes. `Ok(Err)`: one encoder has to encode all, for this reason.
 pub fn plan(plan: &Plan) -> Result<Result<export::Plan, String>, Failure> {
     let encoding = Encoding::new(plan)?;
-    let (enc, request) = (&encoding.enc, &plan.request);
-    enc.set_property("sessions", request.jobs.unwrap_or(0));
-    enc.set_property("threads-per-session", request.threads.unwrap_or(0));
-    if let Some(frames) = request.chunk_frames {
-        enc.set_property("chunk-frames", u32::try_from(frames).unwrap_or(u32::MAX));
-    }
+    let enc = &encoding.enc;
+    encoding.ask(&plan.request);
     export::plan_up_to(enc, LONGEST_CHUNK);
     // Jobs see no more of the film than their chunks.
     enc.set_property_from_str("cut", "fixed");
@@ -227,6 +223,16 @@ impl Encoding {
         })
     }
 
+    /// What the user may have set of the plan; the rest is the element's to plan.
+    pub fn ask(&self, request: &Request) {
+        let frames = request.chunk_frames.unwrap_or(0);
+        let frames = u32::try_from(frames).unwrap_or(u32::MAX);
+        self.enc.set_property("sessions", request.jobs.unwrap_or(0));
+        let threads = request.threads.unwrap_or(0);
+        self.enc.set_property("threads-per-session", threads);
+        self.enc.set_property("chunk-frames", frames);
+    }
+
     /// What all have that make or join the plan's chunks.
     pub fn give(&self, plan: &Plan, given: Given, kept: &Path) {
         let enc = &self.enc;
@@ -253,7 +259,6 @@ impl Encoding {
     /// What is made isn't looked at.
     pub fn sink_to_nowhere(&self) -> Result<(), Failure> {
         let sink = crate::source::ignoring_sink()?;
-        sink.set_property("sync", false);
         linked(self.pipeline.add(&sink), "a sink")?;
         linked(self.muxer.link(&sink), "a sink")
     }

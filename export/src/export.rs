@@ -160,14 +160,10 @@ impl Export {
     /// Encodes what isn't there, and says how many seconds jobs and the wall clock took for it.
     fn chunks(&self, plan: &Plan, stops: &AtomicBool) -> Result<(f64, f64), Failure> {
         let since = Instant::now();
-        let record = |index: &usize| self.folder.read(plan, *index);
+        let records = self.folder.read_all(plan);
         let (done, waiting): (Vec<usize>, Vec<usize>) =
-            (0..plan.chunks.len()).partition(|index| record(index).is_some());
-        let bytes = done
-            .iter()
-            .filter_map(record)
-            .map(|record| record.bytes)
-            .sum();
+            (0..records.len()).partition(|&index| records[index].is_some());
+        let bytes = records.iter().flatten().map(|record| record.bytes).sum();
         let progress = Progress::new(plan, &waiting, bytes, self.style);
         if !done.is_empty() {
             progress.say(&format!(
@@ -191,9 +187,8 @@ impl Export {
 
     /// It was ended: the chunks that are done, up to the first that isn't, become a file.
     fn part(&self, plan: &Plan) -> Failure {
-        let chunks = 0..plan.chunks.len();
-        let missing = |index: &usize| self.folder.read(plan, *index).is_none();
-        let done = chunks.clone().find(missing).unwrap_or(chunks.end);
+        let records = self.folder.read_all(plan);
+        let done = records.iter().take_while(|record| record.is_some()).count();
         if done == 0 {
             let failure = Failure::again("ended before the first chunk was done");
             return self.resumable(failure);

@@ -127,6 +127,12 @@ impl Folder {
         (is_this && record.digests.len() as u64 == frames).then_some(record)
     }
 
+    /// Those of all chunks, as far as they are done.
+    pub fn read_all(&self, plan: &Plan) -> Vec<Option<Record>> {
+        let chunks = 0..plan.chunks.len();
+        chunks.map(|index| self.read(plan, index)).collect()
+    }
+
     /// The chunk isn't done.
     pub fn forget(&self, index: usize) {
         let _ = std::fs::remove_file(self.record_of(index));

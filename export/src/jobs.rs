@@ -37,12 +37,11 @@ pub enum Event {
     Begun { place: usize, index: usize },
     /// So far it is.
     Made { place: usize, made: Made },
-    /// It is done, in so many seconds, with so many bytes.
+    /// It is done, with so many bytes.
     Done {
         place: usize,
         index: usize,
         bytes: u64,
-        seconds: f64,
     },
     /// An attempt failed.
     Failed {
@@ -67,9 +66,7 @@ pub struct Jobs<'a> {
 impl Jobs<'_> {
     /// Encodes the chunks that aren't there.
     pub fn run(&self, chunks: Vec<usize>) -> Result<(), Failure> {
-        let places = usize::try_from(self.plan.jobs)
-            .unwrap_or(1)
-            .clamp(1, chunks.len().max(1));
+        let places = self.plan.places(chunks.len());
         let left = Mutex::new(VecDeque::from(chunks));
         let failed = Mutex::new(None);
         thread::scope(|scope| {
@@ -107,7 +104,6 @@ impl Jobs<'_> {
         let chunk = self.plan.chunk(index)?;
         let mut last = Failure::failed("");
         for attempt in 1..=MOST_ATTEMPTS {
-            let since = Instant::now();
             (self.told)(Event::Begun { place, index });
             let ended = self.attempt(place, index, failed)?;
             let record = self.folder.read(self.plan, index);
@@ -117,7 +113,6 @@ impl Jobs<'_> {
                         place,
                         index,
                         bytes: record.bytes,
-                        seconds: since.elapsed().as_secs_f64(),
                     });
                     return Ok(());
                 }

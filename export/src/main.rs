@@ -304,8 +304,7 @@ struct Status {
 fn status(path: &Path, json: bool) -> Result<(), Failure> {
     let plan = Plan::read(path)?;
     let folder = Folder::of_plan(path);
-    let records = (0..plan.chunks.len()).map(|index| folder.read(&plan, index));
-    let records: Vec<_> = records.collect();
+    let records = folder.read_all(&plan);
     let (done, missing): (Vec<usize>, Vec<usize>) =
         (0..records.len()).partition(|&index| records[index].is_some());
     let status = Status {

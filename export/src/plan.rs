@@ -306,6 +306,12 @@ impl Plan {
         self.end.saturating_sub(self.first) as u64
     }
 
+    /// Jobs that work at the same time at so many chunks.
+    pub fn places(&self, chunks: usize) -> usize {
+        let jobs = usize::try_from(self.jobs).unwrap_or(1);
+        jobs.clamp(1, chunks.max(1))
+    }
+
     /// The number of a frame among those of the source.
     pub fn in_source(&self, frame: u64) -> usize {
         let frame = usize::try_from(frame).unwrap_or(usize::MAX);

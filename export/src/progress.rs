@@ -10,6 +10,7 @@ use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use vtparallelenc::logic::progress::{LOOKED_AT, until_all_are_done};
 
 /// How often bars are drawn anew, a program hears of it, and a file or a pipe gets a line.
 const BARS: Duration = Duration::from_millis(100);
@@ -73,9 +74,6 @@ struct Pace {
     opening: f64,
     ahead: u64,
 }
-
-/// What an encoder has looked at costs so much less. (As in the element's own progress, assumed.)
-const LOOKED_AT: f64 = 1.0 / 3.0;
 
 /// What a chunk takes.
 #[derive(Debug, Clone, Copy)]
@@ -164,9 +162,7 @@ impl Progress {
         let sizes: Vec<_> = sizes.collect();
         let is_done = |index: &usize| !waiting.contains(index);
         let done = (0..sizes.len()).filter(is_done);
-        let places = usize::try_from(plan.jobs)
-            .unwrap_or(1)
-            .clamp(1, waiting.len().max(1));
+        let places = plan.places(waiting.len());
         let now = Instant::now();
         let own_before = done.clone().map(|index| sizes[index].1).sum();
         let state = State {
@@ -224,7 +220,6 @@ impl Progress {
                 place,
                 index,
                 bytes,
-                ..
             } => {
                 state.end(place);
                 state.done += 1;
@@ -254,11 +249,6 @@ impl Progress {
             Display::Json => print_json(&serde_json::json!({ "event": "warning", "text": text })),
             Display::Quiet => (),
         }
-    }
-
-    pub fn snapshot(&self) -> Snapshot {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.snapshot(Instant::now())
     }
 
     /// Seconds that all jobs were at work together.
@@ -435,16 +425,10 @@ impl State {
             opening.max(0.0) + costs.rest(of(place.index).saturating_sub(place.made.packets))
         };
         let places = self.places.iter();
-        let mut places: Vec<f64> = places
-            .map(|place| place.as_ref().map_or(0.0, left))
-            .collect();
-        for &index in &self.waiting {
-            let first_free = places.iter_mut().min_by(|one, other| one.total_cmp(other));
-            if let Some(place) = first_free {
-                *place += costs.opening + costs.rest(of(index));
-            }
-        }
-        places.into_iter().fold(0.0, f64::max)
+        let places = places.map(|place| place.as_ref().map_or(0.0, left));
+        let waiting = self.waiting.iter();
+        let waiting = waiting.map(|&index| costs.opening + costs.rest(of(index)));
+        until_all_are_done(places.collect(), waiting)
     }
 }
 

@@ -8,7 +8,7 @@
 
 use crate::failure::Failure;
 use crate::scan::Scan;
-use crate::source::{SourceError, ignoring_sink, make, said};
+use crate::source::{SourceError, ignore, make, said};
 use gst::prelude::*;
 use std::ops::Range;
 use std::path::Path;
@@ -252,7 +252,7 @@ impl Decoder {
                     let to = sink.static_pad("sink");
                     to.map(|to| pad.link(&to).map(|_| ()).map_err(|error| error.to_string()))
                 } else {
-                    Some(ignore(&pipeline, pad))
+                    Some(ignore(&pipeline, pad).map_err(|error| error.to_string()))
                 };
                 if let Some(Err(error)) = linked {
                     gst::element_error!(pipeline, gst::CoreError::Pad, ("{error}"));
@@ -317,17 +317,6 @@ impl Decoder {
             }
         }
     }
-}
-
-/// A stream that nobody wants goes nowhere.
-fn ignore(pipeline: &gst::Pipeline, pad: &gst::Pad) -> Result<(), String> {
-    let sink = ignoring_sink().map_err(|error| error.to_string())?;
-    pipeline.add(&sink).map_err(|error| error.to_string())?;
-    sink.sync_state_with_parent()
-        .map_err(|error| error.to_string())?;
-    let to = sink.static_pad("sink").ok_or("no sink pad")?;
-    pad.link(&to).map_err(|error| error.to_string())?;
-    Ok(())
 }
 
 #[cfg(test)]

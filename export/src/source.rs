@@ -192,6 +192,19 @@ pub(crate) fn ignoring_sink() -> Result<gst::Element, SourceError> {
     Ok(sink)
 }
 
+/// A stream that nobody wants goes nowhere.
+pub(crate) fn ignore(pipeline: &gst::Pipeline, pad: &gst::Pad) -> Result<(), SourceError> {
+    let refused = |error: &dyn std::fmt::Display| SourceError::Missing(error.to_string());
+    let sink = ignoring_sink()?;
+    pipeline.add(&sink).map_err(|error| refused(&error))?;
+    sink.sync_state_with_parent()
+        .map_err(|error| refused(&error))?;
+    let to = sink.static_pad("sink");
+    let to = to.ok_or_else(|| refused(&"fakesink without a pad"))?;
+    pad.link(&to).map_err(|error| refused(&error))?;
+    Ok(())
+}
+
 /// What an error message says.
 pub(crate) fn said(message: &gst::Message) -> Option<String> {
     match message.view() {

@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::formats::{codec_of, default_audio_encoder};
 use crate::join::{Audio, Options};
 use crate::plan::{Plan, TimeRange};
-use crate::source::{described, ignoring_sink, make};
+use crate::source::{described, ignore, make};
 use crate::subtitles::plain;
 use gst::prelude::*;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -217,7 +217,7 @@ impl Shared {
             }
             _ => {
                 self.note(format!("A stream of {} is left out.", described(&caps)));
-                ignore(pipeline, pad)
+                Ok(ignore(pipeline, pad)?)
             }
         }
     }
@@ -270,7 +270,7 @@ impl Shared {
         };
         if number != self.stream {
             self.note(format!("Video stream {number} is left out."));
-            return ignore(pipeline, pad);
+            return Ok(ignore(pipeline, pad)?);
         }
         let shared = self.clone();
         let mask = gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::BUFFER;
@@ -289,7 +289,7 @@ impl Shared {
             self.said(event);
             std::ops::ControlFlow::Continue(gst::EventForeachAction::Keep)
         });
-        ignore(pipeline, pad)
+        Ok(ignore(pipeline, pad)?)
     }
 
     fn said(&self, event: &gst::Event) {
@@ -339,7 +339,7 @@ impl Shared {
                 described(caps),
                 self.ending
             ));
-            return ignore(&pipeline, pad);
+            return Ok(ignore(&pipeline, pad)?);
         };
         let muxer_pad = self.muxer.request_pad(&template, None, None);
         let muxer_pad = muxer_pad.ok_or_else(|| Failure::failed("the muxer has no more pads"))?;
@@ -355,7 +355,7 @@ impl Shared {
     ) -> Result<(), Failure> {
         let codec: gst::Caps = caps.iter().map(codec_of).collect();
         let encoder = match &self.audio {
-            Audio::None => return ignore(pipeline, pad),
+            Audio::None => return Ok(ignore(pipeline, pad)?),
             Audio::Copy if takes(&self.muxer, &codec).is_some() => {
                 self.cut(pad, Edge::Packet);
                 let Some(parser) = audio_parser(caps) else {
@@ -476,20 +476,6 @@ fn queued(queue: &gst::Element, from: &gst::Pad, to: &gst::Pad) -> Result<(), Fa
         .ok_or_else(|| Failure::failed("no pad of a queue"))?;
     let linked = src.link(to).and_then(|_| from.link(&sink));
     linked
-        .map(|_| ())
-        .map_err(|error| Failure::failed(error.to_string()))
-}
-
-fn ignore(pipeline: &gst::Pipeline, pad: &gst::Pad) -> Result<(), Failure> {
-    let failed = |error: gst::glib::BoolError| Failure::failed(error.to_string());
-    let sink = ignoring_sink()?;
-    sink.set_property("sync", false);
-    pipeline.add(&sink).map_err(failed)?;
-    sink.sync_state_with_parent().map_err(failed)?;
-    let to = sink
-        .static_pad("sink")
-        .ok_or_else(|| Failure::failed("no pad"))?;
-    pad.link(&to)
         .map(|_| ())
         .map_err(|error| Failure::failed(error.to_string()))
 }

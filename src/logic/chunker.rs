@@ -98,8 +98,8 @@ impl Chunker {
             self.film.push(frame, change, is_asked);
         }
         self.arrived.0 += 1;
-        if let Some((given, index)) = self.only() {
-            let opened = (frame == FrameNo(0)).then(|| self.open_only(&given, index));
+        if let Some(index) = self.only() {
+            let opened = (frame == FrameNo(0)).then(|| self.open_only(index));
             return Step {
                 closed: None,
                 opened: opened.flatten(),
@@ -246,13 +246,13 @@ impl Chunker {
     }
 
     /// The chunk that is the only one to be encoded, if it is so.
-    fn only(&self) -> Option<(Given, usize)> {
-        let given = self.given.as_ref()?;
-        Some((given.clone(), given.only()?))
+    fn only(&self) -> Option<usize> {
+        self.given.as_ref()?.only()
     }
 
     /// Only one chunk of the film is encoded: it begins with its lead, and all of it is known.
-    fn open_only(&mut self, given: &Given, index: usize) -> Option<Bounds> {
+    fn open_only(&mut self, index: usize) -> Option<Bounds> {
+        let given = self.given.as_ref()?;
         let (before, after) = (self.plan.before, self.plan.after);
         let live = Live::alone(self.next_id, given, index, (before, after))?;
         self.next_id = live.id.next();

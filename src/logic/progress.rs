@@ -11,7 +11,7 @@ use super::tally::Tally;
 
 /// An encoder that looks ahead has done so much of the work for a frame that it has taken and not made a packet of. (Assumed: no other value
 /// was tried. It counts while few packets have come.)
-const LOOKED_AT: f64 = 1.0 / 3.0;
+pub const LOOKED_AT: f64 = 1.0 / 3.0;
 
 const SECOND: f64 = 1e9;
 
@@ -79,10 +79,10 @@ pub fn encoded(packets: u64, fed: u64) -> f64 {
 
 /// How long it takes until all sessions are done, in the time that one takes for a frame. `left`: of what each session has. Chunks of so many
 /// frames are taken by whoever is done first.
-fn until_all_are_done(mut left: Vec<f64>, chunks: impl Iterator<Item = u64>) -> f64 {
+pub fn until_all_are_done(mut left: Vec<f64>, chunks: impl Iterator<Item = f64>) -> f64 {
     for chunk in chunks {
         if let Some(first) = left.iter_mut().min_by(|a, b| a.total_cmp(b)) {
-            *first += chunk as f64;
+            *first += chunk;
         }
     }
     left.into_iter().fold(0.0, f64::max)
@@ -150,8 +150,8 @@ impl<M: Media> Engine<M> {
         let (encoded, busy, left, came) = match self.is_in_chunks() {
             true => {
                 let (encoded, busy) = self.encoded(now);
-                let left =
-                    until_all_are_done(self.left_to_sessions(total), self.chunks_to_come(total));
+                let chunks = self.chunks_to_come(total).map(|frames| frames as f64);
+                let left = until_all_are_done(self.left_to_sessions(total), chunks);
                 (encoded, busy, left, self.frames_came())
             }
             false => {
@@ -178,9 +178,12 @@ mod tests {
         let none = std::iter::empty;
         assert_eq!(until_all_are_done(vec![], none()), 0.0);
         assert_eq!(until_all_are_done(vec![10.0, 30.0], none()), 30.0);
-        assert_eq!(until_all_are_done(vec![10.0, 30.0], [25].into_iter()), 35.0);
         assert_eq!(
-            until_all_are_done(vec![0.0; 3], [10, 10, 10, 10].into_iter()),
+            until_all_are_done(vec![10.0, 30.0], [25.0].into_iter()),
+            35.0
+        );
+        assert_eq!(
+            until_all_are_done(vec![0.0; 3], [10.0, 10.0, 10.0, 10.0].into_iter()),
             20.0
         );
     }

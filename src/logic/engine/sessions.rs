@@ -264,6 +264,7 @@ impl<M: Media> Engine<M> {
     }
 
     fn assign(&mut self, session: SessionId, now: u64) -> Option<Assigned<M>> {
+        let is_only = self.encodes_one_chunk();
         let stream = &mut self.stream;
         // Looked up before it is taken: what can't be begun stays for others.
         let chunk = stream.roster.offered_to(session)?;
@@ -276,11 +277,6 @@ impl<M: Media> Engine<M> {
             _ => live.lead_start,
         };
         // Of the only chunk the first own frame comes when those before it have gone. (They have the same caps.)
-        let is_only = self
-            .settings
-            .given
-            .as_ref()
-            .is_some_and(|it| it.only().is_some());
         let opens = if is_only { first } else { start };
         let opens = stream.frames.get(opens)?.held.clone()?;
         let chunk_to_come = live.chunk(live.end()).filter(|_| is_only);
