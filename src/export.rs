@@ -22,6 +22,9 @@ use crate::parallelenc::ParallelEnc;
 use glib::subclass::prelude::*;
 
 pub use crate::cache::FrameDigest as Digest;
+pub use crate::encoder::passes::{
+    Prepared, Statistics, first as first_pass, prepared as two_passes,
+};
 pub use crate::logic::given;
 
 /// How a film is encoded in chunks.

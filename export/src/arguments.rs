@@ -41,6 +41,10 @@ pub struct Exporting {
     /// Write a file of what is done when it is ended by Ctrl-C.
     #[arg(long)]
     pub keep_partial: bool,
+    /// Make the output no larger than that (25MB, 1.5GB, 700MiB), as good as it can be then, in two passes. What says a quality in --video is
+    /// left out; a bitrate there isn't passed.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub file_length_limit: Option<u64>,
     /// Don't fail if the source ends before it says that it does. What is there is exported in any case.
     #[arg(long)]
     pub allow_truncated: bool,
@@ -91,6 +95,10 @@ pub struct Encode {
     /// Encode with one encoder, in one process.
     #[arg(long)]
     pub no_parallel: bool,
+    /// Encode in two passes, so that the bits of the encoder's bitrate go where they are needed: --video "x264enc bitrate=2000" (kbit/s).
+    /// x264enc, x265enc, vp8enc and vp9enc can.
+    #[arg(long)]
+    pub multi_pass: bool,
 }
 
 #[derive(Debug, Args)]
@@ -140,6 +148,9 @@ pub enum Command {
         /// The number of the chunk, counted from 0.
         #[arg(long, value_name = "NUMBER")]
         index: usize,
+        /// Make the first of its two passes.
+        #[arg(long)]
+        first_pass: bool,
         /// Print how many frames were taken and packets made as JSON, a line each, for programs.
         #[arg(long)]
         json: bool,
@@ -175,6 +186,27 @@ pub enum Command {
     },
     /// Prints the manual page.
     Man,
+}
+
+/// Bytes, as people write them.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        _ => return Err("sizes end with B, kB, MB, GB, KiB, MiB or GiB".into()),
+    };
+    let number = digits.trim().parse::<f64>().ok();
+    let bytes = number.map(|number| number * unit);
+    match bytes.filter(|bytes| (1.0..1e18).contains(bytes)) {
+        Some(bytes) => Ok(bytes as u64),
+        None => Err("that is no size: 25MB is".into()),
+    }
 }
 
 /// As people write it.

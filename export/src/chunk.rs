@@ -4,7 +4,8 @@
 
 use crate::element::Encoding;
 use crate::failure::Failure;
-use crate::folder::{Folder, Record};
+use crate::folder::{Folder, Rates, Record};
+use crate::passes;
 use crate::plan::{Chunk, Plan};
 use crate::range::{self, Start, Step};
 use serde::{Deserialize, Serialize};
@@ -24,10 +25,14 @@ pub fn encode(
     let chunk = plan.chunk(index)?;
     plan.source.check()?;
     plan.check_installation()?;
-    if let Some(record) = folder.read(plan, index) {
+    let rates = passes::rates(plan, folder)?;
+    if let Some(record) = folder.read(plan, rates.as_ref(), index) {
         return Ok(record);
     }
-    let record = make(plan, folder, chunk, told)?;
+    if rates.is_some() && folder.first_pass(plan, index).is_none() {
+        return Err(passes::not_made(folder, index));
+    }
+    let record = make(plan, folder, chunk, rates.as_ref(), told)?;
     folder.write(&record)?;
     Ok(record)
 }
@@ -57,16 +62,22 @@ struct Work {
 }
 
 impl Work {
-    fn begin(plan: &Plan, folder: &Folder, index: usize) -> Result<Self, Failure> {
+    fn begin(
+        plan: &Plan,
+        folder: &Folder,
+        rates: Option<&Rates>,
+        index: usize,
+    ) -> Result<Self, Failure> {
         let encoding = Encoding::new(plan)?;
-        encoding.give(plan, plan.given(Part::Chunk(index)), &folder.kept());
+        let given = plan.given(Part::Chunk(index), folder.second_passes(rates));
+        encoding.give(plan, given, &folder.kept());
         encoding.sink_to_nowhere()?;
         let bytes = Arc::new(AtomicU64::new(0));
         let counted = bytes.clone();
         encoding.keep_from_muxer(move |packet| {
             counted.fetch_add(packet.size() as u64, Ordering::Relaxed);
         })?;
-        encoding.start(gst::State::Playing)?;
+        encoding.feed.start(gst::State::Playing)?;
         Ok(Self {
             encoding,
             digests: Vec::new(),
@@ -76,32 +87,21 @@ impl Work {
     }
 }
 
-fn make(
+/// All frames that the chunk's encoder is fed, with their numbers in the film and as the plan says that they come; `None`: they come anew, from
+/// the first one, because what came isn't what was planned.
+pub(crate) fn frames(
     plan: &Plan,
-    folder: &Folder,
     chunk: &Chunk,
-    told: &mut dyn FnMut(Made) -> Result<(), Failure>,
-) -> Result<Record, Failure> {
-    let since = Instant::now();
+    each: &mut dyn FnMut(Option<(u64, gst::Buffer)>) -> Result<(), Failure>,
+) -> Result<Start, Failure> {
     let caps = plan.caps()?;
-    let info = gst_video::VideoInfo::from_caps(&caps)
-        .map_err(|_| Failure::cannot(format!("frames like these can't be looked at: {caps}")))?;
-    let index = chunk.index;
-    let own = chunk.own[0]..chunk.own[1];
     let fed = chunk.fed();
     let range = plan.in_source(fed.start)..plan.in_source(fed.end);
     let offset = plan.in_source(0);
     let (source, stream) = (&plan.source.path, plan.request.stream);
-    let mut work: Option<Work> = None;
     let start = range::decode(source, stream, &plan.scan(), range, |step| {
         let Step::Picture(number, sample) = step else {
-            // What was decoded from a later key frame isn't what was planned.
-            work = None;
-            return Ok(());
-        };
-        let work = match &mut work {
-            Some(work) => work,
-            none => none.insert(Work::begin(plan, folder, index)?),
+            return each(None);
         };
         let number = (number - offset) as u64;
         if sample.caps().is_none_or(|it| !it.is_strictly_equal(&caps)) {
@@ -115,6 +115,38 @@ fn make(
         }
         let buffer = sample.buffer_owned();
         let mut frame = buffer.ok_or_else(|| Failure::failed("the decoder made no frame"))?;
+        let fields = frame.make_mut();
+        fields.set_pts(gst::ClockTime::from_nseconds(plan.time(number)));
+        fields.set_dts(gst::ClockTime::NONE);
+        fields.set_duration(plan.duration(number).map(gst::ClockTime::from_nseconds));
+        each(Some((number, frame)))
+    })?;
+    Ok(start)
+}
+
+fn make(
+    plan: &Plan,
+    folder: &Folder,
+    chunk: &Chunk,
+    rates: Option<&Rates>,
+    told: &mut dyn FnMut(Made) -> Result<(), Failure>,
+) -> Result<Record, Failure> {
+    let since = Instant::now();
+    let caps = plan.caps()?;
+    let info = gst_video::VideoInfo::from_caps(&caps)
+        .map_err(|_| Failure::cannot(format!("frames like these can't be looked at: {caps}")))?;
+    let index = chunk.index;
+    let own = chunk.own[0]..chunk.own[1];
+    let mut work: Option<Work> = None;
+    let start = frames(plan, chunk, &mut |frame| {
+        let Some((number, mut frame)) = frame else {
+            work = None;
+            return Ok(());
+        };
+        let work = match &mut work {
+            Some(work) => work,
+            none => none.insert(Work::begin(plan, folder, rates, index)?),
+        };
         let digest = export::digest(&frame, &info, number).map_err(|why| {
             Failure::cannot(format!(
                 "{why}, which can't be kept: --no-parallel encodes the film in one"
@@ -125,17 +157,13 @@ fn make(
         } else if number >= own.end {
             work.trail.push(digest.to_string());
         }
-        let fields = frame.make_mut();
-        fields.set_pts(gst::ClockTime::from_nseconds(plan.time(number)));
-        fields.set_dts(gst::ClockTime::NONE);
-        fields.set_duration(plan.duration(number).map(gst::ClockTime::from_nseconds));
-        export::carry(fields, &digest);
-        work.encoding.push(frame)?;
+        export::carry(frame.make_mut(), &digest);
+        work.encoding.feed.push(frame)?;
         told(Made::of(&work.encoding.enc))
     })?;
     let work = work.ok_or_else(|| Failure::failed("the chunk has no frames"))?;
     let enc = work.encoding.enc.clone();
-    work.encoding.finish(|| told(Made::of(&enc)))?;
+    work.encoding.feed.finish(|| told(Made::of(&enc)))?;
     Ok(Record {
         plan: plan.id.clone(),
         index,
@@ -147,5 +175,6 @@ fn make(
             Start::Key(number) => Some(number),
             Start::Beginning => None,
         },
+        pass: rates.map(|rates| rates.passes[index].clone()),
     })
 }

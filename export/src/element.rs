@@ -4,46 +4,26 @@
 
 use crate::digest;
 use crate::failure::Failure;
+use crate::feed::Feed;
 use crate::formats::codec_of;
 use crate::plan::{Plan, Request};
 use crate::source::make;
 use gst::prelude::*;
-use gst_app::{AppSrc, AppStreamType};
 use std::path::Path;
 use vtparallelenc::export::{self, given::Given};
 use vtparallelenc::parallelenc::ParallelEnc;
-
-/// Raw frames that wait before the element.
-const WAITING: u64 = 2;
-
-/// Frames without pixels that wait before it: as many as are taken in a few ticks.
-const WAITING_STAND_INS: u64 = 1_000;
 
 /// Frames of the longest chunk: what is encoded around it costs 3 % of its time then, where it costs most (x264enc: 34 frames), and what is lost
 /// with a process is less than a minute of film.
 const LONGEST_CHUNK: u64 = 1_000;
 
-/// How often the bus is looked at while frames wait.
-const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(2);
-
-/// How long an encoder may be silent before its pipeline is given up: longer than the element waits itself.
-const SILENCE: gst::ClockTime = gst::ClockTime::from_seconds(90);
-
 /// Frames in, through the element, to a muxer.
 pub struct Encoding {
-    pub pipeline: gst::Pipeline,
+    pub feed: Feed,
     pub enc: ParallelEnc,
     pub muxer: gst::Element,
     /// After the element.
     valve: gst::Element,
-    src: AppSrc,
-    bus: gst::Bus,
-}
-
-impl Drop for Encoding {
-    fn drop(&mut self) {
-        let _ = self.pipeline.set_state(gst::State::Null);
-    }
 }
 
 /// Elements that make what muxers take of what encoders make.
@@ -72,13 +52,13 @@ fn parsed(description: &str) -> Result<gst::Bin, Failure> {
     })
 }
 
-fn pad_of(element: &impl IsA<gst::Element>, name: &str) -> Result<gst::Pad, Failure> {
+pub fn pad_of(element: &impl IsA<gst::Element>, name: &str) -> Result<gst::Pad, Failure> {
     let element: &gst::Element = element.upcast_ref();
     let pad = element.static_pad(name);
     pad.ok_or_else(|| Failure::failed(format!("{} has no pad {name}", element.name())))
 }
 
-fn linked<E>(result: Result<impl Sized, E>, what: &str) -> Result<(), Failure>
+pub fn linked<E>(result: Result<impl Sized, E>, what: &str) -> Result<(), Failure>
 where
     E: std::fmt::Display,
 {
@@ -141,11 +121,11 @@ pub fn plan(plan: &Plan) -> Result<Result<export::Plan, String>, Failure> {
     // (No process holds more than a few frames.)
     enc.set_property("max-raw-bytes", u64::MAX);
     encoding.sink_to_nowhere()?;
-    encoding.start(gst::State::Paused)?;
+    encoding.feed.start(gst::State::Paused)?;
     let sink = pad_of(enc, "sink")?;
     sink.send_event(gst::event::StreamStart::new("plan"));
     sink.send_event(gst::event::Caps::new(&plan.caps()?));
-    if let Some(error) = encoding.error() {
+    if let Some(error) = encoding.feed.error() {
         return Err(Failure::cannot(error.text));
     }
     Ok(match export::plan(enc, plan.frames()) {
@@ -167,38 +147,30 @@ impl Encoding {
             .property("name", "encode")
             .build();
         enc.set_property("encoder", &plan.encoder);
+        if let Some(passes) = &plan.passes {
+            enc.set_property_from_str("encoder-properties", &passes.properties);
+        }
         enc.set_property("source-frame-count", plan.expected_frames());
-        let src = AppSrc::builder()
-            .caps(&plan.caps()?)
-            .format(gst::Format::Time)
-            .stream_type(AppStreamType::Stream)
-            .max_bytes(0)
-            .build();
         let muxer = make(&plan.muxer)?;
         let valve = make("valve")?;
-        let pipeline = gst::Pipeline::new();
-        let bus = pipeline
-            .bus()
-            .ok_or_else(|| Failure::failed("a pipeline without a bus"))?;
         let encoding = Self {
-            pipeline,
+            feed: Feed::new(&plan.caps()?)?,
             enc,
             muxer,
             valve,
-            src,
-            bus,
         };
+        let pipeline = &encoding.feed.pipeline;
         let makes = pad_of(&parsed(&plan.encoder)?, "src")?.query_caps(None);
         let mut chain = vec![
-            encoding.src.clone().upcast(),
+            encoding.feed.src().upcast(),
             encoding.enc.clone().upcast(),
             encoding.valve.clone(),
         ];
         if let Some(parser) = parser(&makes) {
             chain.push(make(parser)?);
         }
-        linked(encoding.pipeline.add_many(&chain), "the encoder")?;
-        linked(encoding.pipeline.add(&encoding.muxer), "the muxer")?;
+        linked(pipeline.add_many(&chain), "the encoder")?;
+        linked(pipeline.add(&encoding.muxer), "the muxer")?;
         linked(gst::Element::link_many(&chain), "the encoder")?;
         let last = &chain[chain.len() - 1];
         let codec: gst::Caps = makes.iter().map(codec_of).collect();
@@ -259,7 +231,7 @@ impl Encoding {
     /// What is made isn't looked at.
     pub fn sink_to_nowhere(&self) -> Result<(), Failure> {
         let sink = crate::source::ignoring_sink()?;
-        linked(self.pipeline.add(&sink), "a sink")?;
+        linked(self.feed.pipeline.add(&sink), "a sink")?;
         linked(self.muxer.link(&sink), "a sink")
     }
 
@@ -270,7 +242,7 @@ impl Encoding {
         seen: impl Fn(&gst::BufferRef) + Send + Sync + 'static,
     ) -> Result<(), Failure> {
         self.valve.set_property("drop", true);
-        let bus = self.bus.clone();
+        let bus = self.feed.bus().clone();
         let mask = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
         pad_of(&self.enc, "src")?.add_probe(mask, move |_, info| {
             match &info.data {
@@ -284,95 +256,6 @@ impl Encoding {
         });
         Ok(())
     }
-
-    pub fn start(&self, state: gst::State) -> Result<(), Failure> {
-        let unsaid = || Failure::failed("the pipeline doesn't start");
-        match self.pipeline.set_state(state) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(self.error().unwrap_or_else(unsaid)),
-        }
-    }
-
-    /// The frames from here on have other caps.
-    pub fn set_caps(&self, caps: &gst::Caps) {
-        self.src.set_caps(Some(caps));
-    }
-
-    /// The first error that was posted.
-    pub fn error(&self) -> Option<Failure> {
-        let error = self.bus.pop_filtered(&[gst::MessageType::Error]);
-        error.and_then(|message| posted(&message))
-    }
-
-    /// Waits until there is room for a frame, and gives it. Woken by an error at once, looks at the room at each tick.
-    pub fn push(&self, frame: gst::Buffer) -> Result<(), Failure> {
-        let mut waited = gst::ClockTime::ZERO;
-        let most = if frame.size() == 0 {
-            WAITING_STAND_INS
-        } else {
-            WAITING
-        };
-        while self.src.current_level_buffers() >= most {
-            let message = self
-                .bus
-                .timed_pop_filtered(TICK, &[gst::MessageType::Error]);
-            if let Some(error) = message.and_then(|message| posted(&message)) {
-                return Err(error);
-            }
-            waited += TICK;
-            if waited > SILENCE {
-                return Err(Failure::failed(format!(
-                    "the encoder took no frame for {SILENCE:.0}"
-                )));
-            }
-        }
-        let pushed = self.src.push_buffer(frame);
-        pushed.map(|_| ()).map_err(|flow| {
-            let unsaid = || Failure::failed(format!("the encoder takes no more frames: {flow}"));
-            self.error().unwrap_or_else(unsaid)
-        })
-    }
-
-    /// No frame comes any more: waits until all is made. `ticks`: what is done meanwhile, a hundred times a second.
-    pub fn finish(&self, mut ticks: impl FnMut() -> Result<(), Failure>) -> Result<(), Failure> {
-        let _ = self.src.end_of_stream();
-        let ends = [gst::MessageType::Eos, gst::MessageType::Error];
-        let tick = gst::ClockTime::from_mseconds(10);
-        loop {
-            ticks()?;
-            match self.bus.timed_pop_filtered(tick, &ends) {
-                Some(end) => return posted(&end).map_or(Ok(()), Err),
-                None => continue,
-            }
-        }
-    }
-}
-
-/// What an error message says. The element says of a chunk more than is true of one that is encoded alone: there, it is always the first.
-fn posted(message: &gst::Message) -> Option<Failure> {
-    let gst::MessageView::Error(error) = message.view() else {
-        return None;
-    };
-    let details = error.details();
-    let of = |field: &str| details.and_then(|details| details.get::<String>(field).ok());
-    let text = of("reason").unwrap_or_else(|| error.error().to_string());
-    let chunk = details.and_then(|details| details.get::<u64>("chunk").ok());
-    if error.error().matches(gst::ResourceError::NotFound)
-        && of("cause").as_deref() == Some("not-kept")
-    {
-        let chunk = chunk.and_then(|chunk| usize::try_from(chunk).ok());
-        return Some(Failure {
-            missing: chunk,
-            ..Failure::again(match chunk {
-                Some(chunk) => format!("chunk {chunk} can't be joined: {text}"),
-                None => text,
-            })
-        });
-    }
-    if error.error().matches(gst::ResourceError::NoSpaceLeft) {
-        return Some(Failure::again(text));
-    }
-    Some(Failure::failed(text))
 }
 
 /// The template of the muxer's pads that take such a stream.

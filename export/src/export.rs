@@ -4,10 +4,12 @@
 
 use crate::chunk::Made;
 use crate::failure::{Code, Failure};
-use crate::folder::Folder;
+use crate::fitting::Fitting;
+use crate::folder::{Folder, Record, beside};
 use crate::formats::{self, FileType};
-use crate::jobs::Jobs;
+use crate::jobs::{Jobs, Step};
 use crate::join::{self, Joined, Options};
+use crate::passes;
 use crate::plan::{Plan, Request, SourceId, Way};
 use crate::progress::{Progress, Style, clock};
 use indicatif::HumanBytes;
@@ -114,13 +116,23 @@ impl Export {
         let plan = self.plan(kind)?;
         let mut remade = Vec::new();
         let mut jobs = None;
+        let mut fitting = Fitting::new(&plan);
+        if plan.passes.is_some() && self.folder.rates(&plan).is_none() {
+            let first = self.step(&plan, Step::FirstPass, stops)?;
+            jobs = Some(first);
+            let bits = fitting.bits(&plan, &self.options.audio);
+            let rates = passes::spread(&plan, &self.folder, bits)?;
+            self.folder.write_rates(&rates)?;
+        }
         let joined = loop {
             if plan.way == Way::Chunks {
-                let encoded = self.chunks(&plan, stops);
+                let encoded = self.step(&plan, Step::Packets, stops);
                 if encoded.is_err() && self.options.keep_partial && stops.load(Ordering::SeqCst) {
                     return Err(self.part(&plan));
                 }
-                jobs = Some(encoded?);
+                let (busy, wall) = encoded?;
+                let before = jobs.unwrap_or((0.0, 0.0));
+                jobs = Some((before.0 + busy, before.1 + wall));
             }
             match self.joined(&plan, plan.chunks.len(), stops) {
                 // What is kept of it is damaged: once, it is made anew.
@@ -131,9 +143,15 @@ impl Export {
                     self.folder.forget(index);
                     remade.push(index);
                 }
-                joined => break joined?,
+                joined => {
+                    let joined = joined?;
+                    if joined.is_partial || !self.fits_better(&plan, &joined, &mut fitting)? {
+                        break joined;
+                    }
+                }
             }
         };
+        join::put(&self.output)?;
         if joined.is_partial {
             return Err(self.ended_early(joined.frames, ""));
         }
@@ -157,17 +175,57 @@ impl Export {
         Ok(plan)
     }
 
-    /// Encodes what isn't there, and says how many seconds jobs and the wall clock took for it.
-    fn chunks(&self, plan: &Plan, stops: &AtomicBool) -> Result<(f64, f64), Failure> {
+    /// The output is to be nearer to the bitrate that it should have or the size that it may have: there are other rates now.
+    fn fits_better(
+        &self,
+        plan: &Plan,
+        joined: &Joined,
+        fitting: &mut Fitting,
+    ) -> Result<bool, Failure> {
+        let Some(rates) = self.folder.rates(plan) else {
+            return Ok(false);
+        };
+        let made: Vec<Record> = self.folder.read_all(plan).into_iter().flatten().collect();
+        let pictures = made.iter().map(|record| record.bytes).sum();
+        let decided = fitting.decide(joined.bytes, pictures).map_err(|failure| {
+            let _ = std::fs::remove_file(beside(&self.output));
+            self.resumable(failure)
+        });
+        let Some(wanted) = decided? else {
+            return Ok(false);
+        };
+        let rates = passes::corrected(&rates, &made, wanted);
+        self.folder.write_rates(&rates)?;
+        Ok(true)
+    }
+
+    /// Makes what isn't there, and says how many seconds jobs and the wall clock took for it.
+    fn step(&self, plan: &Plan, step: Step, stops: &AtomicBool) -> Result<(f64, f64), Failure> {
         let since = Instant::now();
-        let records = self.folder.read_all(plan);
+        let made: Vec<Option<u64>> = match step {
+            Step::FirstPass => (0..plan.chunks.len())
+                .map(|index| self.folder.first_pass(plan, index).map(|_| 0))
+                .collect(),
+            Step::Packets => {
+                let records = self.folder.read_all(plan).into_iter();
+                records
+                    .map(|record| record.map(|record| record.bytes))
+                    .collect()
+            }
+        };
         let (done, waiting): (Vec<usize>, Vec<usize>) =
-            (0..records.len()).partition(|&index| records[index].is_some());
-        let bytes = records.iter().flatten().map(|record| record.bytes).sum();
+            (0..made.len()).partition(|&index| made[index].is_some());
+        let bytes = made.iter().flatten().sum();
         let progress = Progress::new(plan, &waiting, bytes, self.style);
+        if plan.passes.is_some() {
+            progress.begin(match step {
+                Step::FirstPass => "first pass",
+                Step::Packets => "second pass",
+            });
+        }
         if !done.is_empty() {
             progress.say(&format!(
-                "{} of {} chunks are there from an earlier run.",
+                "{} of {} chunks are there already.",
                 done.len(),
                 plan.chunks.len()
             ));
@@ -175,6 +233,7 @@ impl Export {
         let jobs = Jobs {
             plan,
             folder: &self.folder,
+            step,
             program: &self.program,
             stops,
             told: &|event| progress.see(event),
@@ -195,9 +254,12 @@ impl Export {
         }
         // That isn't ended by what has ended the rest; once more is.
         match self.joined(plan, done, &AtomicBool::new(false)) {
-            Ok(joined) => {
-                self.ended_early(joined.frames, "; with --overwrite the same command goes on")
-            }
+            Ok(joined) => match join::put(&self.output) {
+                Ok(()) => {
+                    self.ended_early(joined.frames, "; with --overwrite the same command goes on")
+                }
+                Err(failure) => failure,
+            },
             Err(failure) => failure,
         }
     }

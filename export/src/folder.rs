@@ -5,11 +5,15 @@
 use crate::digest;
 use crate::failure::Failure;
 use crate::plan::Plan;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
 use vtparallelenc::export::Digest;
+use vtparallelenc::export::given::SecondPass;
 
 /// What is known of a chunk that was encoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,13 +31,66 @@ pub struct Record {
     pub seconds: f64,
     /// The number of the frame at which decoding began; `None`: at the beginning of the file.
     pub decoded_from: Option<usize>,
+    /// The second pass, if it was one.
+    pub pass: Option<Pass>,
 }
 
-/// A record as it is written: with a checksum.
+/// What the second pass over a chunk follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pass {
+    /// In bits per second, of all frames that its encoder is fed.
+    pub bitrate: u64,
+    /// Of the first one's statistics.
+    pub digest: String,
+    /// That the first one announced.
+    pub level: Option<String>,
+}
+
+/// The second passes over all chunks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rates {
+    /// The plan's.
+    pub plan: String,
+    pub passes: Vec<Pass>,
+    /// No chunk's encoder takes fewer bits per second.
+    pub least: Vec<u64>,
+    /// Bytes that the first pass lets expect of each chunk's own frames.
+    pub expected: Vec<u64>,
+}
+
+/// A first pass that was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FirstPass {
+    /// The plan's.
+    pub plan: String,
+    pub index: usize,
+    /// Of what it wrote.
+    pub digest: String,
+    /// That the encoder announced.
+    pub level: Option<String>,
+    /// That the job took.
+    pub seconds: f64,
+}
+
+/// What is written with a checksum.
 #[derive(Serialize, Deserialize)]
-struct Sealed {
-    record: Record,
+struct Sealed<T> {
+    record: T,
     checksum: String,
+}
+
+impl<T: Serialize + DeserializeOwned> Sealed<T> {
+    fn write(path: &Path, record: T) -> Result<(), Failure> {
+        let checksum = checksum(&record);
+        write_whole(path, &Self { record, checksum })
+    }
+
+    /// `None`: it isn't there, or damaged.
+    fn read(path: &Path) -> Option<T> {
+        let text = std::fs::read(path).ok()?;
+        let sealed: Self = serde_json::from_slice(&text).ok()?;
+        (sealed.checksum == checksum(&sealed.record)).then_some(sealed.record)
+    }
 }
 
 /// The directory.
@@ -108,29 +165,104 @@ impl Folder {
 
     pub fn write(&self, record: &Record) -> Result<(), Failure> {
         self.make()?;
-        let sealed = Sealed {
-            checksum: checksum(record),
-            record: record.clone(),
-        };
-        write_whole(&self.record_of(record.index), &sealed)
+        Sealed::write(&self.record_of(record.index), record.clone())
     }
 
-    /// The record of a chunk, if there is one that is whole, of this plan.
-    pub fn read(&self, plan: &Plan, index: usize) -> Option<Record> {
-        let text = std::fs::read(self.record_of(index)).ok()?;
-        let Sealed {
-            record,
-            checksum: sum,
-        } = serde_json::from_slice(&text).ok()?;
+    /// The record of a chunk, if there is one that is whole, of this plan. `rates`: of its second pass.
+    pub fn read(&self, plan: &Plan, rates: Option<&Rates>, index: usize) -> Option<Record> {
+        let record: Record = Sealed::read(&self.record_of(index))?;
         let frames = plan.chunks.get(index)?.frames();
-        let is_this = record.plan == plan.id && record.index == index && sum == checksum(&record);
+        let pass = rates.and_then(|rates| rates.passes.get(index));
+        let is_this =
+            record.plan == plan.id && record.index == index && record.pass.as_ref() == pass;
         (is_this && record.digests.len() as u64 == frames).then_some(record)
     }
 
     /// Those of all chunks, as far as they are done.
     pub fn read_all(&self, plan: &Plan) -> Vec<Option<Record>> {
+        let rates = self.rates(plan);
         let chunks = 0..plan.chunks.len();
-        chunks.map(|index| self.read(plan, index)).collect()
+        chunks
+            .map(|index| self.read(plan, rates.as_ref(), index))
+            .collect()
+    }
+
+    fn rates_path(&self) -> PathBuf {
+        self.0.join("rates.json")
+    }
+
+    pub fn write_rates(&self, rates: &Rates) -> Result<(), Failure> {
+        Sealed::write(&self.rates_path(), rates.clone())
+    }
+
+    /// How the bits are spread over the chunks, where two passes are made and that is known.
+    pub fn rates(&self, plan: &Plan) -> Option<Rates> {
+        let rates: Rates = Sealed::read(&self.rates_path())?;
+        (rates.plan == plan.id
+            && [rates.passes.len(), rates.least.len(), rates.expected.len()]
+                .iter()
+                .all(|length| *length == plan.chunks.len()))
+        .then_some(rates)
+    }
+
+    /// What is left to say to each chunk's encoder in the second pass.
+    pub fn second_passes(&self, rates: Option<&Rates>) -> Arc<[SecondPass]> {
+        let passes = rates.map_or(&[][..], |rates| &rates.passes);
+        let passes = passes.iter().enumerate().map(|(index, pass)| SecondPass {
+            bitrate: pass.bitrate,
+            statistics: self.statistics(index),
+            digest: pass.digest.clone(),
+            level: pass.level.clone(),
+        });
+        passes.collect()
+    }
+
+    fn passes(&self) -> PathBuf {
+        self.0.join("passes")
+    }
+
+    /// What the first pass over a chunk wrote. Encoders write more beside it, with longer names.
+    pub fn statistics(&self, index: usize) -> PathBuf {
+        self.passes().join(format!("{index:06}"))
+    }
+
+    fn first_pass_of(&self, index: usize) -> PathBuf {
+        self.passes().join(format!("{index:06}.json"))
+    }
+
+    /// A directory of one's own, and in it where an encoder may write its statistics.
+    pub fn place_for_statistics(&self) -> Result<(TempDir, PathBuf), Failure> {
+        let passes = self.passes();
+        let unwritten = |error| Failure::unwritten(&passes, &error);
+        std::fs::create_dir_all(&passes).map_err(unwritten)?;
+        let directory = TempDir::new_in(&passes).map_err(unwritten)?;
+        let statistics = directory.path().join(STATISTICS);
+        Ok((directory, statistics))
+    }
+
+    /// What an encoder wrote there stays.
+    pub fn keep_statistics(&self, done: FirstPass, from: &TempDir) -> Result<FirstPass, Failure> {
+        let to = self.statistics(done.index);
+        let unwritten = |error| Failure::unwritten(&to, &error);
+        let digest = digest_of_statistics(from.path(), STATISTICS).map_err(unwritten)?;
+        for name in names_of_statistics(from.path(), STATISTICS).map_err(unwritten)? {
+            let mut kept = to.clone().into_os_string();
+            kept.push(name.strip_prefix(STATISTICS).unwrap_or_default());
+            std::fs::rename(from.path().join(&name), kept).map_err(unwritten)?;
+        }
+        let done = FirstPass { digest, ..done };
+        Sealed::write(&self.first_pass_of(done.index), done.clone())?;
+        Ok(done)
+    }
+
+    /// The first pass over a chunk, if it was made and what it wrote is as it was.
+    pub fn first_pass(&self, plan: &Plan, index: usize) -> Option<FirstPass> {
+        let done: FirstPass = Sealed::read(&self.first_pass_of(index))?;
+        let statistics = self.statistics(index);
+        let name = statistics.file_name()?.to_str()?;
+        let is_this = done.plan == plan.id && done.index == index;
+        let digest = is_this.then(|| digest_of_statistics(&self.passes(), name));
+        (digest?.ok()? == done.digest).then_some(done)
     }
 
     /// The chunk isn't done.
@@ -141,6 +273,8 @@ impl Folder {
     /// What was done is of another plan.
     pub fn clear(&self) {
         let _ = std::fs::remove_dir_all(self.0.join("records"));
+        let _ = std::fs::remove_dir_all(self.passes());
+        let _ = std::fs::remove_file(self.rates_path());
         let _ = std::fs::remove_dir_all(self.kept());
     }
 
@@ -160,7 +294,33 @@ impl Record {
     }
 }
 
-fn checksum(record: &Record) -> String {
+/// The name of what encoders write in a directory of their own.
+const STATISTICS: &str = "statistics";
+
+/// Files of this name, or with more after it, that encoders wrote; in their order.
+fn names_of_statistics(directory: &Path, name: &str) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for file in std::fs::read_dir(directory)? {
+        let file = file?.file_name().into_string().unwrap_or_default();
+        let rest = file.strip_prefix(name);
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.') && rest != ".json") {
+            names.push(file);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn digest_of_statistics(directory: &Path, name: &str) -> io::Result<String> {
+    let mut all = String::new();
+    for file in names_of_statistics(directory, name)? {
+        all.push_str(file.strip_prefix(name).unwrap_or_default());
+        all.push_str(&digest::of_file(&directory.join(&file))?);
+    }
+    Ok(digest::of_bytes(all.as_bytes()))
+}
+
+fn checksum(record: &impl Serialize) -> String {
     // (What was read can be written.)
     digest::of_bytes(&serde_json::to_vec(record).unwrap_or_default())
 }

@@ -52,10 +52,20 @@ pub enum Event {
     },
 }
 
+/// What a job makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// What the second pass wants to know.
+    FirstPass,
+    Packets,
+}
+
 /// How jobs are run.
 pub struct Jobs<'a> {
     pub plan: &'a Plan,
     pub folder: &'a Folder,
+    /// What is made of each chunk.
+    pub step: Step,
     /// This program.
     pub program: &'a Path,
     /// All is to end.
@@ -106,13 +116,12 @@ impl Jobs<'_> {
         for attempt in 1..=MOST_ATTEMPTS {
             (self.told)(Event::Begun { place, index });
             let ended = self.attempt(place, index, failed)?;
-            let record = self.folder.read(self.plan, index);
-            match (ended, record) {
-                (Ok(()), Some(record)) => {
+            match (ended, self.made(index)) {
+                (Ok(()), Some(bytes)) => {
                     (self.told)(Event::Done {
                         place,
                         index,
-                        bytes: record.bytes,
+                        bytes,
                     });
                     return Ok(());
                 }
@@ -144,6 +153,18 @@ impl Jobs<'_> {
         })
     }
 
+    /// Bytes of what is made of a chunk, if that is done.
+    fn made(&self, index: usize) -> Option<u64> {
+        match self.step {
+            Step::FirstPass => self.folder.first_pass(self.plan, index).map(|_| 0),
+            Step::Packets => {
+                let rates = self.folder.rates(self.plan);
+                let record = self.folder.read(self.plan, rates.as_ref(), index);
+                record.map(|record| record.bytes)
+            }
+        }
+    }
+
     /// One process, to its end. The outer error: all ends.
     fn attempt(
         &self,
@@ -155,6 +176,7 @@ impl Jobs<'_> {
             .arg("chunk")
             .arg(self.folder.plan())
             .args(["--index", &index.to_string(), "--json", "--attended"])
+            .args((self.step == Step::FirstPass).then_some("--first-pass"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -51,7 +51,7 @@ pub struct Joined {
     pub is_partial: bool,
 }
 
-/// Writes the output, of the first chunks. `told`: how many frames the element was given.
+/// Writes the output beside its place, of the first chunks. `told`: how many frames the element was given.
 pub fn join(
     plan: &Plan,
     folder: &Folder,
@@ -63,15 +63,13 @@ pub fn join(
     let part = beside(output);
     let made = write(plan, folder, &part, options, chunks, told);
     let made = made.and_then(|joined| {
-        let put = File::open(&part).and_then(|file| {
+        let synced = File::open(&part).and_then(|file| {
             file.sync_all()?;
-            let bytes = file.metadata()?.len();
-            std::fs::rename(&part, output)?;
-            Ok(bytes)
+            Ok(file.metadata()?.len())
         });
-        let bytes = put.map_err(|error| Failure::unwritten(output, &error))?;
+        let bytes = synced.map_err(|error| Failure::unwritten(output, &error))?;
         let mut notes = joined.notes;
-        notes.extend(lost_orientation(plan, output));
+        notes.extend(lost_orientation(plan, &part));
         Ok(Joined {
             bytes,
             notes,
@@ -91,6 +89,12 @@ pub fn join(
     })
 }
 
+/// What was written beside it takes its place.
+pub fn put(output: &Path) -> Result<(), Failure> {
+    let put = std::fs::rename(beside(output), output);
+    put.map_err(|error| Failure::unwritten(output, &error))
+}
+
 fn write(
     plan: &Plan,
     folder: &Folder,
@@ -106,7 +110,8 @@ fn write(
     let (enc, request) = (&encoding.enc, &plan.request);
     match plan.way {
         Way::Chunks => {
-            let mut given = plan.given(Part::Join);
+            let rates = folder.rates(plan);
+            let mut given = plan.given(Part::Join, folder.second_passes(rates.as_ref()));
             given.ends = given.ends.iter().copied().take(chunks).collect();
             encoding.give(plan, given, &folder.kept());
         }
@@ -123,6 +128,7 @@ fn write(
     let sink = make("filesink")?;
     sink.set_property("location", part);
     let added = encoding
+        .feed
         .pipeline
         .add(&sink)
         .and_then(|()| encoding.muxer.link(&sink));
@@ -135,7 +141,7 @@ fn write(
         let end = plan.time_range().from + plan.time(given_frames);
         streams.until.store(end, Ordering::SeqCst);
     }
-    encoding.start(gst::State::Playing)?;
+    encoding.feed.start(gst::State::Playing)?;
     streams.wait(&encoding)?;
     let (frames, is_partial) = match plan.way {
         Way::Chunks => {
@@ -144,7 +150,7 @@ fn write(
         }
         Way::Whole { .. } => whole(plan, &encoding, options, &streams.until, told)?,
     };
-    encoding.finish(|| match is_partial {
+    encoding.feed.finish(|| match is_partial {
         true => Ok(()),
         false => told(frames),
     })?;
@@ -188,6 +194,7 @@ fn stand_ins(
     chunks: &[Chunk],
     told: &mut dyn FnMut(u64) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
+    let rates = folder.rates(plan);
     let mut trail = Vec::new();
     let mut frame = 0;
     let mut push = |digest: &Digest| {
@@ -195,12 +202,12 @@ fn stand_ins(
         let fields = left.make_mut();
         fields.set_pts(gst::ClockTime::from_nseconds(plan.time(frame)));
         fields.set_duration(plan.duration(frame).map(gst::ClockTime::from_nseconds));
-        encoding.push(left)?;
+        encoding.feed.push(left)?;
         frame += 1;
         told(frame)
     };
     for chunk in chunks {
-        let record = folder.read(plan, chunk.index);
+        let record = folder.read(plan, rates.as_ref(), chunk.index);
         let digests = record.and_then(|record| record.digests());
         let (own, after) = digests.ok_or_else(|| {
             let index = chunk.index;
@@ -242,13 +249,13 @@ fn whole(
         let mut frame = frame.ok_or_else(|| Failure::failed("the decoder made no frame"))?;
         if let Some(caps) = sample.caps().filter(|caps| !caps.is_strictly_equal(&last)) {
             last = caps.to_owned();
-            encoding.set_caps(&last);
+            encoding.feed.set_caps(&last);
         }
         let fields = frame.make_mut();
         let shown = time.map(|time| time.saturating_sub(plan.time_range().from));
         fields.set_pts(shown.map(gst::ClockTime::from_nseconds));
         fields.set_dts(gst::ClockTime::NONE);
-        encoding.push(frame)?;
+        encoding.feed.push(frame)?;
         frames = number + 1;
         told(frames).inspect_err(|failure| {
             ends = options.keep_partial && failure.code == Code::Again;

@@ -14,11 +14,14 @@
 //! | [`range`] | some of them, decoded without what is before them |
 //! | [`plan`] | which frames each chunk has, and how it is encoded |
 //! | [`element`] | the element that encodes and joins, as a plan says |
+//! | [`feed`] | frames into a pipeline, and what that says of itself |
+//! | [`passes`] | two passes, and how many bits each chunk gets in the second |
 //! | [`chunk`] | one chunk: decoded, encoded and kept |
 //! | [`folder`] | what is kept on the way |
 //! | [`join`] | all chunks, with what is beside the picture, as a file |
 //! | [`streams`] | sound, subtitles, tags and chapters |
 //! | [`subtitles`] | text with markup as plain text |
+//! | [`fitting`] | an output that may be no larger than a size |
 //! | [`jobs`] | a process for each chunk |
 //! | [`export`] | all of that for one command |
 //! | [`progress`] | what is told of it meanwhile |
@@ -32,11 +35,14 @@ pub mod digest;
 pub mod element;
 pub mod export;
 pub mod failure;
+pub mod feed;
+pub mod fitting;
 pub mod folder;
 pub mod formats;
 pub mod inspect;
 pub mod jobs;
 pub mod join;
+pub mod passes;
 pub mod plan;
 pub mod progress;
 pub mod range;

@@ -20,7 +20,9 @@ use vtexport::failure::{Code, Failure};
 use vtexport::folder::Folder;
 use vtexport::formats::{self, formats};
 use vtexport::inspect::Report;
+use vtexport::jobs::Step;
 use vtexport::join::{self, Audio, Options};
+use vtexport::passes;
 use vtexport::plan::{Plan, Request, Way};
 use vtexport::progress::{Style, print_json};
 use vtexport::scan::scan;
@@ -81,9 +83,16 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Chunk {
             plan,
             index,
+            first_pass,
             json,
             attended,
-        }) => one_chunk(&plan, index, json, attended),
+        }) => {
+            let step = match first_pass {
+                true => Step::FirstPass,
+                false => Step::Packets,
+            };
+            one_chunk(&plan, index, step, json, attended)
+        }
         Some(Command::Join {
             plan,
             output,
@@ -103,6 +112,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                     .into_iter()
                     .for_each(|index| folder.forget(index));
             })?;
+            join::put(&output)?;
             joined.notes.iter().for_each(|note| eprintln!("{note}"));
             println!(
                 "{}: {} frames, {} bytes",
@@ -133,7 +143,7 @@ fn print(text: &impl Display, data: &impl Serialize, json: bool) -> Result<(), F
     }
 }
 
-fn request(encode: &Encode, output: &Path) -> Result<Request, Failure> {
+fn request(encode: &Encode, output: &Path, size_limit: Option<u64>) -> Result<Request, Failure> {
     let source = encode
         .input
         .clone()
@@ -144,7 +154,8 @@ fn request(encode: &Encode, output: &Path) -> Result<Request, Failure> {
         .unwrap_or_default();
     let ending = ending.to_ascii_lowercase();
     let video = encode.video.clone();
-    let video = video.unwrap_or_else(|| formats::default_video_encoder(&ending).into());
+    let two_passes = encode.multi_pass || size_limit.is_some();
+    let video = video.unwrap_or_else(|| formats::default_video_encoder(&ending, two_passes).into());
     // It may be read elsewhere.
     let absolute =
         std::path::absolute(&source).map_err(|error| Failure::source_gone(&source, &error))?;
@@ -157,6 +168,8 @@ fn request(encode: &Encode, output: &Path) -> Result<Request, Failure> {
         threads: encode.threads,
         no_parallel: encode.no_parallel,
         time_range: encode.time_range,
+        multi_pass: encode.multi_pass,
+        size_limit,
         ending,
     })
 }
@@ -177,7 +190,8 @@ fn export(exporting: Exporting) -> Result<(), Failure> {
     let output = exporting.output.ok_or_else(|| {
         Failure::usage("where is it to be written? `-o film.mp4` says so; --help tells more")
     })?;
-    let request = request(&exporting.encode, &output)?;
+    let limit = exporting.file_length_limit;
+    let request = request(&exporting.encode, &output, limit)?;
     let style = match exporting.shown {
         Shown { json: true, .. } => Style::Json,
         Shown { quiet: true, .. } => Style::Quiet,
@@ -228,7 +242,7 @@ fn stops() -> Result<Arc<AtomicBool>, Failure> {
 }
 
 fn make_plan(encode: &Encode, output: &Path, at: &Path) -> Result<(), Failure> {
-    let request = request(encode, output)?;
+    let request = request(encode, output, None)?;
     let kind = formats::of_name(output);
     let kind = kind.ok_or_else(|| {
         Failure::usage(format!(
@@ -262,7 +276,13 @@ fn make_plan(encode: &Encode, output: &Path, at: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn one_chunk(path: &Path, index: usize, json: bool, attended: bool) -> Result<(), Failure> {
+fn one_chunk(
+    path: &Path,
+    index: usize,
+    step: Step,
+    json: bool,
+    attended: bool,
+) -> Result<(), Failure> {
     let plan = Plan::read(path)?;
     let folder = Folder::of_plan(path);
     if attended {
@@ -280,6 +300,13 @@ fn one_chunk(path: &Path, index: usize, json: bool, attended: bool) -> Result<()
         }
         Ok(())
     };
+    if step == Step::FirstPass {
+        let done = passes::first(&plan, &folder, index, &mut told)?;
+        if !json {
+            println!("chunk {index}, first pass: {:.1} s", done.seconds);
+        }
+        return Ok(());
+    }
     let record = chunk::encode(&plan, &folder, index, &mut told)?;
     if !json {
         println!(

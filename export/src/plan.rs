@@ -11,14 +11,16 @@ use crate::range;
 use crate::scan::{Picture, Scan, scan};
 use crate::source::Source;
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
-use vtparallelenc::export::given::{Given, Part};
+use vtparallelenc::export::given::{Given, Part, SecondPass};
+use vtparallelenc::export::two_passes;
 
 /// Of the file's format. Another version reads no plan of this one.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +42,19 @@ pub struct Request {
     pub no_parallel: bool,
     /// What of the film is exported, in nanoseconds of its time; `None`: all.
     pub time_range: Option<TimeRange>,
+    /// Two passes are made.
+    pub multi_pass: bool,
+    /// The output has no more bytes.
+    pub size_limit: Option<u64>,
+}
+
+/// How the chunks are encoded in two passes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passes {
+    /// What is set of the encoder beside its description.
+    pub properties: String,
+    /// Of the picture, in bits per second; `None`: as the size allows.
+    pub bitrate: Option<u64>,
 }
 
 /// From the first of these nanoseconds up to, not including, the second.
@@ -102,6 +117,7 @@ pub struct Plan {
     pub way: Way,
     /// With what is needed before it, as the frames come.
     pub encoder: String,
+    pub passes: Option<Passes>,
     pub muxer: String,
     /// Of the raw frames.
     pub caps: String,
@@ -124,6 +140,8 @@ pub struct Plan {
     hidden: usize,
     untimed: usize,
     begins_amid: bool,
+    /// Bytes of what is beside the video.
+    pub beside: u64,
     /// Of each frame in nanoseconds, if all are the same; else up to the next one.
     duration: Option<u64>,
 }
@@ -195,6 +213,7 @@ impl Plan {
             chunks: Vec::new(),
             truncated: truncated(opened.duration, scan.end).filter(|_| scan.untimed == 0),
             fingerprint: element::fingerprint(&encoder)?,
+            passes: passes(&request, &encoder)?,
             encoder,
             first: frames.start,
             end: frames.end,
@@ -207,6 +226,7 @@ impl Plan {
             hidden: scan.hidden,
             untimed: scan.untimed,
             begins_amid: scan.begins_amid,
+            beside: scan.beside,
             duration: constant_duration(caps),
             request,
         };
@@ -219,8 +239,14 @@ impl Plan {
             .no_parallel
             .then(|| "--no-parallel".to_string());
         match (forbidden.or(trouble), planned) {
-            (Some(reason), _) | (None, Err(reason)) => plan.way = Way::Whole { reason },
             (None, Ok(planned)) => plan.take(&planned),
+            _ if plan.passes.is_some() && scan.trouble().is_none() => plan.alone(),
+            (Some(reason), _) if plan.passes.is_some() => {
+                return Err(Failure::cannot(format!(
+                    "two passes can't be made: {reason}"
+                )));
+            }
+            (Some(reason), _) | (None, Err(reason)) => plan.way = Way::Whole { reason },
         }
         plan.id = plan.digest();
         Ok(plan)
@@ -233,6 +259,7 @@ impl Plan {
         let given = Given {
             ends: planned.ends.clone().into(),
             part: Part::Join,
+            passes: [].into(),
         };
         let chunks = 0..planned.ends.len();
         let chunk = |index| {
@@ -251,6 +278,22 @@ impl Plan {
             })
         };
         self.chunks = chunks.filter_map(chunk).collect();
+    }
+
+    /// All of it is one chunk.
+    fn alone(&mut self) {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let threads = self.request.threads;
+        self.jobs = 1;
+        self.threads = threads.unwrap_or(u32::try_from(cores).unwrap_or(1));
+        self.chunks = vec![Chunk {
+            index: 0,
+            own: [0, self.frames()],
+            lead: 0,
+            trail: 0,
+            from: 0.0,
+            to: self.seconds(),
+        }];
     }
 
     fn digest(&self) -> String {
@@ -335,6 +378,11 @@ impl Plan {
         self.request.time_range.unwrap_or_default()
     }
 
+    /// How much of the source that is.
+    pub fn part(&self) -> f64 {
+        self.frames() as f64 / self.times.len().max(1) as f64
+    }
+
     /// With those whose times aren't known.
     pub fn expected_frames(&self) -> u64 {
         self.frames() + self.untimed as u64
@@ -400,6 +448,7 @@ impl Plan {
             hidden: self.hidden,
             begins_amid: self.begins_amid,
             end: 0,
+            beside: self.beside,
         }
     }
 
@@ -408,11 +457,13 @@ impl Plan {
         caps.map_err(|_| Failure::usage(format!("the plan's caps aren't caps: {}", self.caps)))
     }
 
-    pub fn given(&self, part: Part) -> Given {
+    /// `passes`: the second ones over each chunk, if there are two.
+    pub fn given(&self, part: Part, passes: Arc<[SecondPass]>) -> Given {
         let ends = self.chunks.iter().map(|chunk| chunk.own[1]);
         Given {
             ends: ends.collect::<Arc<[u64]>>(),
             part,
+            passes,
         }
     }
 
@@ -436,6 +487,23 @@ impl Chunk {
     pub fn frames(&self) -> u64 {
         self.own[1] - self.own[0]
     }
+}
+
+/// How two passes are made, if they are asked for.
+fn passes(request: &Request, encoder: &str) -> Result<Option<Passes>, Failure> {
+    if !request.multi_pass && request.size_limit.is_none() {
+        return Ok(None);
+    }
+    let prepared = two_passes(encoder).map_err(Failure::usage)?;
+    if prepared.bitrate.is_none() && request.size_limit.is_none() {
+        return Err(Failure::usage(
+            "two passes need a bitrate, which the encoder is told as in --video \"x264enc bitrate=2000\", or a size: --file-length-limit",
+        ));
+    }
+    Ok(Some(Passes {
+        properties: prepared.properties.to_string(),
+        bitrate: prepared.bitrate,
+    }))
 }
 
 /// Times are rounded, to a millisecond in Matroska: so much later a range may begin than its first frame.

@@ -241,6 +241,16 @@ impl Progress {
         self.show(&mut state);
     }
 
+    /// One of several things that are done with all frames.
+    pub fn begin(&self, what: &str) {
+        match &self.display {
+            Display::Bars { whole, .. } => whole.set_prefix(format!("{what} ")),
+            Display::Lines => eprintln!("{what}"),
+            Display::Json => print_json(&serde_json::json!({ "event": "begun", "what": what })),
+            Display::Quiet => (),
+        }
+    }
+
     /// Something that people should read.
     pub fn say(&self, text: &str) {
         match &self.display {
@@ -319,7 +329,9 @@ fn bars(frames: u64, places: usize) -> Display {
         style.unwrap_or_else(|_| ProgressStyle::default_bar())
     };
     let whole = all.add(ProgressBar::new(frames));
-    whole.set_style(style("{percent:>3} % {bar:40} {pos}/{len} frames  {msg}"));
+    whole.set_style(style(
+        "{prefix}{percent:>3} % {bar:40} {pos}/{len} frames  {msg}",
+    ));
     let jobs = (0..places).map(|_| {
         let bar = all.add(ProgressBar::new(1));
         bar.set_style(style("      {bar:40.dim} {msg}"));

@@ -34,6 +34,8 @@ pub struct Scan {
     pub begins_amid: bool,
     /// Where the last packet of any stream of the file ends, in nanoseconds of stream time.
     pub end: u64,
+    /// Bytes of the packets of all other streams.
+    pub beside: u64,
 }
 
 /// No parser looks into VP8, and IVF files don't tell key frames. (RFC 6386, 9.1.)
@@ -178,7 +180,7 @@ pub fn scan(path: &Path, number: usize) -> Result<Scan, SourceError> {
         });
     }
     let mut scan = found.scan;
-    scan.end = found.end;
+    (scan.end, scan.beside) = (found.end, found.beside);
     scan.pictures.sort();
     Ok(scan)
 }
@@ -187,6 +189,8 @@ pub fn scan(path: &Path, number: usize) -> Result<Scan, SourceError> {
 struct Found {
     /// Of all streams.
     end: u64,
+    /// Of those that aren't looked for.
+    beside: u64,
     /// Video streams.
     streams: usize,
     scan: Scan,
@@ -243,8 +247,9 @@ fn take(
                     .map(|pts| pts + packet.duration().unwrap_or_default());
                 let end = end.and_then(|end| segment.to_stream_time(end));
                 found.end = found.end.max(end.map_or(0, gst::ClockTime::nseconds));
-                if is_wanted {
-                    found.scan.packet(packet, &segment, is_vp8);
+                match is_wanted {
+                    true => found.scan.packet(packet, &segment, is_vp8),
+                    false => found.beside += packet.size() as u64,
                 }
             }
             gst::PadProbeReturn::Ok

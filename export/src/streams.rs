@@ -58,7 +58,7 @@ struct Shared {
 impl Streams {
     /// Takes them from the source into the encoding's muxer, as far as that takes them.
     pub fn attach(encoding: &Encoding, plan: &Plan, options: &Options) -> Result<Self, Failure> {
-        let pipeline = &encoding.pipeline;
+        let pipeline = &encoding.feed.pipeline;
         let file = make("filesrc")?;
         file.set_property("location", &plan.source.path);
         let parse = make("parsebin")?;
@@ -120,7 +120,7 @@ impl Streams {
                 _ => return Ok(()),
             }
             waited += tick;
-            if let Some(error) = encoding.error() {
+            if let Some(error) = encoding.feed.error() {
                 return Err(Failure::source(error.text));
             }
         }

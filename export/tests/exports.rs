@@ -4,58 +4,13 @@
 
 mod common;
 
+use common::command::{done, fails, made_of, names, packets, vtexport};
 use common::{X264, made, made_by_ffmpeg, play};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const FAST: &str = "x264enc pass=qual quantizer=30 vbv-buf-capacity=0 speed-preset=ultrafast";
-
-fn vtexport(dir: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vtexport"));
-    command.current_dir(dir).args(arguments);
-    command
-}
-
-fn run(dir: &Path, arguments: &[&str]) -> Output {
-    vtexport(dir, arguments).output().unwrap()
-}
-
-/// It has to end well; what it printed.
-fn done(dir: &Path, arguments: &[&str]) -> String {
-    let output = run(dir, arguments);
-    assert!(output.status.success(), "{arguments:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// It has to end with this code; what it said.
-fn fails(dir: &Path, arguments: &[&str], code: i32) -> String {
-    let output = run(dir, arguments);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
-    assert!(!said.contains("panicked"), "{said}");
-    said
-}
-
-/// Time, flags and hash of each packet of the streams of a kind, as an independent program reads them.
-fn packets(file: &Path, streams: &str) -> Vec<String> {
-    let entries = "packet=pts_time,dts_time,flags,data_hash";
-    let output = Command::new("ffprobe")
-        .args(["-v", "error", "-select_streams", streams])
-        .args(["-show_data_hash", "md5", "-show_entries", entries])
-        .args(["-of", "json"])
-        .arg(file)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let packets = all["packets"].as_array().cloned().unwrap_or_default();
-    let of = |packet: &serde_json::Value| {
-        let fields = ["pts_time", "dts_time", "flags", "data_hash"];
-        fields.map(|field| packet[field].to_string()).join(",")
-    };
-    packets.iter().map(of).collect()
-}
 
 /// What the element makes of a file in one pipeline.
 fn by_the_element(source: &Path, encoder: &str, chunk_frames: u32, then: &str, to: &Path) {
@@ -69,22 +24,6 @@ fn by_the_element(source: &Path, encoder: &str, chunk_frames: u32, then: &str, t
         source.display(),
         to.display()
     ));
-}
-
-fn made_of(dir: &Path, source: &Path, output: &str, more: &[&str]) -> PathBuf {
-    let mut arguments = vec![
-        source.to_str().unwrap(),
-        "-o",
-        output,
-        "--overwrite",
-        "--quiet",
-    ];
-    arguments.extend(more);
-    done(dir, &arguments);
-    let left = dir.join(format!("{output}.vtexport"));
-    assert!(!left.exists(), "{left:?}");
-    assert!(!dir.join(format!("{output}.part")).exists());
-    dir.join(output)
 }
 
 #[test]
@@ -498,15 +437,6 @@ fn bad_input_is_named_and_leaves_nothing() {
         assert_eq!(names(dir), before, "{arguments:?}");
     }
     assert_eq!(std::fs::read(dir.join("there.mp4")).unwrap(), b"mine");
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir).unwrap().flatten();
-    let mut names: Vec<_> = entries
-        .map(|entry| entry.file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 #[test]

@@ -64,6 +64,9 @@ pub(crate) enum EncoderError {
         property: String,
         reason: &'static str,
     },
+    /// It can't be told of the second of two passes.
+    #[error("{0}")]
+    Passes(String),
     #[error("The encoder {encoder} could not be started; try it alone with gst-launch-1.0")]
     CannotStart { encoder: String },
     /// It doesn't come back from being opened, or stood still for so long.
@@ -93,6 +96,7 @@ impl EncoderError {
             | Self::Description { .. }
             | Self::NotAnEncoder { .. }
             | Self::OtherFormat { .. }
+            | Self::Passes(_)
             | Self::Property { .. } => {
                 gst::error_msg!(gst::LibraryError::Settings, ("{self}"))
             }
@@ -214,7 +218,7 @@ impl Recipe {
 }
 
 /// The description sets a property of this name, of whichever of its elements.
-fn is_mentioned(description: &str, property: &str) -> bool {
+pub(super) fn is_mentioned(description: &str, property: &str) -> bool {
     // GObject takes either for the other.
     let description = description.replace('_', "-");
     description.match_indices(property).any(|(at, _)| {
@@ -329,7 +333,7 @@ impl Traits {
 }
 
 /// What the element, or one inside it, is set to read or write besides the video.
-fn outside_of(made: &gst::Element) -> Option<Outside> {
+pub(super) fn outside_of(made: &gst::Element) -> Option<Outside> {
     let set = made.list_properties();
     let mut set = set
         .iter()

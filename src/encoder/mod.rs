@@ -6,6 +6,7 @@ pub(crate) mod choice;
 pub(crate) mod description;
 pub(crate) mod hints;
 pub(crate) mod model;
+pub(crate) mod passes;
 pub(crate) mod profile;
 pub(crate) mod properties;
 pub(crate) mod turn;

@@ -5,7 +5,8 @@
 //! One process encodes one chunk: it has the frames that this one is fed and no others. Another joins what all of them made: it has all
 //! frames, of which only the digests are there.
 
-use super::ids::FrameRange;
+use super::ids::{ChunkId, FrameRange};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The chunks of a film, one after the other.
@@ -14,6 +15,21 @@ pub struct Given {
     /// The number of frames up to the end of each chunk; they increase.
     pub ends: Arc<[u64]>,
     pub part: Part,
+    /// Of each chunk, where its encoder makes the second of two passes over it; else empty.
+    pub passes: Arc<[SecondPass]>,
+}
+
+/// What the second pass over a chunk follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecondPass {
+    /// Bits per second of all frames that the chunk's encoder is fed.
+    pub bitrate: u64,
+    /// Where the first pass wrote what it found. (Whoever joins needn't have that.)
+    pub statistics: PathBuf,
+    /// The digest of what stands there.
+    pub digest: String,
+    /// The level that the first one announced. Some encoders derive it from the bitrate, which isn't the same in all chunks of a stream.
+    pub level: Option<String>,
 }
 
 /// What is done with them.
@@ -32,6 +48,15 @@ impl Given {
             Part::Chunk(index) => Some(index),
             Part::Join => None,
         }
+    }
+
+    /// The second pass over a chunk, if it is one.
+    pub fn pass(&self, chunk: ChunkId) -> Option<&SecondPass> {
+        let index = match self.part {
+            Part::Chunk(index) => index,
+            Part::Join => usize::try_from(chunk.0).ok()?,
+        };
+        self.passes.get(index)
     }
 
     /// The own frames of a chunk, counted in the film.
@@ -65,6 +90,7 @@ mod tests {
         let film = Given {
             ends: [10, 25, 30].into(),
             part: Part::Join,
+            passes: [].into(),
         };
         assert_eq!(film.own(0), Some(FrameRange::new(0, 10)));
         assert_eq!(film.own(2), Some(FrameRange::new(25, 30)));

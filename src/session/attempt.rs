@@ -11,6 +11,7 @@ use super::replay::Fingerprint;
 use super::{Assignment, CAT, Keeping, Session, Work};
 use crate::cache::Recording;
 use crate::encoder::description::EncoderError;
+use crate::encoder::passes;
 use crate::logic::engine::Doing;
 use crate::logic::ids::FrameNo;
 use crate::media::raw::stampable;
@@ -115,6 +116,10 @@ impl Session {
             None => {
                 let make = || self.make(&work.recipe, Some(&work.hints));
                 let mut instance = made.map_or_else(make, Ok)?;
+                if let Some(pass) = &work.pass {
+                    let told = passes::second(&instance.encoder, pass);
+                    told.map_err(EncoderError::Passes)?;
+                }
                 self.enter(&mut instance)?;
                 self.prime(&mut instance, &context.caps)?;
                 instance

@@ -27,6 +27,7 @@ use crate::encoder::turn::SessionStatus;
 use crate::host::Host;
 use crate::job::SHUTDOWN_TIMEOUT;
 use crate::logic::engine::Doing;
+use crate::logic::given::SecondPass;
 use crate::logic::ids::{Chunk, ChunkId, FrameNo, SessionId};
 use crate::media::tags::of_stream;
 use crate::panics;
@@ -95,6 +96,8 @@ pub(crate) struct Work {
     /// Where chunks are kept.
     pub(crate) cache: Option<Arc<Files>>,
     pub(crate) keeping: Keeping,
+    /// The encoder makes the second of two passes over it.
+    pub(crate) pass: Option<SecondPass>,
 }
 
 /// What has to be in the cache.

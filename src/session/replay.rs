@@ -37,6 +37,11 @@ impl Fingerprint {
         if let Some(tags) = work.opens.tags_before() {
             hasher.text("tags", &tags.to_string());
         }
+        if let Some(pass) = &work.pass {
+            hasher.number("second pass", pass.bitrate);
+            hasher.text("statistics", &pass.digest);
+            hasher.text("level", pass.level.as_deref().unwrap_or_default());
+        }
         let Chunk { own, fed, .. } = chunk;
         hasher.number("lead", own.start.0 - fed.start.0);
         hasher.number("own", own.len());

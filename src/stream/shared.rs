@@ -19,8 +19,8 @@ use crate::encoder::properties::set_from_text;
 use crate::host::Host;
 use crate::job::Job;
 use crate::logic::engine::{Engine, Settings};
-use crate::logic::given::Part;
-use crate::logic::ids::SessionId;
+use crate::logic::given::{Part, SecondPass};
+use crate::logic::ids::{ChunkId, SessionId};
 use crate::logic::split::Ample;
 use crate::session::{Session, SlotOwner};
 use crate::shares::{Cores, Memory};
@@ -320,6 +320,12 @@ impl Shared {
         let encoding = self.encoding.lock();
         let given = encoding.job.given.as_ref();
         given.is_some_and(|given| given.part == Part::Join)
+    }
+
+    /// What the encoder of a chunk follows that makes the second of two passes.
+    pub(super) fn second_pass(&self, chunk: ChunkId) -> Option<SecondPass> {
+        let encoding = self.encoding.lock();
+        encoding.job.given.as_ref()?.pass(chunk).cloned()
     }
 
     pub(super) fn passes(&self) -> bool {

@@ -124,6 +124,8 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
         None if shared.is_joining() => Keeping::Only,
         None => Keeping::Optional,
     };
+    let cache = shared.encoding.lock().cache.clone();
+    let pass = shared.second_pass(chunk);
     let work = Work {
         chunk,
         first: taken.first,
@@ -135,8 +137,9 @@ fn turn(shared: &Arc<Shared>, id: SessionId) {
         },
         opens: taken.opens,
         recipe,
-        cache: shared.encoding.lock().cache.clone(),
+        cache,
         keeping,
+        pass,
     };
     let assignment = Assigned {
         shared: shared.clone(),

@@ -3,6 +3,8 @@
 //! Files to look into, and what a decoder makes of them.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod command;
+
 use gst::prelude::*;
 use gst_video::prelude::*;
 use std::hash::{DefaultHasher, Hasher};

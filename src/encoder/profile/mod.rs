@@ -8,6 +8,7 @@
 
 mod rows;
 
+use super::passes::Passes;
 use super::properties::{as_text, set_from_text};
 use crate::logic::bucket::Vbv;
 use crate::logic::request::Beginning;
@@ -222,6 +223,8 @@ pub(crate) struct Profile {
     /// Properties, and patterns of their values, with which it keeps account of its decoder's buffer in a way that can't begin anew: one
     /// encoder encodes the whole stream.
     pub(crate) alone_with: &'static [(&'static str, &'static str)],
+    /// How it makes two passes over the same frames, where it can.
+    pub(crate) passes: Option<Passes>,
     /// With GStreamer 1.22; else the row was only read in the source of GStreamer 1.22 to 1.28.
     pub(crate) was_run: bool,
 }
@@ -268,6 +271,11 @@ impl Profile {
     /// The encoder has a row of its own.
     pub(crate) fn is_known(&self) -> bool {
         !self.factories.is_empty()
+    }
+
+    /// A bitrate is the encoder's target, and it could have another.
+    pub(super) fn is_driven_by_bitrate(&self, encoder: &gst::Element) -> bool {
+        self.drive(encoder) == Drive::Bitrate
     }
 
     fn drive(&self, encoder: &gst::Element) -> Drive {
@@ -495,7 +503,7 @@ fn bits(kbits: f64) -> u64 {
 }
 
 /// One of these properties has a value of its patterns.
-fn any_has(encoder: &gst::Element, properties: &[(&str, &str)]) -> bool {
+pub(super) fn any_has(encoder: &gst::Element, properties: &[(&str, &str)]) -> bool {
     let mut properties = properties.iter();
     properties.any(|(property, values)| any_matches(values, &serialized(encoder, property)))
 }

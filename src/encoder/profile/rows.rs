@@ -5,6 +5,7 @@
 use super::{
     Concurrency, Distance, ForcedKey, LookAhead, Most, OwnThreads, Profile, Threads, VbvSettings,
 };
+use crate::encoder::passes::{Passes, Statistics};
 use crate::logic::split::SeamCost;
 
 /// What is assumed of an encoder without a row.
@@ -32,6 +33,7 @@ pub(super) const UNKNOWN: Profile = Profile {
     seam_cost: None,
     vbv: None,
     alone_with: &[],
+    passes: None,
     was_run: false,
 };
 
@@ -117,6 +119,30 @@ const VPX: Profile = Profile {
     ..RUN
 };
 
+/// libvpx's, whose statistics have what is left after prediction in this place.
+const fn vpx_passes(error: usize) -> Option<Passes> {
+    Some(Passes {
+        quality: &[("end-usage", "cq")],
+        defaults: &[],
+        first: &[
+            ("end-usage", "vbr"),
+            ("multipass-mode", "first-pass"),
+            ("multipass-cache-file", "@F"),
+            ("target-bitrate", "@R"),
+        ],
+        second: &[
+            ("end-usage", "vbr"),
+            ("multipass-mode", "last-pass"),
+            ("multipass-cache-file", "@F"),
+            ("target-bitrate", "@R"),
+        ],
+        rate: ("target-bitrate", 1),
+        // (In real time libvpx makes one, whatever it is told, and writes no statistics.)
+        one_pass: &[("deadline", "1")],
+        statistics: Statistics::Errors(error),
+    })
+}
+
 /// x264 and x265.
 const X26X: Profile = Profile {
     forced_key: ForcedKey::Closed,
@@ -165,6 +191,27 @@ pub(super) const ROWS: &[Profile] = &[
             ("nal-hrd", "vbr cbr"),
             ("option-string", "*nal-hrd=vbr* *nal-hrd=cbr*"),
         ],
+        // (x264enc gives each of its passes a VBV of the bitrate itself, as for CBR, unless that is none.)
+        passes: Some(Passes {
+            quality: &[("pass", "qual")],
+            defaults: &[("vbv-buf-capacity", "0")],
+            first: &[
+                ("pass", "pass1"),
+                ("multipass-cache-file", "@F"),
+                ("bitrate", "@R"),
+            ],
+            // (It fits a stream's headers to its statistics, unless the stream is to be a part of another.)
+            second: &[
+                ("pass", "pass2"),
+                ("multipass-cache-file", "@F"),
+                ("bitrate", "@R"),
+                ("option-string", "stitchable=1"),
+                ("option-string", "level=@L"),
+            ],
+            rate: ("bitrate", 1_000),
+            one_pass: &[],
+            statistics: Statistics::Quantizers,
+        }),
         ..X26X
     },
     Profile {
@@ -190,6 +237,16 @@ pub(super) const ROWS: &[Profile] = &[
             "bitrate",
         )),
         alone_with: &[("option-string", "hrd hrd=1* *:hrd *:hrd=1* hrd:* *:hrd:*")],
+        // (Of options that name a target the last one counts.)
+        passes: Some(Passes {
+            quality: &[("option-string", "crf=28")],
+            defaults: &[],
+            first: &[("option-string", "pass=1:slow-firstpass=0:stats=@F")],
+            second: &[("option-string", "pass=2:stats=@F:bitrate=@R")],
+            rate: ("bitrate", 1_000),
+            one_pass: &[],
+            statistics: Statistics::Quantizers,
+        }),
         ..X26X
     },
     Profile {
@@ -205,10 +262,12 @@ pub(super) const ROWS: &[Profile] = &[
             most: Most::Rows(270),
             are_automatic: false,
         }),
+        passes: vpx_passes(2),
         ..VPX
     },
     Profile {
         factories: "vp9enc",
+        passes: vpx_passes(3),
         ..VPX
     },
     Profile {
