@@ -18,6 +18,8 @@
 use crate::cache::FrameDigest;
 use crate::logic::chunker::Chunker;
 use crate::logic::given::Given;
+use crate::logic::scenes::{Change, Scenes};
+use crate::media::thumbnails::Thumbnails;
 use crate::parallelenc::ParallelEnc;
 use glib::subclass::prelude::*;
 
@@ -42,12 +44,35 @@ pub struct Plan {
     pub has_vbv: bool,
 }
 
-/// The plan of an element that has caps and no frame yet. `None`: one encoder encodes all, or there are no caps.
-pub fn plan(enc: &ParallelEnc, frames: u64) -> Option<Plan> {
+/// Compares frames with those before them, as the element does to find cuts: those of a film from any place on are compared alike after two.
+pub struct Lookout {
+    thumbnails: Thumbnails,
+    scenes: Scenes,
+}
+
+impl Lookout {
+    /// `None`: frames like these can't be looked at.
+    pub fn new(info: &gst_video::VideoInfo) -> Option<Self> {
+        Some(Self {
+            thumbnails: Thumbnails::new(info)?,
+            scenes: Scenes::default(),
+        })
+    }
+
+    /// The next frame. `None`: it can't be compared.
+    pub fn look(&mut self, frame: &gst::BufferRef) -> Option<Change> {
+        self.scenes.look(self.thumbnails.of(frame)?)
+    }
+}
+
+/// The plan of an element that has caps and no frame yet, for a film of so many frames, of which is known how they differ from those before them, or
+/// nothing. `None`: one encoder encodes all, or there are no caps.
+pub fn plan(enc: &ParallelEnc, frames: u64, changes: &[Option<Change>]) -> Option<Plan> {
     let stream = enc.imp().stream()?;
     let (plan, threads) = stream.planned()?;
     let mut chunker = Chunker::new(plan);
-    let steps = (0..frames).map(|_| chunker.frame(None, false));
+    let of = |frame: u64| *changes.get(usize::try_from(frame).ok()?)?;
+    let steps = (0..frames).map(|frame| chunker.frame(of(frame), false));
     let mut ends: Vec<u64> = steps
         .filter_map(|step| Some(step.closed?.own.end.0))
         .collect();

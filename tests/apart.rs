@@ -94,7 +94,7 @@ impl Film {
         let sink = enc.static_pad("sink").unwrap();
         sink.send_event(gst::event::StreamStart::new("plan"));
         sink.send_event(gst::event::Caps::new(&self.caps));
-        export::plan(&enc, self.frames.len() as u64).unwrap()
+        export::plan(&enc, self.frames.len() as u64, &[]).unwrap()
     }
 
     /// All frames' digests.

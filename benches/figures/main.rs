@@ -15,6 +15,7 @@ mod cost;
 mod encoders;
 mod engine;
 mod memory;
+mod passes;
 mod peers;
 mod plan;
 mod plugin;
@@ -41,9 +42,10 @@ pub enum Form {
 type Measure = fn(Form) -> Vec<Table>;
 
 /// Name and measurement, in the order of the document.
-const FIGURES: [(&str, Measure); 8] = [
+const FIGURES: [(&str, Measure); 9] = [
     ("encoders", encoders::measure),
     ("peers", peers::measure),
+    ("passes", passes::measure),
     ("scaling", scaling::measure),
     ("cost", cost::measure),
     ("memory", memory::measure),

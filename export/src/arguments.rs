@@ -71,9 +71,9 @@ pub struct Encode {
     /// The video file to export.
     #[arg(value_name = "INPUT")]
     pub input: Option<PathBuf>,
-    /// The video encoder with its properties, as gst-launch-1.0 takes it: "x265enc speed-preset=fast". By default x264enc, for webm vp9enc,
-    /// each in constant quality.
-    #[arg(long, value_name = "ENCODER")]
+    /// A preset (h264, h265-high, vp9, av1; `vtexport formats` lists them), or a video encoder with its properties, as gst-launch-1.0 takes it:
+    /// "x265enc speed-preset=fast". By default h264, for webm vp9, each in constant quality.
+    #[arg(long, value_name = "PRESET|ENCODER")]
     pub video: Option<String>,
     /// The number of the video stream, counted from 0.
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
@@ -82,6 +82,9 @@ pub struct Encode {
     /// that does, and shorter at the end of the film.
     #[arg(long, value_name = "FRAMES", value_parser = clap::value_parser!(u64).range(1..))]
     pub chunk_frames: Option<u64>,
+    /// Let chunks end at cuts, where a key frame costs nothing. All of the film is decoded beforehand to find them.
+    #[arg(long, conflicts_with = "chunk_frames")]
+    pub scene_cuts: bool,
     /// Jobs that work at the same time. By default, as many as use the processor best.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub jobs: Option<u32>,
@@ -113,13 +116,16 @@ pub struct Sound {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Says what is in a file, which pictures its video has, and whether ranges of it can be decoded by themselves.
+    /// Says what is in a file, which pictures its video has, whether ranges of it can be decoded by themselves, and what an export with the
+    /// same options would do.
     Inspect {
-        /// The video file.
-        file: PathBuf,
-        /// The number of the video stream to look into, counted from 0.
-        #[arg(long, default_value_t = 0, value_name = "NUMBER")]
-        video_stream: usize,
+        #[command(flatten)]
+        encode: Encode,
+        /// The file that would be written, for its type.
+        #[arg(short, long, default_value = "film.mp4", value_name = "FILE")]
+        output: PathBuf,
+        #[command(flatten)]
+        sound: Sound,
         /// Print it as JSON, for programs. Times are in seconds.
         #[arg(long)]
         json: bool,

@@ -11,6 +11,7 @@ use crate::source::make;
 use gst::prelude::*;
 use std::path::Path;
 use vtparallelenc::export::{self, given::Given};
+use vtparallelenc::logic::scenes::Change;
 use vtparallelenc::parallelenc::ParallelEnc;
 
 /// Frames of the longest chunk: what is encoded around it costs 3 % of its time then, where it costs most (x264enc: 34 frames), and what is lost
@@ -111,13 +112,18 @@ pub fn fingerprint(encoder: &str) -> Result<Vec<String>, Failure> {
 }
 
 /// The plan that the element makes. `Ok(Err)`: one encoder has to encode all, for this reason.
-pub fn plan(plan: &Plan) -> Result<Result<export::Plan, String>, Failure> {
+/// `changes`: how its frames differ, where its chunks are to end at cuts.
+pub fn plan(
+    plan: &Plan,
+    changes: &[Option<Change>],
+) -> Result<Result<export::Plan, String>, Failure> {
     let encoding = Encoding::new(plan)?;
     let enc = &encoding.enc;
     encoding.ask(&plan.request);
     export::plan_up_to(enc, LONGEST_CHUNK);
-    // Jobs see no more of the film than their chunks.
-    enc.set_property_from_str("cut", "fixed");
+    if changes.is_empty() {
+        enc.set_property_from_str("cut", "fixed");
+    }
     // (No process holds more than a few frames.)
     enc.set_property("max-raw-bytes", u64::MAX);
     encoding.sink_to_nowhere()?;
@@ -128,7 +134,7 @@ pub fn plan(plan: &Plan) -> Result<Result<export::Plan, String>, Failure> {
     if let Some(error) = encoding.feed.error() {
         return Err(Failure::cannot(error.text));
     }
-    Ok(match export::plan(enc, plan.frames()) {
+    Ok(match export::plan(enc, plan.frames(), changes) {
         Some(planned) if planned.has_vbv => Err(
             "the encoder keeps a decoder's buffer (VBV), of which no chunk knows how full it is when it begins".into(),
         ),

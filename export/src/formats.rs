@@ -109,16 +109,6 @@ pub(crate) fn default_audio_encoder(muxer: &gst::Element) -> Option<String> {
     AUDIO_ENCODERS.iter().find(fits).map(ToString::to_string)
 }
 
-/// With which video is encoded where nobody says it: at a quality at which few see a difference, or in two passes.
-pub fn default_video_encoder(ending: &str, two_passes: bool) -> &'static str {
-    match (ending, two_passes) {
-        ("webm", false) => "vp9enc end-usage=cq cq-level=31 deadline=1 cpu-used=4",
-        ("webm", true) => "vp9enc deadline=1000000 cpu-used=4",
-        (_, false) => "x264enc pass=qual quantizer=21 vbv-buf-capacity=0 speed-preset=medium",
-        (_, true) => "x264enc speed-preset=medium",
-    }
-}
-
 /// The type of a file of this name.
 pub fn of_name(name: &std::path::Path) -> Option<FileType> {
     let ending = name.extension()?.to_str()?.to_ascii_lowercase();

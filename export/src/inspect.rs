@@ -2,8 +2,12 @@
 
 //! What is in a file, for people and for programs.
 
+use crate::failure::Failure;
+use crate::join;
+use crate::plan::{Chunk, Plan, Way};
 use crate::scan::Scan;
-use crate::source::{Audio, Source, Subtitle, Video};
+use crate::source::{Audio, Source, Subtitle, Video, make};
+use crate::streams::Fate;
 use serde::Serialize;
 use std::fmt::{self, Write};
 
@@ -19,6 +23,70 @@ pub struct Report {
     pub video: Vec<VideoReport>,
     pub audio: Vec<Audio>,
     pub subtitles: Vec<Subtitle>,
+    /// What an export would do.
+    pub export: Outlook,
+}
+
+/// What an export would do with a source, or why it can't.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outlook {
+    Can(Box<Doing>),
+    Cannot(String),
+}
+
+#[derive(Debug, Serialize)]
+pub struct Doing {
+    /// The ending of the output's name.
+    pub ending: String,
+    pub encoder: String,
+    /// In two passes.
+    pub two_passes: bool,
+    /// Why one encoder would encode all, if it would.
+    pub whole: Option<String>,
+    pub chunks: usize,
+    /// Frames of the longest one.
+    pub chunk_frames: u64,
+    pub jobs: u64,
+    pub threads: u32,
+    /// What becomes of each stream of sound, and of subtitles.
+    pub audio: Vec<String>,
+    pub subtitles: Vec<String>,
+}
+
+impl Outlook {
+    /// With sound as it is asked for.
+    pub fn new(source: &Source, plan: Result<&Plan, &Failure>, audio: &join::Audio) -> Self {
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(failure) => return Self::Cannot(failure.text.clone()),
+        };
+        let muxer = match make(&plan.muxer) {
+            Ok(muxer) => muxer,
+            Err(error) => return Self::Cannot(error.to_string()),
+        };
+        let none = gst::Caps::new_empty();
+        let sound = source.audio.iter();
+        let sound =
+            sound.map(|it| Fate::of_sound(&muxer, audio, it.caps.as_ref().unwrap_or(&none)));
+        let texts = source.subtitles.iter();
+        let texts = texts.map(|it| Fate::of_text(&muxer, it.caps.as_ref().unwrap_or(&none)));
+        Self::Can(Box::new(Doing {
+            ending: plan.request.ending.clone(),
+            encoder: plan.encoder.clone(),
+            two_passes: plan.passes.is_some(),
+            whole: match &plan.way {
+                Way::Chunks => None,
+                Way::Whole { reason } => Some(reason.clone()),
+            },
+            chunks: plan.chunks.len(),
+            chunk_frames: plan.chunks.iter().map(Chunk::frames).max().unwrap_or(0),
+            jobs: plan.jobs,
+            threads: plan.threads,
+            audio: sound.map(|fate| fate.to_string()).collect(),
+            subtitles: texts.map(|fate| fate.to_string()).collect(),
+        }))
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -44,7 +112,7 @@ pub struct VideoReport {
 
 impl Report {
     /// `scan`: of the video stream of this number.
-    pub fn new(source: &Source, number: usize, scan: &Scan) -> Self {
+    pub fn new(source: &Source, number: usize, scan: &Scan, export: Outlook) -> Self {
         let scan_of = |index: usize| (index == number).then_some(scan);
         let video = source.video.iter().enumerate();
         Self {
@@ -56,6 +124,7 @@ impl Report {
                 .collect(),
             audio: source.audio.clone(),
             subtitles: source.subtitles.clone(),
+            export,
         }
     }
 }
@@ -159,19 +228,57 @@ impl fmt::Display for Report {
                 None => write!(to, "\n          can be decoded in ranges")?,
             }
         }
-        for audio in &self.audio {
+        for (index, audio) in self.audio.iter().enumerate() {
             write!(
                 to,
                 "\naudio     {}, {} Hz, {} channels",
                 audio.codec, audio.sample_rate, audio.channels
             )?;
             spoken(to, audio.language.as_deref())?;
+            self.export.of(to, |doing| doing.audio.get(index))?;
         }
-        for subtitle in &self.subtitles {
+        for (index, subtitle) in self.subtitles.iter().enumerate() {
             write!(to, "\nsubtitles {}", subtitle.codec)?;
             spoken(to, subtitle.language.as_deref())?;
+            self.export.of(to, |doing| doing.subtitles.get(index))?;
         }
-        Ok(())
+        write!(to, "\n{}", self.export)
+    }
+}
+
+impl Outlook {
+    /// What becomes of a stream.
+    fn of<'a>(
+        &'a self,
+        to: &mut fmt::Formatter<'_>,
+        which: impl Fn(&'a Doing) -> Option<&'a String>,
+    ) -> fmt::Result {
+        match self {
+            Self::Can(doing) => which(doing).map_or(Ok(()), |fate| write!(to, "; {fate}")),
+            Self::Cannot(_) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Outlook {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let doing = match self {
+            Self::Can(doing) => doing,
+            Self::Cannot(why) => return write!(to, "export    can't be done: {why}"),
+        };
+        write!(to, "export    as {}: {}", doing.ending, doing.encoder)?;
+        match &doing.whole {
+            Some(reason) => write!(to, "\n          in one pipeline: {reason}")?,
+            None => write!(
+                to,
+                "\n          {} chunks of up to {} frames, {} at a time, with {} threads each",
+                doing.chunks, doing.chunk_frames, doing.jobs, doing.threads
+            )?,
+        }
+        match doing.two_passes {
+            true => write!(to, ", in two passes"),
+            false => Ok(()),
+        }
     }
 }
 
@@ -243,7 +350,8 @@ mod tests {
             subtitles: Vec::new(),
             duration: Some(125_000_000),
         };
-        let report = Report::new(&source, 0, &scan(&[0, 42, 83]));
+        let why = Outlook::Cannot("it is a test".into());
+        let report = Report::new(&source, 0, &scan(&[0, 42, 83]), why);
         assert_eq!(
             report.to_string(),
             "film.mp4: Quicktime, 0.125 s\n\
@@ -251,7 +359,8 @@ mod tests {
              3 frames from 0.000 to 0.083 s, 1 key frames\n          \
              can be decoded in ranges\n\
              video     H.264, 640x360, de\n          \
-             not looked into: --video-stream chooses it"
+             not looked into: --video-stream chooses it\n\
+             export    can't be done: it is a test"
         );
     }
 }

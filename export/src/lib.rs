@@ -12,6 +12,7 @@
 //! | [`source`] | a file that is opened: what streams are in it |
 //! | [`scan`] | the pictures of its video, found without decoding |
 //! | [`range`] | some of them, decoded without what is before them |
+//! | [`scenes`] | how they differ from those before them |
 //! | [`plan`] | which frames each chunk has, and how it is encoded |
 //! | [`element`] | the element that encodes and joins, as a plan says |
 //! | [`feed`] | frames into a pipeline, and what that says of itself |
@@ -26,6 +27,7 @@
 //! | [`export`] | all of that for one command |
 //! | [`progress`] | what is told of it meanwhile |
 //! | [`formats`] | types of files that can be written, and encoders for them |
+//! | [`presets`] | encoders by name |
 //! | [`inspect`] | what is told of a source, to people and to programs |
 //! | [`digest`] | what tells one file from another |
 //! | [`failure`] | what went wrong, and what a command ends with for it |
@@ -44,9 +46,11 @@ pub mod jobs;
 pub mod join;
 pub mod passes;
 pub mod plan;
+pub mod presets;
 pub mod progress;
 pub mod range;
 pub mod scan;
+pub mod scenes;
 pub mod source;
 pub mod streams;
 pub mod subtitles;

@@ -18,12 +18,13 @@ use vtexport::chunk::{self, Made};
 use vtexport::export::{Export, checked_output};
 use vtexport::failure::{Code, Failure};
 use vtexport::folder::Folder;
-use vtexport::formats::{self, formats};
-use vtexport::inspect::Report;
+use vtexport::formats::{self, FileType, formats};
+use vtexport::inspect::{Outlook, Report};
 use vtexport::jobs::Step;
 use vtexport::join::{self, Audio, Options};
 use vtexport::passes;
 use vtexport::plan::{Plan, Request, Way};
+use vtexport::presets::{self, presets};
 use vtexport::progress::{Style, print_json};
 use vtexport::scan::scan;
 use vtexport::source::Source;
@@ -61,19 +62,20 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         None => export(arguments.exporting),
         Some(Command::Inspect {
-            file,
-            video_stream,
+            encode,
+            output,
+            sound,
             json,
-        }) => {
-            let source = Source::open(&file)?;
-            let scanned = scan(&file, video_stream)?;
-            let report = Report::new(&source, video_stream, &scanned);
-            print(&report, &report, json)
-        }
+        }) => inspect(&encode, &output, &sound, json),
         Some(Command::Formats { json }) => {
             let formats = formats();
-            let lines: Vec<String> = formats.iter().map(ToString::to_string).collect();
-            print(&lines.join("\n"), &formats, json)
+            let presets = presets();
+            let types = formats.iter().map(ToString::to_string);
+            let names = presets.iter().map(ToString::to_string);
+            let heading = "\nPresets for --video:".to_string();
+            let lines: Vec<String> = types.chain([heading]).chain(names).collect();
+            let data = serde_json::json!({ "types": formats, "presets": presets });
+            print(&lines.join("\n"), &data, json)
         }
         Some(Command::Plan {
             encode,
@@ -154,8 +156,7 @@ fn request(encode: &Encode, output: &Path, size_limit: Option<u64>) -> Result<Re
         .unwrap_or_default();
     let ending = ending.to_ascii_lowercase();
     let video = encode.video.clone();
-    let two_passes = encode.multi_pass || size_limit.is_some();
-    let video = video.unwrap_or_else(|| formats::default_video_encoder(&ending, two_passes).into());
+    let video = video.unwrap_or_else(|| presets::default(&ending).into());
     // It may be read elsewhere.
     let absolute =
         std::path::absolute(&source).map_err(|error| Failure::source_gone(&source, &error))?;
@@ -168,6 +169,7 @@ fn request(encode: &Encode, output: &Path, size_limit: Option<u64>) -> Result<Re
         threads: encode.threads,
         no_parallel: encode.no_parallel,
         time_range: encode.time_range,
+        scene_cuts: encode.scene_cuts,
         multi_pass: encode.multi_pass,
         size_limit,
         ending,
@@ -241,16 +243,37 @@ fn stops() -> Result<Arc<AtomicBool>, Failure> {
     Ok(stops)
 }
 
-fn make_plan(encode: &Encode, output: &Path, at: &Path) -> Result<(), Failure> {
+fn inspect(
+    encode: &Encode,
+    output: &Path,
+    sound: &arguments::Sound,
+    json: bool,
+) -> Result<(), Failure> {
     let request = request(encode, output, None)?;
-    let kind = formats::of_name(output);
-    let kind = kind.ok_or_else(|| {
+    let stream = request.stream;
+    let source = Source::open(&request.source)?;
+    let plan = kind_of(output).and_then(|kind| Plan::make(request, &kind));
+    let scanned = match &plan {
+        Ok(plan) => plan.scan(),
+        Err(_) => scan(&source.path, stream)?,
+    };
+    let outlook = Outlook::new(&source, plan.as_ref(), &options(sound, false).audio);
+    let report = Report::new(&source, stream, &scanned, outlook);
+    print(&report, &report, json)
+}
+
+fn kind_of(output: &Path) -> Result<FileType, Failure> {
+    formats::of_name(output).ok_or_else(|| {
         Failure::usage(format!(
             "{} isn't of a type that can be written",
             output.display()
         ))
-    })?;
-    let plan = Plan::make(request, &kind)?;
+    })
+}
+
+fn make_plan(encode: &Encode, output: &Path, at: &Path) -> Result<(), Failure> {
+    let request = request(encode, output, None)?;
+    let plan = Plan::make(request, &kind_of(output)?)?;
     let folder = Folder::of_plan(at);
     if folder.plan() != at {
         return Err(Failure::usage(

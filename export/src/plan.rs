@@ -7,9 +7,12 @@ use crate::digest;
 use crate::element;
 use crate::failure::Failure;
 use crate::formats::FileType;
+use crate::presets;
 use crate::range;
 use crate::scan::{Picture, Scan, scan};
+use crate::scenes;
 use crate::source::Source;
+use gst_video::VideoInfo;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -30,7 +33,7 @@ pub struct Request {
     pub stream: usize,
     /// The ending of the output's name: its type.
     pub ending: String,
-    /// As the element's property `encoder` takes it.
+    /// As the element's property `encoder` takes it, or the name of a preset.
     pub encoder: String,
     /// Frames of a chunk; `None`: as the element plans it.
     pub chunk_frames: Option<u64>,
@@ -42,6 +45,8 @@ pub struct Request {
     pub no_parallel: bool,
     /// What of the film is exported, in nanoseconds of its time; `None`: all.
     pub time_range: Option<TimeRange>,
+    /// Chunks end at cuts, where that is near enough.
+    pub scene_cuts: bool,
     /// Two passes are made.
     pub multi_pass: bool,
     /// The output has no more bytes.
@@ -198,7 +203,8 @@ impl Plan {
         let caps = first
             .caps()
             .ok_or_else(|| Failure::failed("the decoder says nothing of its pictures"))?;
-        let encoder = element::fitting(&request.encoder, &caps.to_owned())?;
+        let asked = named(&request, caps)?;
+        let encoder = element::fitting(&asked, &caps.to_owned())?;
         let mut plan = Self {
             version: VERSION,
             id: String::new(),
@@ -230,7 +236,6 @@ impl Plan {
             duration: constant_duration(caps),
             request,
         };
-        let planned = element::plan(&plan)?;
         let trouble = scan
             .trouble()
             .map(|trouble| format!("no range of the source can be decoded by itself: {trouble}"));
@@ -238,6 +243,15 @@ impl Plan {
             .request
             .no_parallel
             .then(|| "--no-parallel".to_string());
+        let changes = match &trouble {
+            None if plan.request.scene_cuts => {
+                let info = VideoInfo::from_caps(caps).map_err(|_| unknown_frames(caps))?;
+                let (path, stream) = (&plan.source.path, plan.request.stream);
+                scenes::changes(path, stream, &scan, &info, plan.first..plan.end)?
+            }
+            _ => Vec::new(),
+        };
+        let planned = element::plan(&plan, &changes)?;
         match (forbidden.or(trouble), planned) {
             (None, Ok(planned)) => plan.take(&planned),
             _ if plan.passes.is_some() && scan.trouble().is_none() => plan.alone(),
@@ -489,9 +503,26 @@ impl Chunk {
     }
 }
 
+impl Request {
+    fn has_two_passes(&self) -> bool {
+        self.multi_pass || self.size_limit.is_some()
+    }
+}
+
+fn unknown_frames(caps: &gst::CapsRef) -> Failure {
+    Failure::cannot(format!("frames like these can't be looked at: {caps}"))
+}
+
+/// The encoder that was asked for, which may be a preset's.
+fn named(request: &Request, caps: &gst::CapsRef) -> Result<String, Failure> {
+    let info = VideoInfo::from_caps(caps).map_err(|_| unknown_frames(caps))?;
+    let preset = presets::encoder(&request.encoder, &info, request.has_two_passes());
+    Ok(preset.unwrap_or_else(|| request.encoder.clone()))
+}
+
 /// How two passes are made, if they are asked for.
 fn passes(request: &Request, encoder: &str) -> Result<Option<Passes>, Failure> {
-    if !request.multi_pass && request.size_limit.is_none() {
+    if !request.has_two_passes() {
         return Ok(None);
     }
     let prepared = two_passes(encoder).map_err(Failure::usage)?;

@@ -65,12 +65,16 @@ pub struct Audio {
     pub sample_rate: u32,
     pub channels: u32,
     pub language: Option<String>,
+    #[serde(skip)]
+    pub caps: Option<gst::Caps>,
 }
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Subtitle {
     pub codec: String,
     pub language: Option<String>,
+    #[serde(skip)]
+    pub caps: Option<gst::Caps>,
 }
 
 impl Source {
@@ -160,6 +164,7 @@ impl Audio {
             sample_rate: stream.sample_rate(),
             channels: stream.channels(),
             language: stream.language().map(Into::into),
+            caps: stream.caps(),
         }
     }
 }
@@ -169,6 +174,7 @@ impl Subtitle {
         Self {
             codec: codec(stream),
             language: stream.language().map(Into::into),
+            caps: stream.caps(),
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::plan::{Plan, TimeRange};
 use crate::source::{described, ignore, make};
 use crate::subtitles::plain;
 use gst::prelude::*;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +26,52 @@ pub struct Streams {
     known: Receiver<()>,
     /// What comes later than this stream time in nanoseconds is left out.
     pub until: Arc<AtomicU64>,
+}
+
+/// What becomes of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes over as it is.
+    Copied,
+    /// Its text does.
+    WithoutMarkup,
+    /// It is encoded anew, by this description.
+    Encoded(String),
+    LeftOut,
+}
+
+impl Fate {
+    /// Of sound with such caps.
+    pub fn of_sound(muxer: &gst::Element, audio: &Audio, caps: &gst::Caps) -> Self {
+        let codec: gst::Caps = caps.iter().map(codec_of).collect();
+        match audio {
+            Audio::None => Self::LeftOut,
+            Audio::Encode(encoder) => Self::Encoded(encoder.clone()),
+            Audio::Copy if takes(muxer, &codec).is_some() => Self::Copied,
+            Audio::Copy => default_audio_encoder(muxer).map_or(Self::LeftOut, Self::Encoded),
+        }
+    }
+
+    /// Of subtitles.
+    pub fn of_text(muxer: &gst::Element, caps: &gst::Caps) -> Self {
+        let is_taken = |caps: &gst::Caps| takes(muxer, caps).is_some();
+        match plain_text(caps) {
+            _ if is_taken(caps) => Self::Copied,
+            Some(plain) if is_taken(&plain) => Self::WithoutMarkup,
+            _ => Self::LeftOut,
+        }
+    }
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Copied => write!(to, "goes over as it is"),
+            Self::WithoutMarkup => write!(to, "goes over as plain text"),
+            Self::Encoded(encoder) => write!(to, "is encoded anew with {encoder}"),
+            Self::LeftOut => write!(to, "is left out"),
+        }
+    }
 }
 
 /// Where sound can be cut.
@@ -326,8 +373,9 @@ impl Shared {
     ) -> Result<(), Failure> {
         let pipeline = queue.parent().and_downcast::<gst::Pipeline>();
         let pipeline = pipeline.ok_or_else(|| Failure::failed("no pipeline"))?;
-        let plain = plain_text(caps).filter(|plain| takes(&self.muxer, plain).is_some());
-        if let Some(plain) = plain.filter(|_| takes(&self.muxer, caps).is_none()) {
+        if let (Fate::WithoutMarkup, Some(plain)) =
+            (Fate::of_text(&self.muxer, caps), plain_text(caps))
+        {
             let setter = make("capssetter")?;
             setter.set_property("caps", &plain);
             make_plain(pad);
@@ -353,33 +401,32 @@ impl Shared {
         pad: &gst::Pad,
         caps: &gst::Caps,
     ) -> Result<(), Failure> {
-        let codec: gst::Caps = caps.iter().map(codec_of).collect();
-        let encoder = match &self.audio {
-            Audio::None => return Ok(ignore(pipeline, pad)?),
-            Audio::Copy if takes(&self.muxer, &codec).is_some() => {
+        let encoder = match Fate::of_sound(&self.muxer, &self.audio, caps) {
+            Fate::Encoded(encoder) => encoder,
+            Fate::Copied | Fate::WithoutMarkup => {
                 self.cut(pad, Edge::Packet);
                 let Some(parser) = audio_parser(caps) else {
                     return self.copy(queue, pad, caps, "sound");
                 };
+                let codec: gst::Caps = caps.iter().map(codec_of).collect();
                 let parser = make(parser)?;
                 return self.through(pipeline, queue, pad, &[parser], &codec);
             }
-            Audio::Copy => {
-                let encoder = default_audio_encoder(&self.muxer).ok_or_else(|| {
-                    Failure::cannot(format!(
-                        "there is no encoder for the sound of {} files; --audio none leaves it out",
-                        self.ending
-                    ))
-                })?;
-                self.note(format!(
-                    "The sound ({}) is encoded anew with {encoder}, as {} files don't hold it.",
-                    described(caps),
+            Fate::LeftOut if self.audio == Audio::None => return Ok(ignore(pipeline, pad)?),
+            Fate::LeftOut => {
+                return Err(Failure::cannot(format!(
+                    "there is no encoder for the sound of {} files; --audio none leaves it out",
                     self.ending
-                ));
-                encoder
+                )));
             }
-            Audio::Encode(encoder) => encoder.clone(),
         };
+        if self.audio == Audio::Copy {
+            self.note(format!(
+                "The sound ({}) is encoded anew with {encoder}, as {} files don't hold it.",
+                described(caps),
+                self.ending
+            ));
+        }
         // Its first and last samples are cut by the encoder.
         self.cut(pad, Edge::Sample);
         let bin = gst::parse::bin_from_description(

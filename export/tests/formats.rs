@@ -96,6 +96,6 @@ fn it_is_told_to_people_and_programs() {
     assert!(said.contains("\n      video  H.264: x264enc"), "{said}");
     let told: serde_json::Value =
         serde_json::from_slice(&vtexport(&["formats", "--json"])).unwrap();
-    assert_eq!(told[0]["ending"], "mp4");
-    assert_eq!(told[0]["muxer"], "mp4mux");
+    assert_eq!(told["types"][0]["ending"], "mp4");
+    assert_eq!(told["types"][0]["muxer"], "mp4mux");
 }

@@ -142,7 +142,11 @@ fn an_output_is_never_larger_than_it_may_be() {
         ("a.ts", Some("x265enc speed-preset=ultrafast"), 600_000),
     ] {
         // (In one chunk, too, which is corrected alone.)
-        let lengths = if output == "a.mp4" { &["75", "300"][..] } else { &["75"] };
+        let lengths = if output == "a.mp4" {
+            &["75", "300"][..]
+        } else {
+            &["75"]
+        };
         for chunks in lengths.iter().copied() {
             let limit_text = limit.to_string();
             let mut options = vec!["--file-length-limit", &limit_text, "--chunk-frames", chunks];

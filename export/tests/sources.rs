@@ -274,6 +274,9 @@ fn what_is_in_a_file_is_told() {
         "3 key frames, at most 0.834 s apart",
         "can be decoded in ranges",
         "audio     Opus, 48000 Hz, 2 channels",
+        "; goes over as it is",
+        "export    as mp4: x264enc",
+        "in one pipeline: one encoder with threads of its own is as fast",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
@@ -282,6 +285,13 @@ fn what_is_in_a_file_is_told() {
     assert_eq!(report["video"][0]["frames"], 50);
     assert_eq!(report["video"][0]["key_frames"], 3);
     assert_eq!(report["audio"][0]["channels"], 2);
+    assert_eq!(report["export"]["can"]["ending"], "mp4");
+    let output = vtexport(&["-o", "a.webm", "--video", "h264"], &path);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        said.contains("export    can't be done: webmmux takes no H.264"),
+        "{said}"
+    );
 }
 
 /// What can't be used is named, with an exit code that programs understand.
