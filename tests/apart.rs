@@ -8,7 +8,7 @@ mod common;
 use common::pictures::{self, synthetic};
 use common::{Output, Pipeline, Times, app_src, constant, gray, record, scripted_pipeline};
 use gst::prelude::*;
-use gstvtparallelenc::export::given::{Given, Part};
+use gstvtparallelenc::export::given::{Given, Part, SecondPass};
 use gstvtparallelenc::export::{self, Digest};
 use gstvtparallelenc::parallelenc::ParallelEnc;
 use std::ops::Range;
@@ -22,6 +22,8 @@ struct Film {
     caps: gst::Caps,
     /// Of the element, what comes after it too.
     element: String,
+    /// The second of two passes over each chunk, if that is what is made.
+    passes: Vec<SecondPass>,
 }
 
 impl Film {
@@ -36,6 +38,7 @@ impl Film {
             element: format!(
                 "vtparallelenc name=enc {properties} encoder=\"scriptedenc {script}\""
             ),
+            passes: Vec::new(),
         }
     }
 
@@ -54,6 +57,7 @@ impl Film {
                 .collect(),
             caps: pictures::I420.parse().unwrap(),
             element: format!("vtparallelenc name=enc {properties} encoder=\"{encoder}\""),
+            passes: Vec::new(),
         }
     }
 
@@ -120,17 +124,18 @@ impl Film {
         )
     }
 
-    fn given(plan: &export::Plan, part: Part) -> Given {
+    fn given(&self, plan: &export::Plan, part: Part) -> Given {
         Given {
             ends: plan.ends.clone().into(),
             part,
+            passes: self.passes.clone().into(),
         }
     }
 
     fn chunk(&self, plan: &export::Plan, index: usize, cache: &Path) -> Result<(), String> {
         let more = format!("{} sessions=1 max-attempts=1", self.shared(plan, cache));
         let (pipeline, enc) = self.pipeline(&more);
-        let given = Self::given(plan, Part::Chunk(index));
+        let given = self.given(plan, Part::Chunk(index));
         let fed = given.fed(index, plan.before, plan.after).unwrap();
         export::give(&enc, given);
         let fed: Range<usize> = fed.start.0 as usize..fed.end.0 as usize;
@@ -157,7 +162,7 @@ impl Film {
     ) -> Result<Output, String> {
         let more = format!("{} sessions=2 max-attempts=1", self.shared(plan, cache));
         let (pipeline, enc) = self.pipeline(&more);
-        let mut given = Self::given(plan, Part::Join);
+        let mut given = self.given(plan, Part::Join);
         let fed = given.fed(chunks - 1, plan.before, plan.after).unwrap();
         given.ends = given.ends.iter().copied().take(chunks).collect();
         export::give(&enc, given);
@@ -228,6 +233,81 @@ fn so_it_is_with_real_encoders() {
     ] {
         Film::pictures("sessions=2 chunk-frames=30", &encoder).assert_same();
     }
+}
+
+/// Lets an encoder make the first pass over these frames.
+fn first_pass(film: &Film, frames: Range<usize>, encoder: gst::Element) {
+    let pipeline = scripted_pipeline("identity name=enc");
+    let (enc, sink) = (pipeline.element("enc"), pipeline.element("sink"));
+    enc.unlink(&sink);
+    let bin = enc.parent().and_downcast::<gst::Bin>().unwrap();
+    bin.add(&encoder).unwrap();
+    gst::Element::link_many([&enc, &encoder, &sink]).unwrap();
+    app_src(&pipeline).set_caps(Some(&film.caps));
+    film.run(&pipeline, film.frames[frames].iter().cloned())
+        .unwrap();
+}
+
+#[test]
+fn the_second_of_two_passes_is_known_by_what_it_follows() {
+    common::init();
+    let properties = "sessions=2 chunk-frames=30 overlap-before=0 overlap-after=0";
+    let description = "x264enc speed-preset=veryfast bitrate=300";
+    let prepared = export::two_passes(description).unwrap();
+    let told = format!(
+        "{properties} encoder-properties=\"{}\"",
+        prepared.properties.to_string().trim_end_matches(';')
+    );
+    let mut film = Film::pictures(&told, description);
+    let plan = film.plan();
+    let statistics = tempfile::tempdir().unwrap();
+    let mut start = 0;
+    for (index, &end) in plan.ends.iter().enumerate() {
+        let path = statistics.path().join(index.to_string());
+        let properties = &prepared.properties;
+        let encoder = export::first_pass(description, properties, plan.threads, 300_000, &path);
+        first_pass(&film, start..end as usize, encoder.unwrap());
+        assert!(path.metadata().unwrap().len() > 1_000);
+        start = end as usize;
+        film.passes.push(SecondPass {
+            bitrate: 100_000 + 100_000 * index as u64,
+            statistics: path,
+            digest: format!("of {index}"),
+            level: Some("2.1".into()),
+        });
+    }
+    let cache = tempfile::tempdir().unwrap();
+    for index in 0..plan.ends.len() {
+        film.chunk(&plan, index, cache.path()).unwrap();
+    }
+    let digests = film.digests();
+    let joined = film.join(&plan, &digests, cache.path()).unwrap();
+    assert_eq!(joined.packets.len(), FRAMES);
+    // More bits for each chunk than for the one before.
+    let sizes = plan.ends.iter().scan(0, |start, &end| {
+        let packets = &joined.packets[*start..end as usize];
+        *start = end as usize;
+        let bytes: usize = packets.iter().map(|packet| packet.bytes.len()).sum();
+        Some(bytes / packets.len())
+    });
+    let sizes: Vec<usize> = sizes.collect();
+    assert!(sizes.is_sorted(), "{sizes:?}");
+    // Nothing that was made in another pass takes its place.
+    let others: [fn(&mut SecondPass); 3] = [
+        |pass| pass.bitrate += 1_000,
+        |pass| pass.digest = "of another".into(),
+        |pass| pass.level = None,
+    ];
+    for other in others {
+        let passes = film.passes.clone();
+        other(&mut film.passes[2]);
+        let error = film.join(&plan, &digests, cache.path()).unwrap_err();
+        assert!(error.contains("Chunk 2 "), "{error}");
+        film.passes = passes;
+    }
+    // And whoever joins needs no statistics.
+    drop(statistics);
+    film.join(&plan, &digests, cache.path()).unwrap();
 }
 
 /// A film in chunks of 17, all of which are kept.
@@ -349,7 +429,7 @@ fn the_frames_of_a_single_chunk_go_as_they_are_fed() {
     let cache = tempfile::tempdir().unwrap();
     let more = format!("{} max-attempts=1", film.shared(&plan, cache.path()));
     let (pipeline, enc) = film.pipeline(&more);
-    export::give(&enc, Film::given(&plan, Part::Chunk(0)));
+    export::give(&enc, film.given(&plan, Part::Chunk(0)));
     let src = app_src(&pipeline);
     for frame in &film.frames {
         src.push_buffer(frame.clone()).unwrap();
