@@ -62,9 +62,6 @@ const CASES: [Case; 4] = [
 /// In bits per second.
 const RATES: [u64; 2] = [300_000, 900_000];
 
-/// Frames of a chunk, so that there are some.
-const CHUNK: &str = "240";
-
 pub fn measure(form: Form) -> Vec<Table> {
     let clip = Clip::new(form);
     let (frames, seconds) = clip.length();
@@ -77,17 +74,10 @@ pub fn measure(form: Form) -> Vec<Table> {
         for &rate in rates {
             let encoder = format!("{} {}={}", case.encoder, case.rate.0, rate / case.rate.1);
             let [own, ours] = ["own.mkv", "ours.mkv"].map(|name| clip.folder().join(name));
-            let mut both = [0.0; 2];
-            let seen = [
-                by_itself(form, case, &encoder, &clip, &own),
-                run(&mut export(form, &encoder, &clip.film, &ours))
-                    .time
-                    .as_secs_f64(),
-            ];
+            by_itself(form, case, &encoder, &clip, &own);
+            run(&mut export(form, &encoder, &clip.film, &ours));
             let made = [&own, &ours].map(|made| quality::quality(made, &[], &clip.film, frames));
-            for (average, made) in both.iter_mut().zip(&made) {
-                *average = made.bytes as f64 * 8.0 / seconds / 1_000.0;
-            }
+            let both = made.map(|made| made.bytes as f64 * 8.0 / seconds / 1_000.0);
             rows.push(vec![
                 format!("`{}`", case.encoder),
                 format!("{}", rate / 1_000),
@@ -95,27 +85,23 @@ pub fn measure(form: Form) -> Vec<Table> {
                 format!("{:.1}", both[1]),
                 format!("{:.2} dB", made[0].psnr),
                 format!("{:+.2} dB", made[1].psnr - made[0].psnr),
-                format!("{:.2}", seen[1] / seen[0]),
             ]);
         }
     }
     vec![Table {
         title: "Two passes",
         about: format!(
-            "{film}, {frames} frames, without its sound: `vtexport --multi-pass --chunk-frames {CHUNK}` against the encoder's own two passes over \
-             the whole film, with one thread (`x264enc pass=pass1`, then `pass=pass2`; libvpx with as many as it takes by itself). Rates are those of the files, in kbit/s; PSNR is of the luma; *time* is ours \
-             by its, both passes.",
+            "{film}, {frames} frames, without its sound: `vtexport --multi-pass` against the encoder's own two passes over \
+             the whole film, with one thread (`x264enc pass=pass1`, then `pass=pass2`; libvpx with as many as it takes by itself). Rates are those of the files, in kbit/s; PSNR is of the luma.",
             film = clip.name
         ),
-        columns: vec![
-            "encoder", "asked", "its own", "ours", "PSNR", "ours", "time",
-        ],
+        columns: vec!["encoder", "asked", "its own", "ours", "PSNR", "ours"],
         rows,
     }]
 }
 
-/// Seconds that both passes took.
-fn by_itself(form: Form, case: &Case, encoder: &str, clip: &Clip, to: &Path) -> f64 {
+/// Both passes.
+fn by_itself(form: Form, case: &Case, encoder: &str, clip: &Clip, to: &Path) {
     let statistics = clip.folder().join("statistics").display().to_string();
     let film = clip.film.display();
     let ends = [
@@ -126,23 +112,21 @@ fn by_itself(form: Form, case: &Case, encoder: &str, clip: &Clip, to: &Path) -> 
             to.display()
         ),
     ];
-    let passes = case.passes.iter().zip(ends).map(|(pass, end)| {
+    for (pass, end) in case.passes.iter().zip(ends) {
         let pass = pass.replace('@', &statistics);
-        let mut pass = gst_launch(
+        run(&mut gst_launch(
             form,
             &format!(
                 "filesrc location=\"{film}\" ! decodebin ! videoconvert ! {encoder} {pass} ! {end}"
             ),
-        );
-        run(&mut pass).time.as_secs_f64()
-    });
-    passes.sum()
+        ));
+    }
 }
 
 fn export(form: Form, encoder: &str, film: &Path, to: &Path) -> Command {
     let mut command = plugin::vtexport(form);
     command.arg(film).arg("-o").arg(to);
     command.args(["--overwrite", "--quiet", "--audio", "none", "--multi-pass"]);
-    command.args(["--chunk-frames", CHUNK, "--video", encoder]);
+    command.args(["--video", encoder]);
     command
 }

@@ -7,7 +7,7 @@ use crate::failure::{Code, Failure};
 use crate::fitting::Fitting;
 use crate::folder::{Folder, Record, beside};
 use crate::formats::{self, FileType};
-use crate::jobs::{Jobs, Step};
+use crate::jobs::{Jobs, SILENCE, Step};
 use crate::join::{self, Joined, Options};
 use crate::passes;
 use crate::plan::{Plan, Request, SourceId, Way};
@@ -235,6 +235,7 @@ impl Export {
             folder: &self.folder,
             step,
             program: &self.program,
+            silence: SILENCE,
             stops,
             told: &|event| progress.see(event),
         };

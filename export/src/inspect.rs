@@ -49,6 +49,8 @@ pub struct Doing {
     pub chunk_frames: u64,
     pub jobs: u64,
     pub threads: u32,
+    /// Of the film's first frame.
+    pub time_code: Option<String>,
     /// What becomes of each stream of sound, and of subtitles.
     pub audio: Vec<String>,
     pub subtitles: Vec<String>,
@@ -83,6 +85,7 @@ impl Outlook {
             chunk_frames: plan.chunks.iter().map(Chunk::frames).max().unwrap_or(0),
             jobs: plan.jobs,
             threads: plan.threads,
+            time_code: plan.time_code.clone(),
             audio: sound.map(|fate| fate.to_string()).collect(),
             subtitles: texts.map(|fate| fate.to_string()).collect(),
         }))
@@ -266,6 +269,9 @@ impl fmt::Display for Outlook {
             Self::Can(doing) => doing,
             Self::Cannot(why) => return write!(to, "export    can't be done: {why}"),
         };
+        if let Some(code) = &doing.time_code {
+            writeln!(to, "time code {code}")?;
+        }
         write!(to, "export    as {}: {}", doing.ending, doing.encoder)?;
         match &doing.whole {
             Some(reason) => write!(to, "\n          in one pipeline: {reason}")?,

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub const MOST_ATTEMPTS: u32 = 3;
 
 /// A job that says nothing for so long hangs: its encoder is given up sooner.
-const SILENCE: Duration = Duration::from_secs(120);
+pub const SILENCE: Duration = Duration::from_secs(120);
 
 /// How often somebody looks whether all is to end.
 const TICK: Duration = Duration::from_millis(50);
@@ -68,6 +68,8 @@ pub struct Jobs<'a> {
     pub step: Step,
     /// This program.
     pub program: &'a Path,
+    /// See [`SILENCE`].
+    pub silence: Duration,
     /// All is to end.
     pub stops: &'a AtomicBool,
     pub told: &'a (dyn Fn(Event) + Sync),
@@ -202,11 +204,11 @@ impl Jobs<'_> {
                     if let Some(failure) = locked(failed).clone() {
                         return Err(failure);
                     }
-                    if silent_since.elapsed() > SILENCE {
+                    if silent_since.elapsed() > self.silence {
                         let words = job.last_words();
                         return Ok(Err(Failure::failed(format!(
                             "it said nothing for {} s and was ended{words}",
-                            SILENCE.as_secs()
+                            self.silence.as_secs_f64()
                         ))));
                     }
                 }

@@ -21,6 +21,7 @@
 //! | [`folder`] | what is kept on the way |
 //! | [`join`] | all chunks, with what is beside the picture, as a file |
 //! | [`streams`] | sound, subtitles, tags and chapters |
+//! | [`time_code`] | the number that editors know a film's first frame by |
 //! | [`subtitles`] | text with markup as plain text |
 //! | [`fitting`] | an output that may be no larger than a size |
 //! | [`jobs`] | a process for each chunk |
@@ -54,3 +55,4 @@ pub mod scenes;
 pub mod source;
 pub mod streams;
 pub mod subtitles;
+pub mod time_code;

@@ -12,6 +12,7 @@ use crate::range;
 use crate::scan::{Picture, Scan, scan};
 use crate::scenes;
 use crate::source::Source;
+use crate::time_code;
 use gst_video::VideoInfo;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
@@ -145,6 +146,8 @@ pub struct Plan {
     hidden: usize,
     untimed: usize,
     begins_amid: bool,
+    /// Of the source's first frame.
+    pub time_code: Option<String>,
     /// Bytes of what is beside the video.
     pub beside: u64,
     /// Of each frame in nanoseconds, if all are the same; else up to the next one.
@@ -233,6 +236,9 @@ impl Plan {
             untimed: scan.untimed,
             begins_amid: scan.begins_amid,
             beside: scan.beside,
+            time_code: first
+                .buffer()
+                .and_then(|first| time_code::of(&request.source, first)),
             duration: constant_duration(caps),
             request,
         };
@@ -464,6 +470,14 @@ impl Plan {
             end: 0,
             beside: self.beside,
         }
+    }
+
+    /// Of the first frame that is exported.
+    pub fn first_time_code(&self) -> Option<gst_video::ValidVideoTimeCode> {
+        let code = self.time_code.as_ref()?;
+        let caps = self.caps().ok()?;
+        let info = VideoInfo::from_caps(&caps).ok()?;
+        time_code::later(code, info.fps(), self.first as u64)
     }
 
     pub fn caps(&self) -> Result<gst::Caps, Failure> {

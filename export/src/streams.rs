@@ -10,6 +10,7 @@ use crate::plan::{Plan, TimeRange};
 use crate::source::{described, ignore, make};
 use crate::subtitles::plain;
 use gst::prelude::*;
+use gst_video::{ValidVideoTimeCode, VideoTimeCodeMeta};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -120,7 +121,19 @@ impl Streams {
         let notes = Arc::new(Mutex::new(Vec::new()));
         let until = Arc::new(AtomicU64::new(plan.time_range().to));
         let tags = Arc::new(Mutex::new(gst::TagList::new()));
-        tag_first_packet(encoding, &tags)?;
+        // (Of those muxers, that one writes it.)
+        let code = plan.first_time_code().filter(|_| plan.muxer == "qtmux");
+        if let Some(code) = plan.time_code.as_ref().filter(|_| code.is_none()) {
+            let ending = &plan.request.ending;
+            let left_out = format!(
+                "The time code ({code}) is left out, as it isn't written into {ending} files here."
+            );
+            notes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(left_out);
+        }
+        mark_first_packet(encoding, &tags, code)?;
         let shared = Arc::new(Shared {
             muxer: encoding.muxer.clone(),
             ending: plan.request.ending.clone(),
@@ -174,12 +187,19 @@ impl Streams {
     }
 }
 
-/// The video stream's tags go before its first packet.
-fn tag_first_packet(encoding: &Encoding, tags: &Arc<Mutex<gst::TagList>>) -> Result<(), Failure> {
+/// The video stream's tags go before its first packet, and a time code with it.
+fn mark_first_packet(
+    encoding: &Encoding,
+    tags: &Arc<Mutex<gst::TagList>>,
+    code: Option<ValidVideoTimeCode>,
+) -> Result<(), Failure> {
     let src = encoding.enc.static_pad("src");
     let src = src.ok_or_else(|| Failure::failed("the encoder has no source pad"))?;
     let tags = tags.clone();
-    src.add_probe(gst::PadProbeType::BUFFER, move |pad, _| {
+    src.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+        if let (Some(code), Some(packet)) = (&code, info.buffer_mut()) {
+            VideoTimeCodeMeta::add(packet.make_mut(), code);
+        }
         let tags = std::mem::take(&mut *tags.lock().unwrap_or_else(PoisonError::into_inner));
         if tags.n_tags() > 0 {
             pad.push_event(gst::event::Tag::new(tags));

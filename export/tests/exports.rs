@@ -683,6 +683,39 @@ fn described(file: &Path) -> String {
 }
 
 #[test]
+fn a_time_code_goes_over_or_is_said_to_be_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    // Where minutes lack two numbers.
+    let film = made_by_ffmpeg(
+        dir,
+        "film.mov",
+        "-r 30000/1001 -c:v libx264 -timecode 00:00:59;28",
+    );
+    let code = |file: &Path| {
+        let output = Command::new("ffprobe")
+            .args(["-v", "error", "-select_streams", "v", "-of", "csv=p=0"])
+            .args(["-show_entries", "stream_tags=timecode"])
+            .arg(file)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_string()
+    };
+    let quick = ["--chunk-frames", "20", "--video", FAST];
+    assert_eq!(code(&made_of(dir, &film, "a.mov", &quick)), "00:00:59;28");
+    let part = [&quick[..], &["--time-range", "0.1.."]].concat();
+    assert_eq!(code(&made_of(dir, &film, "b.mov", &part)), "00:01:00;03");
+    let film = film.to_str().unwrap();
+    let said = done(dir, &[&[film, "-o", "c.mp4"][..], &quick].concat());
+    assert!(
+        said.contains("The time code (00:00:59;28) is left out"),
+        "{said}"
+    );
+    let said = done(dir, &["inspect", film]);
+    assert!(said.contains("\ntime code 00:00:59;28\n"), "{said}");
+}
+
+#[test]
 fn what_is_said_of_a_film_goes_over() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
