@@ -236,13 +236,13 @@ fn so_it_is_with_real_encoders() {
 }
 
 /// Lets an encoder make the first pass over these frames.
-fn first_pass(film: &Film, frames: Range<usize>, encoder: gst::Element) {
+fn first_pass(film: &Film, frames: Range<usize>, encoder: &gst::Element) {
     let pipeline = scripted_pipeline("identity name=enc");
     let (enc, sink) = (pipeline.element("enc"), pipeline.element("sink"));
     enc.unlink(&sink);
     let bin = enc.parent().and_downcast::<gst::Bin>().unwrap();
-    bin.add(&encoder).unwrap();
-    gst::Element::link_many([&enc, &encoder, &sink]).unwrap();
+    bin.add(encoder).unwrap();
+    gst::Element::link_many([&enc, encoder, &sink]).unwrap();
     app_src(&pipeline).set_caps(Some(&film.caps));
     film.run(&pipeline, film.frames[frames].iter().cloned())
         .unwrap();
@@ -266,7 +266,7 @@ fn the_second_of_two_passes_is_known_by_what_it_follows() {
         let path = statistics.path().join(index.to_string());
         let properties = &prepared.properties;
         let encoder = export::first_pass(description, properties, plan.threads, 300_000, &path);
-        first_pass(&film, start..end as usize, encoder.unwrap());
+        first_pass(&film, start..end as usize, &encoder.unwrap());
         assert!(path.metadata().unwrap().len() > 1_000);
         start = end as usize;
         film.passes.push(SecondPass {
