@@ -22,7 +22,7 @@ struct Case {
     ffmpeg_threads: &'static str,
 }
 
-const CASES: [Case; 3] = [
+const CASES: [Case; 4] = [
     Case {
         name: "libx264",
         // (With a buffer, x264enc holds the peaks of `pass=qual` to its default bitrate.)
@@ -45,6 +45,14 @@ const CASES: [Case; 3] = [
         // The rest are the defaults of `vp9enc`.
         ffmpeg: "-c:v libvpx-vp9 -deadline good -cpu-used 5 -crf 32 -b:v 4M -g 128 -lag-in-frames 25 -auto-alt-ref 0 \
                  -undershoot-pct 25 -overshoot-pct 25 -static-thresh 1 -tile-columns 6 -frame-parallel 1 -arnr-maxframes 0",
+        ffmpeg_threads: "-row-mt 1 -threads CORES",
+    },
+    Case {
+        name: "libaom-av1",
+        // (GStreamer 1.22 has no av1enc that can be told a quality.)
+        gstreamer: "av1enc cpu-used=8 target-bitrate=800 keyframe-max-dist=240",
+        parser: "av1parse ! ",
+        ffmpeg: "-c:v libaom-av1 -cpu-used 8 -b:v 800k -g 240",
         ffmpeg_threads: "-row-mt 1 -threads CORES",
     },
 ];

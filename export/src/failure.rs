@@ -89,6 +89,19 @@ impl From<SourceError> for Failure {
     }
 }
 
+/// What GStreamer refuses that was expected of it.
+impl From<gst::glib::BoolError> for Failure {
+    fn from(error: gst::glib::BoolError) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+impl From<gst::PadLinkError> for Failure {
+    fn from(error: gst::PadLinkError) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
 impl From<RangeError> for Failure {
     fn from(error: RangeError) -> Self {
         match error {

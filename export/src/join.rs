@@ -127,12 +127,8 @@ fn write(
     }
     let sink = make("filesink")?;
     sink.set_property("location", part);
-    let added = encoding
-        .feed
-        .pipeline
-        .add(&sink)
-        .and_then(|()| encoding.muxer.link(&sink));
-    added.map_err(|error| Failure::failed(error.to_string()))?;
+    encoding.feed.pipeline.add(&sink)?;
+    encoding.muxer.link(&sink)?;
     let streams = Streams::attach(&encoding, plan, options)?;
     let given = &plan.chunks[..chunks.min(plan.chunks.len())];
     let given_frames = given.last().map_or(0, |last| last.own[1]);
@@ -165,11 +161,15 @@ fn write(
 
 /// Not every muxer writes how a picture is turned, though it is told.
 fn lost_orientation(plan: &Plan, output: &Path) -> Option<String> {
-    let of = |path: &Path, stream: usize| {
-        let source = Source::open(path).ok()?;
-        source.video.get(stream)?.orientation.clone()
+    let turned = plan.orientation.as_ref()?;
+    let written = || {
+        Source::open(output)
+            .ok()?
+            .video
+            .first()?
+            .orientation
+            .clone()
     };
-    let turned = of(&plan.source.path, plan.request.stream).filter(|it| it != "rotate-0")?;
     // As `videoflip` calls it.
     let direction = match turned.as_str() {
         "rotate-90" => "90r",
@@ -177,7 +177,7 @@ fn lost_orientation(plan: &Plan, output: &Path) -> Option<String> {
         "rotate-270" => "90l",
         _ => "identity",
     };
-    (of(output, 0).as_ref() != Some(&turned)).then(|| {
+    (written().as_ref() != Some(turned)).then(|| {
         format!(
             "The source's picture is turned ({turned}), which {} doesn't write here. An encoder that begins with `videoflip \
              video-direction={direction} !` turns it.",

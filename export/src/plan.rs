@@ -146,6 +146,8 @@ pub struct Plan {
     hidden: usize,
     untimed: usize,
     begins_amid: bool,
+    /// How the picture is turned when it is shown, if it is.
+    pub orientation: Option<String>,
     /// Of the source's first frame.
     pub time_code: Option<String>,
     /// Bytes of what is beside the video.
@@ -236,6 +238,10 @@ impl Plan {
             untimed: scan.untimed,
             begins_amid: scan.begins_amid,
             beside: scan.beside,
+            orientation: opened.video.get(request.stream).and_then(|video| {
+                let orientation = video.orientation.clone();
+                orientation.filter(|it| it != "rotate-0")
+            }),
             time_code: first
                 .buffer()
                 .and_then(|first| time_code::of(&request.source, first)),

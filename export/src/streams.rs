@@ -114,9 +114,8 @@ impl Streams {
         queue.set_property("max-size-buffers", 0_u32);
         queue.set_property("max-size-time", 0_u64);
         queue.set_property("max-size-bytes", 32_u32 << 20);
-        let failed = |error: gst::glib::BoolError| Failure::failed(error.to_string());
-        pipeline.add_many([&file, &parse, &queue]).map_err(failed)?;
-        file.link(&parse).map_err(failed)?;
+        pipeline.add_many([&file, &parse, &queue])?;
+        file.link(&parse)?;
         let (sender, known) = channel();
         let notes = Arc::new(Mutex::new(Vec::new()));
         let until = Arc::new(AtomicU64::new(plan.time_range().to));
@@ -468,8 +467,7 @@ impl Shared {
             chain.push(make(parser)?);
         }
         let decode = make("decodebin")?;
-        let failed = |error: gst::glib::BoolError| Failure::failed(error.to_string());
-        pipeline.add(&decode).map_err(failed)?;
+        pipeline.add(&decode)?;
         let first = self.chain(pipeline, queue, &chain, &makes)?;
         decode.connect_pad_added(move |decode, pad| {
             if let Err(error) = pad.link(&first) {
@@ -479,9 +477,8 @@ impl Shared {
         let sink = decode
             .static_pad("sink")
             .ok_or_else(|| Failure::failed("no pad"))?;
-        pad.link(&sink)
-            .map_err(|error| Failure::failed(error.to_string()))?;
-        decode.sync_state_with_parent().map_err(failed)
+        pad.link(&sink)?;
+        Ok(decode.sync_state_with_parent()?)
     }
 
     /// From the pad through these elements and a queue to the muxer.
@@ -494,10 +491,8 @@ impl Shared {
         makes: &gst::Caps,
     ) -> Result<(), Failure> {
         let first = self.chain(pipeline, queue, chain, makes)?;
-        let linked = pad.link(&first);
-        linked
-            .map(|_| ())
-            .map_err(|error| Failure::failed(error.to_string()))
+        pad.link(&first)?;
+        Ok(())
     }
 
     /// These elements and a queue before the muxer; returns the first one's pad.
@@ -508,7 +503,6 @@ impl Shared {
         chain: &[gst::Element],
         makes: &gst::Caps,
     ) -> Result<gst::Pad, Failure> {
-        let failed = |error: gst::glib::BoolError| Failure::failed(error.to_string());
         let template = takes(&self.muxer, makes);
         let template = template.ok_or_else(|| {
             Failure::cannot(format!(
@@ -519,15 +513,15 @@ impl Shared {
         })?;
         let muxer_pad = self.muxer.request_pad(&template, None, None);
         let muxer_pad = muxer_pad.ok_or_else(|| Failure::failed("the muxer has no more pads"))?;
-        pipeline.add_many(chain).map_err(failed)?;
-        gst::Element::link_many(chain).map_err(failed)?;
+        pipeline.add_many(chain)?;
+        gst::Element::link_many(chain)?;
         let ends = chain.first().zip(chain.last());
         let ends = ends
             .and_then(|(first, last)| Some((first.static_pad("sink")?, last.static_pad("src")?)));
         let (first, last) = ends.ok_or_else(|| Failure::failed("no pads"))?;
         queued(queue, &last, &muxer_pad)?;
         for element in chain.iter().rev() {
-            element.sync_state_with_parent().map_err(failed)?;
+            element.sync_state_with_parent()?;
         }
         Ok(first)
     }
@@ -541,10 +535,9 @@ fn queued(queue: &gst::Element, from: &gst::Pad, to: &gst::Pad) -> Result<(), Fa
     let src = queue
         .static_pad(&name)
         .ok_or_else(|| Failure::failed("no pad of a queue"))?;
-    let linked = src.link(to).and_then(|_| from.link(&sink));
-    linked
-        .map(|_| ())
-        .map_err(|error| Failure::failed(error.to_string()))
+    src.link(to)?;
+    from.link(&sink)?;
+    Ok(())
 }
 
 /// The same segment, of which only what is shown in the range is there, from the running time 0 on.
