@@ -78,7 +78,7 @@ pub struct Encode {
     /// The number of the video stream, counted from 0.
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     pub video_stream: usize,
-    /// Frames of each chunk. By default, chunks are so long that they cost no more than one percent of the bits, 1000 frames at most as long as
+    /// Frames of each chunk. By default, chunks are so long that they cost no more than one percent of the bits, 1500 frames at most as long as
     /// that does, and shorter at the end of the film.
     #[arg(long, value_name = "FRAMES", value_parser = clap::value_parser!(u64).range(1..))]
     pub chunk_frames: Option<u64>,
