@@ -95,6 +95,9 @@ pub struct Encode {
     /// at packets, or to the sample where --audio names an encoder.
     #[arg(long, value_name = "FROM..TO", value_parser = time_range)]
     pub time_range: Option<TimeRange>,
+    /// Know the source by a digest of all of it, which has to be read for that, and again where it is joined: by default by its size and a digest of samples.
+    #[arg(long)]
+    pub full_digest: bool,
     /// Encode with one encoder, in one process.
     #[arg(long)]
     pub no_parallel: bool,
@@ -112,6 +115,21 @@ pub struct Sound {
     /// Write the index first, so that playing can begin before all is loaded (mp4 and mov).
     #[arg(long)]
     pub optimize_for_network_use: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Place {
+    /// A directory that all machines see, each perhaps at another place: the plan has the source's path from there. By default what
+    /// VTEXPORT_SOURCE_ROOT says.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub source_root: Option<PathBuf>,
+}
+
+impl Place {
+    pub fn root(self) -> Option<PathBuf> {
+        let said = || std::env::var_os("VTEXPORT_SOURCE_ROOT").map(PathBuf::from);
+        self.source_root.or_else(said)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -146,14 +164,19 @@ pub enum Command {
         /// Where the plan is written, in a directory in which the chunks are kept, too.
         #[arg(long, default_value = "plan.json", value_name = "FILE")]
         plan: PathBuf,
+        #[command(flatten)]
+        place: Place,
     },
     /// Encodes one chunk of a plan, unless it is done.
     Chunk {
         /// The plan.
         plan: PathBuf,
-        /// The number of the chunk, counted from 0.
+        /// The number of the chunk, counted from 0. By default that of the task of an array, as Slurm (SLURM_ARRAY_TASK_ID), Kubernetes
+        /// (JOB_COMPLETION_INDEX) or AWS Batch (AWS_BATCH_JOB_ARRAY_INDEX) says it.
         #[arg(long, value_name = "NUMBER")]
-        index: usize,
+        index: Option<usize>,
+        #[command(flatten)]
+        place: Place,
         /// Make the first of its two passes.
         #[arg(long)]
         first_pass: bool,
@@ -168,6 +191,8 @@ pub enum Command {
     Join {
         /// The plan.
         plan: PathBuf,
+        #[command(flatten)]
+        place: Place,
         /// The file to write.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,

@@ -6,9 +6,13 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use twox_hash::XxHash3_128;
+use twox_hash::xxhash3_128::Hasher;
 
 /// Bytes of a sample.
 const SAMPLE: u64 = 64 << 10;
+
+/// Bytes that are read at once.
+const PART: usize = 1 << 20;
 
 /// Samples of a large file, its beginning and its end among them.
 const SAMPLES: u64 = 32;
@@ -36,5 +40,13 @@ pub fn of_samples(path: &Path, bytes: u64) -> io::Result<String> {
 
 /// Of all of a file.
 pub fn of_file(path: &Path) -> io::Result<String> {
-    Ok(of_bytes(&std::fs::read(path)?))
+    let mut file = File::open(path)?;
+    let mut hasher = Hasher::new();
+    let mut part = vec![0; PART];
+    loop {
+        match file.read(&mut part)? {
+            0 => return Ok(format!("{:032x}", hasher.finish_128())),
+            length => hasher.write(&part[..length]),
+        }
+    }
 }

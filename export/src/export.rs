@@ -10,7 +10,7 @@ use crate::formats::{self, FileType};
 use crate::jobs::{Jobs, SILENCE, Step};
 use crate::join::{self, Joined, Options};
 use crate::passes;
-use crate::plan::{Plan, Request, SourceId, Way};
+use crate::plan::{Plan, Request, Way};
 use crate::progress::{Progress, Style, clock};
 use indicatif::HumanBytes;
 use serde::Serialize;
@@ -163,7 +163,7 @@ impl Export {
         let earlier = Plan::read(&self.folder.plan()).ok();
         let is_good = |plan: &Plan| {
             plan.request == self.request
-                && SourceId::of(&self.request.source).is_ok_and(|source| source == plan.source)
+                && plan.source.is_untouched()
                 && plan.check_installation().is_ok()
         };
         if let Some(plan) = earlier.filter(is_good) {

@@ -4,7 +4,7 @@
 
 mod arguments;
 
-use arguments::{Arguments, Command, Encode, Exporting, Shown};
+use arguments::{Arguments, Command, Encode, Exporting, Place, Shown};
 use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use std::fmt::Display;
@@ -81,10 +81,12 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             encode,
             output,
             plan,
-        }) => make_plan(&encode, &output, &plan),
+            place,
+        }) => make_plan(&encode, &output, &plan, place),
         Some(Command::Chunk {
             plan,
             index,
+            place,
             first_pass,
             json,
             attended,
@@ -93,16 +95,26 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                 true => Step::FirstPass,
                 false => Step::Packets,
             };
-            one_chunk(&plan, index, step, json, attended)
+            let at = plan;
+            let plan = Plan::read(&at)?.found_below(place.root().as_deref())?;
+            one_chunk(
+                &plan,
+                &Folder::of_plan(&at),
+                index_of(index)?,
+                step,
+                json,
+                attended,
+            )
         }
         Some(Command::Join {
             plan,
+            place,
             output,
             sound,
             overwrite,
         }) => {
             let folder = Folder::of_plan(&plan);
-            let plan = Plan::read(&plan)?;
+            let plan = Plan::read(&plan)?.found_below(place.root().as_deref())?;
             checked_output(&plan.source.path, &output, overwrite)?;
             let options = options(&sound, false);
             let chunks = plan.chunks.len();
@@ -169,6 +181,7 @@ fn request(encode: &Encode, output: &Path, size_limit: Option<u64>) -> Result<Re
         threads: encode.threads,
         no_parallel: encode.no_parallel,
         time_range: encode.time_range,
+        full_digest: encode.full_digest,
         scene_cuts: encode.scene_cuts,
         multi_pass: encode.multi_pass,
         size_limit,
@@ -271,9 +284,13 @@ fn kind_of(output: &Path) -> Result<FileType, Failure> {
     })
 }
 
-fn make_plan(encode: &Encode, output: &Path, at: &Path) -> Result<(), Failure> {
+fn make_plan(encode: &Encode, output: &Path, at: &Path, place: Place) -> Result<(), Failure> {
     let request = request(encode, output, None)?;
     let plan = Plan::make(request, &kind_of(output)?)?;
+    let plan = match place.root() {
+        Some(root) => plan.put_below(&root)?,
+        None => plan,
+    };
     let folder = Folder::of_plan(at);
     if folder.plan() != at {
         return Err(Failure::usage(
@@ -299,15 +316,31 @@ fn make_plan(encode: &Encode, output: &Path, at: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whose number, where nobody says one, is that of the task of an array.
+const ARRAYS: [&str; 3] = [
+    "SLURM_ARRAY_TASK_ID",
+    "JOB_COMPLETION_INDEX",
+    "AWS_BATCH_JOB_ARRAY_INDEX",
+];
+
+fn index_of(said: Option<usize>) -> Result<usize, Failure> {
+    let of_array = || {
+        ARRAYS
+            .iter()
+            .find_map(|name| std::env::var(name).ok()?.parse().ok())
+    };
+    said.or_else(of_array)
+        .ok_or_else(|| Failure::usage("which chunk? --index says it, or the task of an array"))
+}
+
 fn one_chunk(
-    path: &Path,
+    plan: &Plan,
+    folder: &Folder,
     index: usize,
     step: Step,
     json: bool,
     attended: bool,
 ) -> Result<(), Failure> {
-    let plan = Plan::read(path)?;
-    let folder = Folder::of_plan(path);
     if attended {
         // Whoever started this holds the other end, and is gone when it is closed.
         std::thread::spawn(|| {
@@ -324,13 +357,13 @@ fn one_chunk(
         Ok(())
     };
     if step == Step::FirstPass {
-        let done = passes::first(&plan, &folder, index, &mut told)?;
+        let done = passes::first(plan, folder, index, &mut told)?;
         if !json {
             println!("chunk {index}, first pass: {:.1} s", done.seconds);
         }
         return Ok(());
     }
-    let record = chunk::encode(&plan, &folder, index, &mut told)?;
+    let record = chunk::encode(plan, folder, index, &mut told)?;
     if !json {
         println!(
             "chunk {index}: {} frames, {} bytes, {:.1} s",

@@ -46,6 +46,8 @@ pub struct Request {
     pub no_parallel: bool,
     /// What of the film is exported, in nanoseconds of its time; `None`: all.
     pub time_range: Option<TimeRange>,
+    /// The source is known by a digest of all of it, too.
+    pub full_digest: bool,
     /// Chunks end at cuts, where that is near enough.
     pub scene_cuts: bool,
     /// Two passes are made.
@@ -88,6 +90,8 @@ pub struct SourceId {
     pub modified: u64,
     /// Of its beginning, its end, and of samples between.
     pub digest: String,
+    /// Of all of it, if that was asked for.
+    pub full_digest: Option<String>,
 }
 
 /// How the video is encoded.
@@ -181,19 +185,44 @@ impl SourceId {
             bytes: metadata.len(),
             modified,
             digest: digest.map_err(|error| Failure::source_gone(path, &error))?,
+            full_digest: None,
         })
     }
 
     /// It is still that file. Its time may be another, where it was copied.
     pub fn check(&self) -> Result<(), Failure> {
         let now = Self::of(&self.path)?;
-        if (now.bytes, &now.digest) != (self.bytes, &self.digest) {
-            return Err(Failure::source(format!(
-                "{} isn't the file any more that was planned for. Plan anew.",
-                self.path.display()
-            )));
+        match (now.bytes, &now.digest) == (self.bytes, &self.digest) {
+            true => Ok(()),
+            false => Err(self.is_another()),
         }
-        Ok(())
+    }
+
+    /// It is that file, and wasn't even touched since.
+    pub fn is_untouched(&self) -> bool {
+        let full_digest = self.full_digest.clone();
+        let now = Self::of(&self.path).map(|now| Self { full_digest, ..now });
+        now.is_ok_and(|now| now == *self) && self.check_all().is_ok()
+    }
+
+    /// All of it is as it was, where its digest is known.
+    pub fn check_all(&self) -> Result<(), Failure> {
+        self.check()?;
+        let Some(planned) = &self.full_digest else {
+            return Ok(());
+        };
+        let now = digest::of_file(&self.path);
+        match now.map_err(|error| Failure::source_gone(&self.path, &error))? == *planned {
+            true => Ok(()),
+            false => Err(self.is_another()),
+        }
+    }
+
+    fn is_another(&self) -> Failure {
+        Failure::source(format!(
+            "{} isn't the file any more that was planned for. Plan anew.",
+            self.path.display()
+        ))
     }
 }
 
@@ -201,7 +230,12 @@ impl Plan {
     /// Looks into the source, and plans. `kind`: of the output.
     pub fn make(request: Request, kind: &FileType) -> Result<Self, Failure> {
         let opened = Source::open(&request.source)?;
-        let source = SourceId::of(&request.source)?;
+        let mut source = SourceId::of(&request.source)?;
+        if request.full_digest {
+            let all = digest::of_file(&request.source);
+            source.full_digest =
+                Some(all.map_err(|error| Failure::source_gone(&request.source, &error))?);
+        }
         let scan = scan(&request.source, request.stream)?;
         let frames = within(request.time_range, &request.source, &scan)?;
         let first = first_picture(&request, &scan)?;
@@ -356,6 +390,40 @@ impl Plan {
             )));
         }
         Ok(plan)
+    }
+
+    /// Where the source is on this machine, if the plan has its path from a root.
+    pub fn found_below(mut self, root: Option<&Path>) -> Result<Self, Failure> {
+        if self.source.path.is_relative() {
+            let root = root.ok_or_else(|| {
+                Failure::usage(format!(
+                    "the plan's source is {}, below a directory that --source-root names",
+                    self.source.path.display()
+                ))
+            })?;
+            self.source.path = root.join(&self.source.path);
+        }
+        Ok(self)
+    }
+
+    /// From here on the plan says where the source is below this directory, which may be another elsewhere.
+    pub fn put_below(mut self, root: &Path) -> Result<Self, Failure> {
+        let absolute = |path: &Path| {
+            let absolute = path.canonicalize();
+            absolute.map_err(|error| Failure::source_gone(path, &error))
+        };
+        let (source, root) = (absolute(&self.source.path)?, absolute(root)?);
+        let below = source.strip_prefix(&root).map_err(|_| {
+            Failure::usage(format!(
+                "{} isn't below {}, which --source-root names",
+                source.display(),
+                root.display()
+            ))
+        })?;
+        self.source.path = below.into();
+        self.request.source = below.into();
+        self.id = self.digest();
+        Ok(self)
     }
 
     /// This installation makes what the plan's chunks are to be.
@@ -624,4 +692,31 @@ fn first_picture(request: &Request, scan: &Scan) -> Result<gst::Sample, Failure>
             request.source.display()
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Code;
+
+    #[test]
+    fn a_source_that_changed_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("film");
+        let mut bytes: Vec<u8> = (0..6_000_000_u32).map(|it| (it >> 3) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let mut source = SourceId::of(&path).unwrap();
+        source.full_digest = Some(digest::of_file(&path).unwrap());
+        assert!(source.is_untouched());
+        assert_eq!(source.full_digest, Some(digest::of_bytes(&bytes)));
+        // Between two samples.
+        bytes[150_000] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(source.check().is_ok() && !source.is_untouched());
+        assert_eq!(source.check_all().unwrap_err().code, Code::Source);
+        // In one.
+        bytes[10] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(source.check().unwrap_err().code, Code::Source);
+    }
 }

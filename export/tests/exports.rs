@@ -362,6 +362,69 @@ fn steps_can_be_taken_one_by_one() {
 }
 
 #[test]
+fn machines_that_see_the_source_elsewhere_work_at_the_same_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let [here, there, work] = ["here", "there", "work"].map(|name| dir.path().join(name));
+    for dir in [here.join("films"), there.join("films"), work.clone()] {
+        std::fs::create_dir_all(dir).unwrap();
+    }
+    let film = film(&here.join("films"), 100);
+    std::fs::copy(&film, there.join("films/film.mp4")).unwrap();
+    let quick = ["--chunk-frames", "40", "--threads", "1", "--video", FAST];
+    let expected = packets(&made_of(dir.path(), &film, "expected.mp4", &quick), "v");
+    let plan = [
+        "plan",
+        film.to_str().unwrap(),
+        "-o",
+        "a.mp4",
+        "--full-digest",
+    ];
+    let root = ["--source-root", here.to_str().unwrap()];
+    done(&work, &[&plan[..], &root, &quick].concat());
+    // Whoever doesn't know where it is hears that.
+    std::fs::remove_dir_all(&here).unwrap();
+    let said = fails(&work, &["chunk", "plan.json", "--index", "0"], 2);
+    assert!(
+        said.contains("films/film.mp4, below a directory that --source-root"),
+        "{said}"
+    );
+    let variables = [
+        "SLURM_ARRAY_TASK_ID",
+        "JOB_COMPLETION_INDEX",
+        "AWS_BATCH_JOB_ARRAY_INDEX",
+    ];
+    for (index, variable) in variables.iter().enumerate() {
+        let mut chunk = vtexport(&work, &["chunk", "plan.json"]);
+        chunk.env("VTEXPORT_SOURCE_ROOT", &there);
+        let output = chunk.env(variable, index.to_string()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.starts_with(&format!("chunk {index}: ")), "{output:?}");
+    }
+    let said = fails(&work, &["chunk", "plan.json"], 2);
+    assert!(
+        said.contains("--source-root") || said.contains("which chunk?"),
+        "{said}"
+    );
+    let join = [
+        "join",
+        "plan.json",
+        "-o",
+        "a.mp4",
+        "--source-root",
+        there.to_str().unwrap(),
+    ];
+    done(&work, &join);
+    assert!(packets(&work.join("a.mp4"), "v") == expected);
+    let outside = [
+        &["plan", "a.mp4", "-o", "b.mp4"][..],
+        &["--source-root", "/usr"],
+    ]
+    .concat();
+    let said = fails(&work, &outside, 2);
+    assert!(said.contains("isn't below /usr"), "{said}");
+}
+
+#[test]
 fn bad_input_is_named_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
