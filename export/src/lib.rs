@@ -17,6 +17,7 @@
 //! | [`element`] | the element that encodes and joins, as a plan says |
 //! | [`feed`] | frames into a pipeline, and what that says of itself |
 //! | [`passes`] | two passes, and how many bits each chunk gets in the second |
+//! | [`statistics`] | what a first pass found, and how many bits frames take by that |
 //! | [`chunk`] | one chunk: decoded, encoded and kept |
 //! | [`folder`] | what is kept on the way |
 //! | [`join`] | all chunks, with what is beside the picture, as a file |
@@ -53,6 +54,7 @@ pub mod range;
 pub mod scan;
 pub mod scenes;
 pub mod source;
+pub mod statistics;
 pub mod streams;
 pub mod subtitles;
 pub mod time_code;

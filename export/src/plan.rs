@@ -3,7 +3,7 @@
 //! How a file is exported: which frames, in which chunks, by which encoder. It is written once, and all that comes after is a function of
 //! it and of the source.
 
-use crate::digest;
+use crate::digest::{self, SourceId};
 use crate::element;
 use crate::failure::Failure;
 use crate::formats::FileType;
@@ -19,7 +19,6 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 use vtparallelenc::export::given::{Given, Part, SecondPass};
 use vtparallelenc::export::two_passes;
 
@@ -79,19 +78,6 @@ impl Default for TimeRange {
             to: u64::MAX,
         }
     }
-}
-
-/// Which file it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceId {
-    pub path: PathBuf,
-    pub bytes: u64,
-    /// When it was changed last, in nanoseconds since 1970.
-    pub modified: u64,
-    /// Of its beginning, its end, and of samples between.
-    pub digest: String,
-    /// Of all of it, if that was asked for.
-    pub full_digest: Option<String>,
 }
 
 /// How the video is encoded.
@@ -167,63 +153,6 @@ pub enum Place {
     /// It is exported, as the frame of this number.
     At(u64),
     After,
-}
-
-impl SourceId {
-    pub fn of(path: &Path) -> Result<Self, Failure> {
-        let metadata = path
-            .metadata()
-            .map_err(|error| Failure::source_gone(path, &error))?;
-        let modified = metadata
-            .modified()
-            .ok()
-            .and_then(|it| it.duration_since(UNIX_EPOCH).ok());
-        let modified = modified.map_or(0, |it| u64::try_from(it.as_nanos()).unwrap_or(u64::MAX));
-        let digest = digest::of_samples(path, metadata.len());
-        Ok(Self {
-            path: path.into(),
-            bytes: metadata.len(),
-            modified,
-            digest: digest.map_err(|error| Failure::source_gone(path, &error))?,
-            full_digest: None,
-        })
-    }
-
-    /// It is still that file. Its time may be another, where it was copied.
-    pub fn check(&self) -> Result<(), Failure> {
-        let now = Self::of(&self.path)?;
-        match (now.bytes, &now.digest) == (self.bytes, &self.digest) {
-            true => Ok(()),
-            false => Err(self.is_another()),
-        }
-    }
-
-    /// It is that file, and wasn't even touched since.
-    pub fn is_untouched(&self) -> bool {
-        let full_digest = self.full_digest.clone();
-        let now = Self::of(&self.path).map(|now| Self { full_digest, ..now });
-        now.is_ok_and(|now| now == *self) && self.check_all().is_ok()
-    }
-
-    /// All of it is as it was, where its digest is known.
-    pub fn check_all(&self) -> Result<(), Failure> {
-        self.check()?;
-        let Some(planned) = &self.full_digest else {
-            return Ok(());
-        };
-        let now = digest::of_file(&self.path);
-        match now.map_err(|error| Failure::source_gone(&self.path, &error))? == *planned {
-            true => Ok(()),
-            false => Err(self.is_another()),
-        }
-    }
-
-    fn is_another(&self) -> Failure {
-        Failure::source(format!(
-            "{} isn't the file any more that was planned for. Plan anew.",
-            self.path.display()
-        ))
-    }
 }
 
 impl Plan {
@@ -692,31 +621,4 @@ fn first_picture(request: &Request, scan: &Scan) -> Result<gst::Sample, Failure>
             request.source.display()
         ))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::failure::Code;
-
-    #[test]
-    fn a_source_that_changed_is_another() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("film");
-        let mut bytes: Vec<u8> = (0..6_000_000_u32).map(|it| (it >> 3) as u8).collect();
-        std::fs::write(&path, &bytes).unwrap();
-        let mut source = SourceId::of(&path).unwrap();
-        source.full_digest = Some(digest::of_file(&path).unwrap());
-        assert!(source.is_untouched());
-        assert_eq!(source.full_digest, Some(digest::of_bytes(&bytes)));
-        // Between two samples.
-        bytes[150_000] ^= 1;
-        std::fs::write(&path, &bytes).unwrap();
-        assert!(source.check().is_ok() && !source.is_untouched());
-        assert_eq!(source.check_all().unwrap_err().code, Code::Source);
-        // In one.
-        bytes[10] ^= 1;
-        std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(source.check().unwrap_err().code, Code::Source);
-    }
 }
