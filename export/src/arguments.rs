@@ -41,8 +41,8 @@ pub struct Exporting {
     /// Write a file of what is done when it is ended by Ctrl-C.
     #[arg(long)]
     pub keep_partial: bool,
-    /// Make the output no larger than that (25MB, 1.5GB, 700MiB), as good as it can be then, in two passes. What says a quality in --video is
-    /// left out; a bitrate there isn't passed.
+    /// Make the output no larger than that (25MB, 1.5GB, 700MiB), as good as it can be then, in two passes. A preset's quality is left out then; a
+    /// bitrate in --video isn't passed.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub file_length_limit: Option<u64>,
     /// Don't fail if the source ends before it says that it does. What is there is exported in any case.
@@ -83,7 +83,7 @@ pub struct Encode {
     #[arg(long, value_name = "FRAMES", value_parser = clap::value_parser!(u64).range(1..))]
     pub chunk_frames: Option<u64>,
     /// Let chunks end at cuts, where a key frame costs nothing. All of the film is decoded beforehand to find them.
-    #[arg(long, conflicts_with = "chunk_frames")]
+    #[arg(long, conflicts_with_all = ["chunk_frames", "no_parallel"])]
     pub scene_cuts: bool,
     /// Jobs that work at the same time. By default, as many as use the processor best.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=64))]

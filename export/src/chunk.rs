@@ -29,8 +29,11 @@ pub fn encode(
     if let Some(record) = folder.read(plan, rates.as_ref(), index) {
         return Ok(record);
     }
-    if rates.is_some() && folder.first_pass(plan, index).is_none() {
-        return Err(passes::not_made(folder, index));
+    if let Some(rates) = &rates {
+        let found = folder.first_pass(plan, index).map(|found| found.digest);
+        if found.as_ref() != Some(&rates.passes[index].digest) {
+            return Err(passes::not_made(folder, index));
+        }
     }
     let record = make(plan, folder, chunk, rates.as_ref(), told)?;
     folder.write(&record)?;

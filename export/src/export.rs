@@ -4,7 +4,7 @@
 
 use crate::chunk::Made;
 use crate::failure::{Code, Failure};
-use crate::fitting::Fitting;
+use crate::fitting::{Change, Fitting};
 use crate::folder::{Folder, Record, beside};
 use crate::formats::{self, FileType};
 use crate::jobs::{Jobs, SILENCE, Step};
@@ -113,16 +113,17 @@ impl Export {
     }
 
     fn all(&self, kind: &FileType, since: Instant, stops: &AtomicBool) -> Result<Summary, Failure> {
-        let plan = self.plan(kind)?;
+        let plan = self.plan(kind, stops)?;
         let mut remade = Vec::new();
         let mut jobs = None;
         let mut fitting = Fitting::new(&plan);
-        if plan.passes.is_some() && self.folder.rates(&plan).is_none() {
-            let first = self.step(&plan, Step::FirstPass, stops)?;
-            jobs = Some(first);
-            let bits = fitting.bits(&plan, &self.options.audio);
-            let rates = passes::spread(&plan, &self.folder, bits)?;
-            self.folder.write_rates(&rates)?;
+        if plan.passes.is_some() {
+            jobs = Some(self.step(&plan, Step::FirstPass, stops)?);
+            if !passes::are_spread(&plan, &self.folder) {
+                let bits = fitting.bits(&plan, &self.options.audio);
+                let rates = passes::spread(&plan, &self.folder, bits)?;
+                self.folder.write_rates(&rates)?;
+            }
         }
         let joined = loop {
             if plan.way == Way::Chunks {
@@ -159,7 +160,7 @@ impl Export {
     }
 
     /// That of an earlier run, if nothing has changed since.
-    fn plan(&self, kind: &FileType) -> Result<Plan, Failure> {
+    fn plan(&self, kind: &FileType, stops: &AtomicBool) -> Result<Plan, Failure> {
         let earlier = Plan::read(&self.folder.plan()).ok();
         let is_good = |plan: &Plan| {
             plan.request == self.request
@@ -169,7 +170,7 @@ impl Export {
         if let Some(plan) = earlier.filter(is_good) {
             return Ok(plan);
         }
-        let plan = Plan::make(self.request.clone(), kind)?;
+        let plan = Plan::make(self.request.clone(), kind, stops)?;
         self.folder.clear();
         self.folder.write_plan(&plan)?;
         Ok(plan)
@@ -187,16 +188,20 @@ impl Export {
         };
         let made: Vec<Record> = self.folder.read_all(plan).into_iter().flatten().collect();
         let pictures = made.iter().map(|record| record.bytes).sum();
-        let decided = fitting.decide(joined.bytes, pictures).map_err(|failure| {
-            let _ = std::fs::remove_file(beside(&self.output));
-            self.resumable(failure)
+        let decided = fitting.decide(joined.bytes, pictures);
+        let decided = decided.and_then(|change| {
+            let Some(Change { wanted, all }) = change else {
+                return Ok(false);
+            };
+            let (plan, folder) = (plan, &self.folder);
+            let rates = passes::corrected(plan, folder, &rates, &made, wanted, all)?;
+            folder.write_rates(&rates)?;
+            Ok(true)
         });
-        let Some(wanted) = decided? else {
-            return Ok(false);
-        };
-        let rates = passes::corrected(&rates, &made, wanted);
-        self.folder.write_rates(&rates)?;
-        Ok(true)
+        if !matches!(decided, Ok(false)) {
+            let _ = std::fs::remove_file(beside(&self.output));
+        }
+        decided.map_err(|failure| self.resumable(failure))
     }
 
     /// Makes what isn't there, and says how many seconds jobs and the wall clock took for it.
@@ -255,6 +260,16 @@ impl Export {
         }
         // That isn't ended by what has ended the rest; once more is.
         match self.joined(plan, done, &AtomicBool::new(false)) {
+            Ok(joined)
+                if plan
+                    .request
+                    .size_limit
+                    .is_some_and(|limit| joined.bytes > limit) =>
+            {
+                let _ = std::fs::remove_file(beside(&self.output));
+                let failure = Failure::again("ended, and what is done is larger than it may be");
+                self.resumable(failure)
+            }
             Ok(joined) => match join::put(&self.output) {
                 Ok(()) => {
                     self.ended_early(joined.frames, "; with --overwrite the same command goes on")

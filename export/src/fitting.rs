@@ -5,6 +5,8 @@
 use crate::failure::Failure;
 use crate::join::Audio;
 use crate::plan::Plan;
+use crate::source::{Source, make};
+use crate::streams::Fate;
 use indicatif::HumanBytes;
 
 /// What isn't aimed at of a size, as encoders don't hit one exactly: as much more in each round.
@@ -37,6 +39,17 @@ pub struct Fitting {
     rounds: u32,
     /// Bytes of the picture in the round before, and how many it was to have instead.
     last: Option<(u64, u64)>,
+    /// It was tried with all chunks.
+    changed_all: bool,
+}
+
+/// What is encoded again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// Bytes that the picture is to have.
+    pub wanted: u64,
+    /// All chunks, and not only those that are furthest from what was expected.
+    pub all: bool,
 }
 
 impl Fitting {
@@ -48,6 +61,7 @@ impl Fitting {
             asked: asked.map_or(u64::MAX, bytes),
             rounds: 0,
             last: None,
+            changed_all: false,
         }
     }
 
@@ -64,8 +78,8 @@ impl Fitting {
         left.min(self.asked)
     }
 
-    /// The file has so many bytes, and of these the picture: `None`, it is good, or how many the picture is to have instead.
-    pub fn decide(&mut self, bytes: u64, picture: u64) -> Result<Option<u64>, Failure> {
+    /// The file has so many bytes, and of these the picture: `None`, it is good, or what is to be done.
+    pub fn decide(&mut self, bytes: u64, picture: u64) -> Result<Option<Change>, Failure> {
         self.rounds += 1;
         let beside = bytes.saturating_sub(picture);
         let wanted = self.wanted_of(beside);
@@ -77,7 +91,8 @@ impl Fitting {
             near(picture, before, NOTHING) && !near(asked, before, 2.0 * NOTHING)
         });
         let is_over = bytes > limit;
-        if is_over && (changed_nothing || self.rounds > MOST_ROUNDS) {
+        let all = changed_nothing && !self.changed_all;
+        if is_over && (changed_nothing && !all || self.rounds > MOST_ROUNDS) {
             return Err(Failure::usage(format!(
                 "the output can't be made as small as {}: with the fewest bits that the encoder takes it has {} ({} of the picture and {} \
                  beside it). Allow that, make the sound smaller (--audio) or the picture (an encoder that begins with `videoscale ! \
@@ -90,26 +105,46 @@ impl Fitting {
         }
         let part = picture as f64 / wanted.max(1) as f64;
         let is_near = match self.limit {
-            Some(_) => part >= NEAR,
+            Some(_) => part >= NEAR && picture as f64 <= self.asked as f64 * (1.0 + KEPT),
             None => (part - 1.0).abs() < KEPT,
         };
         if !is_over && (is_near || changed_nothing || self.rounds > ROUNDS_FOR_MORE) {
             return Ok(None);
         }
         self.last = Some((picture, wanted));
-        Ok(Some(wanted))
+        self.changed_all |= all;
+        Ok(Some(Change { wanted, all }))
     }
 }
 
 /// Bytes that the file has beside its picture, as far as that can be known before it is written.
 fn beside(plan: &Plan, audio: &Audio) -> u64 {
-    let seconds = plan.seconds();
-    let sound = match audio {
-        Audio::None => 0.0,
-        Audio::Copy => plan.beside as f64 * plan.part(),
-        Audio::Encode(encoder) => rate_of(encoder) * seconds / 8.0,
+    let encoders = match audio {
+        Audio::None => Vec::new(),
+        Audio::Encode(encoder) => vec![encoder.clone()],
+        Audio::Copy => encoded(plan),
+    };
+    let sound: f64 = match audio {
+        Audio::Copy if encoders.is_empty() => plan.beside as f64 * plan.part(),
+        _ => encoders.iter().map(|it| rate_of(it)).sum::<f64>() * plan.seconds() / 8.0,
     };
     sound as u64 + plan.expected_frames() * FOR_FRAME
+}
+
+/// With what the sound is encoded that the output doesn't hold as it is.
+fn encoded(plan: &Plan) -> Vec<String> {
+    let source = Source::open(&plan.source.path).map_or_else(|_| Vec::new(), |it| it.audio);
+    let Ok(muxer) = make(&plan.muxer) else {
+        return Vec::new();
+    };
+    let fates = source.iter().filter_map(|sound| {
+        let caps = sound.caps.as_ref()?;
+        match Fate::of_sound(&muxer, &Audio::Copy, caps) {
+            Fate::Encoded(encoder) => Some(encoder),
+            _ => None,
+        }
+    });
+    fates.collect()
 }
 
 /// Bits per second that a description of a sound encoder says.
@@ -135,6 +170,7 @@ mod tests {
             asked: u64::MAX,
             rounds: 0,
             last: None,
+            changed_all: false,
         }
     }
 
@@ -142,8 +178,8 @@ mod tests {
     fn what_is_too_large_is_made_smaller() {
         let mut fit = fitting(100_000);
         // 12,000 are beside the picture.
-        let wanted = fit.decide(102_000, 90_000).unwrap();
-        assert_eq!(wanted, Some(100_000 - 12_000 - 600));
+        let change = fit.decide(102_000, 90_000).unwrap().unwrap();
+        assert_eq!((change.wanted, change.all), (100_000 - 12_000 - 600, false));
         assert_eq!(fit.decide(99_500, 87_500).unwrap(), None);
     }
 
@@ -166,12 +202,17 @@ mod tests {
             ..fitting(100_000)
         };
         assert_eq!(fit.decide(42_000, 40_000).unwrap(), None);
+        // And more isn't.
+        let change = fit.decide(45_000, 43_000).unwrap().unwrap();
+        assert_eq!(change.wanted, 40_000);
     }
 
     #[test]
     fn what_gets_no_smaller_is_an_error_that_names_the_least() {
         let mut fit = fitting(10_000);
         assert!(fit.decide(30_000, 20_000).unwrap().is_some());
+        // Those that were to shrink couldn't; perhaps others can.
+        assert!(fit.decide(30_010, 20_010).unwrap().unwrap().all);
         let said = fit.decide(30_010, 20_010).unwrap_err().text;
         assert!(said.contains("29.31 KiB"), "{said}");
     }

@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::plan::Plan;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::fs::{File, TryLockError};
+use std::fs::{DirEntry, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -152,10 +152,12 @@ impl Folder {
         }
     }
 
-    /// Some chunk was done.
+    /// Something was done for some chunk.
     pub fn has_records(&self) -> bool {
-        let records = std::fs::read_dir(self.0.join("records"));
-        records.is_ok_and(|mut records| records.next().is_some())
+        let all = [self.0.join("records"), self.passes()];
+        let files = all.iter().filter_map(|it| std::fs::read_dir(it).ok());
+        let is_record = |file: DirEntry| file.path().extension().is_some_and(|it| it == "json");
+        files.flatten().flatten().any(is_record)
     }
 
     pub fn write_plan(&self, plan: &Plan) -> Result<(), Failure> {
@@ -245,10 +247,22 @@ impl Folder {
         let to = self.statistics(done.index);
         let unwritten = |error| Failure::unwritten(&to, &error);
         let digest = digest_of_statistics(from.path(), STATISTICS).map_err(unwritten)?;
+        let mut kept = Vec::new();
         for name in names_of_statistics(from.path(), STATISTICS).map_err(unwritten)? {
-            let mut kept = to.clone().into_os_string();
-            kept.push(name.strip_prefix(STATISTICS).unwrap_or_default());
-            std::fs::rename(from.path().join(&name), kept).map_err(unwritten)?;
+            let written = from.path().join(&name);
+            File::open(&written)
+                .and_then(|file| file.sync_all())
+                .map_err(unwritten)?;
+            let rest = name.strip_prefix(STATISTICS).unwrap_or_default();
+            let name = format!("{:06}{rest}", done.index);
+            std::fs::rename(written, self.passes().join(&name)).map_err(unwritten)?;
+            kept.push(name);
+        }
+        // Another encoder's, of an earlier plan.
+        let name = format!("{:06}", done.index);
+        let there = names_of_statistics(&self.passes(), &name).map_err(unwritten)?;
+        for other in there.iter().filter(|it| !kept.contains(it)) {
+            let _ = std::fs::remove_file(self.passes().join(other));
         }
         let done = FirstPass { digest, ..done };
         Sealed::write(&self.first_pass_of(done.index), done.clone())?;

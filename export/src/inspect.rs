@@ -86,7 +86,14 @@ impl Outlook {
             jobs: plan.jobs,
             threads: plan.threads,
             time_code: plan.time_code.clone(),
-            audio: sound.map(|fate| fate.to_string()).collect(),
+            audio: sound
+                .map(|fate| match (&fate, audio) {
+                    (Fate::LeftOut, join::Audio::Copy) => {
+                        "can't be encoded here; --audio none leaves it out".into()
+                    }
+                    _ => fate.to_string(),
+                })
+                .collect(),
             subtitles: texts.map(|fate| fate.to_string()).collect(),
         }))
     }

@@ -265,7 +265,7 @@ fn inspect(
     let request = request(encode, output, None)?;
     let stream = request.stream;
     let source = Source::open(&request.source)?;
-    let plan = kind_of(output).and_then(|kind| Plan::make(request, &kind));
+    let plan = kind_of(output).and_then(|kind| Plan::make(request, &kind, &AtomicBool::new(false)));
     let scanned = match &plan {
         Ok(plan) => plan.scan(),
         Err(_) => scan(&source.path, stream)?,
@@ -286,7 +286,7 @@ fn kind_of(output: &Path) -> Result<FileType, Failure> {
 
 fn make_plan(encode: &Encode, output: &Path, at: &Path, place: Place) -> Result<(), Failure> {
     let request = request(encode, output, None)?;
-    let plan = Plan::make(request, &kind_of(output)?)?;
+    let plan = Plan::make(request, &kind_of(output)?, &AtomicBool::new(false))?;
     let plan = match place.root() {
         Some(root) => plan.put_below(&root)?,
         None => plan,
@@ -348,10 +348,12 @@ fn one_chunk(
             std::process::exit(Code::Again as i32);
         });
     }
-    let mut last = Instant::now();
+    let (mut last, mut before) = (Instant::now(), Made::default());
     let mut told = |made: Made| {
-        if json && last.elapsed() >= TELLS {
-            last = Instant::now();
+        // (Over a first pass nobody watches but who reads this.)
+        let is_news = step == Step::Packets || made != before;
+        if json && is_news && last.elapsed() >= TELLS {
+            (last, before) = (Instant::now(), made);
             print_json(&made);
         }
         Ok(())

@@ -22,8 +22,10 @@ use crate::plan::{Chunk, Plan};
 use crate::source::ignoring_sink;
 use crate::statistics::{self, Film};
 use gst::prelude::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
-use vtparallelenc::export;
+use vtparallelenc::export::{self, Statistics};
 use vtparallelenc::logic::timeline::THOUSAND_HOURS;
 
 /// In bits per second: they count in kbit, and some need a little more than they say.
@@ -83,6 +85,17 @@ fn read(plan: &Plan, folder: &Folder) -> Result<Film, Failure> {
     Ok(Film::new(chunks.collect::<Result<_, Failure>>()?))
 }
 
+/// The rates of the second pass are known, and are of the first passes that are there.
+pub fn are_spread(plan: &Plan, folder: &Folder) -> bool {
+    folder.rates(plan).is_some_and(|rates| {
+        let mut passes = rates.passes.iter().enumerate();
+        passes.all(|(index, pass)| {
+            let found = folder.first_pass(plan, index);
+            found.is_some_and(|found| found.digest == pass.digest)
+        })
+    })
+}
+
 pub(crate) fn not_made(folder: &Folder, index: usize) -> Failure {
     Failure::again(format!(
         "the first pass over chunk {index} isn't made: `vtexport chunk {} --index {index} --first-pass` does that",
@@ -115,37 +128,54 @@ pub fn rates(plan: &Plan, folder: &Folder) -> Result<Option<Rates>, Failure> {
 /// Chunks whose bits are changed a little keep their quality beside their neighbours'.
 const LITTLE: f64 = 0.1;
 
-/// The picture has these bytes, and is to have so many: what is encoded again for that, and with which rate. The chunks that are furthest from
-/// what was expected of them come first.
-pub fn corrected(rates: &Rates, made: &[Record], wanted: u64) -> Rates {
+/// The picture has the bytes of these records, and is to have so many: with which rates it is encoded again for that. `all`: in all chunks.
+pub fn corrected(
+    plan: &Plan,
+    folder: &Folder,
+    rates: &Rates,
+    made: &[Record],
+    wanted: u64,
+    all: bool,
+) -> Result<Rates, Failure> {
     let bytes: u64 = made.iter().map(|record| record.bytes).sum();
-    let mut rates = rates.clone();
-    let expected = rates.expected.clone();
-    let mut change = |index: usize, by: f64| {
-        let rate = &mut rates.passes[index].bitrate;
-        *rate = ((*rate as f64 * by) as u64).max(rates.least[index]);
-    };
     let by = wanted as f64 / bytes.max(1) as f64;
-    let mut rest = wanted as f64 - bytes as f64;
-    if (by - 1.0).abs() > LITTLE / 2.0 {
-        (0..made.len()).for_each(|index| change(index, by));
-        return rates;
+    if !all && (by - 1.0).abs() <= LITTLE / 2.0 {
+        return Ok(moved(rates, made, wanted));
     }
-    let beyond = made.iter().zip(&expected).map(|(record, &expected)| {
+    // As much more or less than what was expected before; unless that was nothing.
+    let expected = rates.expected.iter().sum::<u64>() as f64;
+    let bytes = match expected * 4.0 < wanted as f64 {
+        true => wanted as f64,
+        false => expected * by,
+    };
+    spread(plan, folder, (bytes * 8.0) as u64)
+}
+
+/// A few chunks get other rates, those first that are furthest from what was expected of them.
+fn moved(rates: &Rates, made: &[Record], wanted: u64) -> Rates {
+    let bytes: u64 = made.iter().map(|record| record.bytes).sum();
+    let mut rest = wanted as f64 - bytes as f64;
+    let beyond = made.iter().zip(&rates.expected);
+    let beyond = beyond.map(|(record, &expected)| {
         let beyond = record.bytes as f64 / expected.max(1) as f64;
-        (beyond, record.index)
+        (beyond, record)
     });
-    let mut order: Vec<(f64, usize)> = beyond.collect();
+    let mut order: Vec<(f64, &Record)> = beyond.collect();
     order.sort_by(|one, other| one.0.total_cmp(&other.0));
     if rest < 0.0 {
         order.reverse();
     }
-    for (_, index) in order {
-        let most = made[index].bytes as f64 * LITTLE;
-        let part = rest.clamp(-most, most);
-        change(index, 1.0 + part / (made[index].bytes.max(1) as f64));
-        rest -= part;
-        if rest.abs() < 1.0 {
+    let mut rates = rates.clone();
+    for (_, record) in order {
+        let bytes = record.bytes.max(1) as f64;
+        let part = rest.clamp(-bytes * LITTLE, bytes * LITTLE);
+        let least = rates.least[record.index];
+        let rate = &mut rates.passes[record.index].bitrate;
+        let before = *rate as f64;
+        *rate = ((before * (1.0 + part / bytes)) as u64).max(least);
+        // Some can't go as far.
+        rest -= bytes * (*rate as f64 / before - 1.0);
+        if rest.abs() < bytes / 1_000.0 {
             break;
         }
     }
@@ -212,37 +242,45 @@ fn write_statistics(
     make: impl Fn() -> Result<gst::Element, Failure>,
     told: &mut dyn FnMut(Made) -> Result<(), Failure>,
 ) -> Result<Option<String>, Failure> {
-    let mut feed: Option<(Feed, gst::Pad, u64)> = None;
+    let mut work: Option<(Feed, gst::Pad, u64)> = None;
+    let packets = Arc::new(AtomicU64::new(0));
+    // (libvpx makes none.)
+    let kind = export::two_passes(&plan.encoder).map(|it| it.statistics);
+    let has_packets = kind == Ok(Statistics::Quantizers);
+    let made = |feed: &Feed, pushed: u64| {
+        let fed = pushed.saturating_sub(feed.waiting());
+        let packets = packets.load(Ordering::Relaxed);
+        Made {
+            fed,
+            packets: if has_packets { packets } else { fed },
+        }
+    };
     frames(plan, chunk, &mut |frame| {
         let Some((number, mut frame)) = frame else {
-            feed = None;
+            work = None;
             return Ok(());
         };
-        let (feed, _, pushed) = match &mut feed {
-            Some(feed) => feed,
+        let (feed, _, pushed) = match &mut work {
+            Some(work) => work,
             none => {
                 let encoder = make()?;
                 let output = pad_of(&encoder, "src")?;
+                packets.store(0, Ordering::Relaxed);
+                let counted = packets.clone();
+                output.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    gst::PadProbeReturn::Ok
+                });
                 none.insert((through(plan, chunk, &encoder)?, output, 0))
             }
         };
         frame.make_mut().set_pts(private_time(plan, number));
         feed.push(frame)?;
         *pushed += 1;
-        let taken = pushed.saturating_sub(feed.waiting());
-        told(Made {
-            fed: taken,
-            packets: taken,
-        })
+        told(made(feed, *pushed))
     })?;
-    let (feed, output, pushed) = feed.ok_or_else(|| Failure::failed("the chunk has no frames"))?;
-    feed.finish(|| {
-        let taken = pushed.saturating_sub(feed.waiting());
-        told(Made {
-            fed: taken,
-            packets: taken,
-        })
-    })?;
+    let (feed, output, pushed) = work.ok_or_else(|| Failure::failed("the chunk has no frames"))?;
+    feed.finish(|| told(made(&feed, pushed)))?;
     let caps = output.current_caps();
     feed.stop();
     Ok(caps.and_then(|caps| caps.structure(0)?.get("level").ok()))
@@ -314,8 +352,8 @@ mod tests {
     #[test]
     fn what_is_a_little_too_large_costs_the_chunks_that_went_furthest() {
         let (rates, made) = made(&[1_000, 1_100, 990, 1_050]);
-        let corrected = corrected(&rates, &made, 4_000);
-        let bitrates: Vec<u64> = corrected.passes.iter().map(|it| it.bitrate).collect();
+        let moved = moved(&rates, &made, 4_000);
+        let bitrates: Vec<u64> = moved.passes.iter().map(|it| it.bitrate).collect();
         assert_eq!(bitrates[0], 100_000);
         assert_eq!(bitrates[1], 90_000);
         assert_eq!(bitrates[2], 100_000);
@@ -323,14 +361,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_much_too_large_costs_all_and_none_more_than_it_can_give() {
-        let (rates, made) = made(&[1_000, 3_000]);
-        let half = corrected(&rates, &made, 2_000);
-        assert!(half.passes.iter().all(|it| it.bitrate == 50_000));
-        let least = corrected(&rates, &made, 1);
-        assert!(least.passes.iter().all(|it| it.bitrate == 1_000));
-        let more = corrected(&rates, &made, 4_100);
-        let bitrates: Vec<u64> = more.passes.iter().map(|it| it.bitrate).collect();
-        assert_eq!(bitrates, [110_000, 100_000]);
+    fn none_gives_more_than_it_can() {
+        let (mut rates, made) = made(&[1_000, 1_100]);
+        rates.least[1] = 98_000;
+        let moved = moved(&rates, &made, 2_040);
+        let bitrates: Vec<u64> = moved.passes.iter().map(|it| it.bitrate).collect();
+        assert_eq!(bitrates[1], 98_000);
+        assert!((96_100..96_300).contains(&bitrates[0]), "{bitrates:?}");
     }
 }

@@ -19,6 +19,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use vtparallelenc::export::given::{Given, Part, SecondPass};
 use vtparallelenc::export::two_passes;
 
@@ -146,6 +147,12 @@ pub struct Plan {
     duration: Option<u64>,
 }
 
+/// What all plans have, whichever version they are of.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
 /// Where a frame of the source is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -157,7 +164,7 @@ pub enum Place {
 
 impl Plan {
     /// Looks into the source, and plans. `kind`: of the output.
-    pub fn make(request: Request, kind: &FileType) -> Result<Self, Failure> {
+    pub fn make(request: Request, kind: &FileType, stops: &AtomicBool) -> Result<Self, Failure> {
         let opened = Source::open(&request.source)?;
         let mut source = SourceId::of(&request.source)?;
         if request.full_digest {
@@ -218,23 +225,23 @@ impl Plan {
             .request
             .no_parallel
             .then(|| "--no-parallel".to_string());
+        if let Some(trouble) = trouble.as_ref().filter(|_| plan.passes.is_some()) {
+            return Err(Failure::source(format!(
+                "two passes can't be made: {trouble}"
+            )));
+        }
         let changes = match &trouble {
             None if plan.request.scene_cuts => {
                 let info = VideoInfo::from_caps(caps).map_err(|_| unknown_frames(caps))?;
                 let (path, stream) = (&plan.source.path, plan.request.stream);
-                scenes::changes(path, stream, &scan, &info, plan.first..plan.end)?
+                scenes::changes(path, stream, &scan, &info, plan.first..plan.end, stops)?
             }
             _ => Vec::new(),
         };
         let planned = element::plan(&plan, &changes)?;
         match (forbidden.or(trouble), planned) {
             (None, Ok(planned)) => plan.take(&planned),
-            _ if plan.passes.is_some() && scan.trouble().is_none() => plan.alone(),
-            (Some(reason), _) if plan.passes.is_some() => {
-                return Err(Failure::cannot(format!(
-                    "two passes can't be made: {reason}"
-                )));
-            }
+            _ if plan.passes.is_some() => plan.alone(),
             (Some(reason), _) | (None, Err(reason)) => plan.way = Way::Whole { reason },
         }
         plan.id = plan.digest();
@@ -299,19 +306,20 @@ impl Plan {
         let text = std::fs::read_to_string(path).map_err(|error| {
             Failure::usage(format!("{} can't be read: {error}", path.display()))
         })?;
-        let plan: Self = serde_json::from_str(&text).map_err(|error| {
+        let no_plan = |error| {
             Failure::usage(format!(
                 "{} is no plan of vtexport: {error}",
                 path.display()
             ))
-        })?;
-        if plan.version != VERSION {
+        };
+        let Versioned { version } = serde_json::from_str(&text).map_err(no_plan)?;
+        if version != VERSION {
             return Err(Failure::cannot(format!(
-                "{} is a plan of another version of vtexport ({}, and this one reads {VERSION}). Plan anew.",
+                "{} is a plan of another version of vtexport ({version}, and this one reads {VERSION}). Plan anew.",
                 path.display(),
-                plan.version
             )));
         }
+        let plan: Self = serde_json::from_str(&text).map_err(no_plan)?;
         if plan.digest() != plan.id {
             return Err(Failure::usage(format!(
                 "{} was changed by hand, or is damaged. Plan anew.",

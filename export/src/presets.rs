@@ -31,6 +31,9 @@ struct Encoder {
 /// Bits of a pixel that no film needs at such a quality: five times what libvpx takes for a film of 480 lines.
 const AMPLE: f64 = 0.3;
 
+/// Bits per second that libvpx takes.
+const MOST: u64 = 2_000_000_000;
+
 const fn only(base: &'static str, one: &'static str, two: &'static str) -> [Encoder; 1] {
     [Encoder { base, one, two }]
 }
@@ -192,7 +195,7 @@ fn ample(info: &VideoInfo) -> u64 {
         rate => rate,
     };
     let pixels = f64::from(info.width()) * f64::from(info.height());
-    (pixels * rate * AMPLE) as u64
+    ((pixels * rate * AMPLE) as u64).min(MOST)
 }
 
 impl Preset {

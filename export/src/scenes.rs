@@ -10,6 +10,7 @@ use gst_video::VideoInfo;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use vtparallelenc::export::Lookout;
 use vtparallelenc::logic::scenes::Change;
@@ -24,6 +25,7 @@ pub fn changes(
     scan: &Scan,
     info: &VideoInfo,
     frames: Range<usize>,
+    stops: &AtomicBool,
 ) -> Result<Vec<Option<Change>>, Failure> {
     let parts = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let length = frames.len().div_ceil(parts).max(1);
@@ -32,7 +34,7 @@ pub fn changes(
     let found: Vec<Result<_, Failure>> = thread::scope(|scope| {
         let of = |part: Range<usize>| {
             let first = frames.start;
-            scope.spawn(move || of_part(path, stream, scan, info, part, first))
+            scope.spawn(move || of_part(path, stream, scan, info, part, first, stops))
         };
         let at_work: Vec<_> = parts.map(of).collect();
         let ended = at_work.into_iter().map(|thread| {
@@ -55,11 +57,15 @@ fn of_part(
     info: &VideoInfo,
     part: Range<usize>,
     first: usize,
+    stops: &AtomicBool,
 ) -> Result<Vec<Option<Change>>, Failure> {
     let mut lookout = Lookout::new(info);
     let mut changes = Vec::new();
     let begins = part.start.saturating_sub(BEFORE).max(first);
     range::decode(path, stream, scan, begins..part.end, |step| {
+        if stops.load(Ordering::SeqCst) {
+            return Err(Failure::again("interrupted"));
+        }
         match step {
             Step::Begins(_) => {
                 lookout = Lookout::new(info);

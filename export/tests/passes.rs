@@ -7,7 +7,7 @@ mod common;
 use common::command::{done, fails, made_of, names, packets, vtexport};
 use common::play;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 const X264: &str = "x264enc speed-preset=superfast bitrate=200";
 const X265: &str = "x265enc speed-preset=ultrafast bitrate=200";
@@ -32,7 +32,7 @@ fn film(dir: &Path) -> PathBuf {
 
 /// Bits per second of the picture.
 fn bitrate(file: &Path) -> u64 {
-    let output = std::process::Command::new("ffprobe")
+    let output = Command::new("ffprobe")
         .args(["-v", "error", "-select_streams", "v", "-of", "csv=p=0"])
         .args(["-show_entries", "packet=size"])
         .arg(file)
@@ -238,8 +238,8 @@ fn what_cant_be_is_said() {
     }
 }
 
-#[test]
-fn what_was_made_of_the_first_pass_is_taken_over() {
+/// By Ctrl-C, or by who can't be caught.
+fn resumes(signal: &str) {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let film = film(dir);
@@ -275,7 +275,9 @@ fn what_was_made_of_the_first_pass_is_taken_over() {
         );
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
-    child.kill().unwrap();
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args([signal, &pid]).status().unwrap();
+    assert!(sent.success());
     child.wait().unwrap();
     let kept = made();
     assert!((3..10).contains(&kept), "{kept}");
@@ -284,4 +286,62 @@ fn what_was_made_of_the_first_pass_is_taken_over() {
     let resumed = packets(&dir.join("out.mp4"), "v");
     let fresh = made_of(dir, &film, "fresh.mp4", &arguments[3..10]);
     assert!(resumed == packets(&fresh, "v"));
+}
+
+#[test]
+fn what_was_made_of_the_first_pass_is_taken_over() {
+    resumes("-KILL");
+    resumes("-INT");
+}
+
+#[test]
+fn a_first_pass_that_was_damaged_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let film = film(dir);
+    let options = [
+        "--multi-pass",
+        "--chunk-frames",
+        "100",
+        "--threads",
+        "1",
+        "--video",
+        X265,
+    ];
+    let expected = packets(&made_of(dir, &film, "expected.mkv", &options), "v");
+    let arguments = [
+        &[film.to_str().unwrap(), "-o", "a.mkv", "--quiet"][..],
+        &options,
+    ]
+    .concat();
+    let folder = dir.join("a.mkv.vtexport");
+    let mut child = vtexport(dir, &arguments).spawn().unwrap();
+    let records =
+        || std::fs::read_dir(folder.join("records")).is_ok_and(|mut it| it.next().is_some());
+    while !records() {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for index in ["000001", "000002"] {
+        std::fs::write(folder.join("passes").join(index), "damaged").unwrap();
+    }
+    done(dir, &arguments);
+    assert!(packets(&dir.join("a.mkv"), "v") == expected);
+    assert!(!dir.join("a.mkv.part").exists() && !folder.exists());
+}
+
+#[test]
+fn more_than_any_encoder_takes_may_be_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let film = film(dir);
+    for (output, encoder) in [("a.mkv", "x264enc speed-preset=ultrafast"), ("a.webm", VP8)] {
+        let options = ["--file-length-limit", "900GB", "--video", encoder];
+        assert_eq!(
+            packets(&made_of(dir, &film, output, &options), "v").len(),
+            300
+        );
+    }
 }

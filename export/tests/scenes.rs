@@ -8,6 +8,7 @@ use common::command::{done, fails, made_of, packets};
 use common::play;
 use gst_video::VideoInfo;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use vtexport::range::{Step, decode_all};
 use vtexport::scan::scan;
 use vtexport::scenes::changes;
@@ -99,10 +100,11 @@ fn ranges_differ_as_the_whole_does() {
     })
     .unwrap();
     let info = info.unwrap();
-    let all = changes(&film, 0, &scanned, &info, 0..FRAMES).unwrap();
+    let goes_on = AtomicBool::new(false);
+    let all = changes(&film, 0, &scanned, &info, 0..FRAMES, &goes_on).unwrap();
     assert_eq!(all.len(), FRAMES);
     assert!(all == expected);
-    let part = changes(&film, 0, &scanned, &info, 700..800).unwrap();
+    let part = changes(&film, 0, &scanned, &info, 700..800, &goes_on).unwrap();
     assert_eq!(part[0], None);
     assert!(part[1].is_some());
     // (Its second one doesn't know of a flash before it.)

@@ -8,7 +8,7 @@
 //! the passes themselves are set when that is done.
 
 use super::description::{encoder_within, is_mentioned, name_of, outside_of, parse};
-use super::profile::{Profile, any_has};
+use super::profile::{Profile, any_has, most};
 use super::properties::{set_from_text, set_properties};
 use crate::logic::given::SecondPass;
 use gst::prelude::*;
@@ -149,12 +149,13 @@ fn set(
     };
     let path = statistics.to_str();
     let path = path.ok_or_else(|| format!("{} is no text", statistics.display()))?;
-    let rate = (bitrate / passes.rate.1).max(1).to_string();
+    let most = most(encoder, passes.rate.0).map_or(u64::MAX, u64::from);
+    let rate = (bitrate / passes.rate.1).clamp(1, most.max(1)).to_string();
     let is_known = |value: &str| level.is_some() || !value.contains("@L");
     for (property, value) in pass(passes).iter().filter(|(_, value)| is_known(value)) {
         if row.list == Some(property) && value.contains("@F") && path.contains(':') {
             return Err(format!(
-                "{} can't write into {path}: there is a colon in its name",
+                "{} can't write into {path}, as there is a colon in its name: the output needs another name, or --temporary-directory another one",
                 name_of(encoder)
             ));
         }

@@ -519,7 +519,7 @@ fn option(encoder: &gst::Element, list: &str, name: &str) -> Option<String> {
 }
 
 /// The greatest number that the property takes, where it takes numbers.
-fn most(encoder: &gst::Element, properties: &str) -> Option<u32> {
+pub(super) fn most(encoder: &gst::Element, properties: &str) -> Option<u32> {
     let spec = encoder.find_property(one_of(encoder, properties)?)?;
     let unsigned = spec.downcast_ref::<glib::ParamSpecUInt>();
     let signed = spec.downcast_ref::<glib::ParamSpecInt>();
