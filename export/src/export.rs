@@ -125,7 +125,7 @@ impl Export {
                 self.folder.write_rates(&rates)?;
             }
         }
-        let joined = loop {
+        let mut joined = loop {
             if plan.way == Way::Chunks {
                 let encoded = self.step(&plan, Step::Packets, stops);
                 if encoded.is_err() && self.options.keep_partial && stops.load(Ordering::SeqCst) {
@@ -152,6 +152,9 @@ impl Export {
                 }
             }
         };
+        if let Some(note) = fitting.missed() {
+            joined.notes.push(note);
+        }
         join::put(&self.output)?;
         if joined.is_partial {
             return Err(self.ended_early(joined.frames, ""));

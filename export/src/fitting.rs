@@ -41,6 +41,8 @@ pub struct Fitting {
     last: Option<(u64, u64)>,
     /// It was tried with all chunks.
     changed_all: bool,
+    /// The bitrate wasn't reached.
+    missed: bool,
 }
 
 /// What is encoded again.
@@ -62,7 +64,15 @@ impl Fitting {
             rounds: 0,
             last: None,
             changed_all: false,
+            missed: false,
         }
+    }
+
+    /// What is to be said of a bitrate that the encoder didn't keep to.
+    pub fn missed(&self) -> Option<String> {
+        self.missed.then(|| {
+            "The average bitrate isn't the one that was asked for: the encoder makes no other of this film.".into()
+        })
     }
 
     /// What the picture gets at first, before it is known how large the rest is.
@@ -109,6 +119,7 @@ impl Fitting {
             None => (part - 1.0).abs() < KEPT,
         };
         if !is_over && (is_near || changed_nothing || self.rounds > ROUNDS_FOR_MORE) {
+            self.missed = self.limit.is_none() && !is_near;
             return Ok(None);
         }
         self.last = Some((picture, wanted));
@@ -171,6 +182,7 @@ mod tests {
             rounds: 0,
             last: None,
             changed_all: false,
+            missed: false,
         }
     }
 
@@ -205,6 +217,18 @@ mod tests {
         // And more isn't.
         let change = fit.decide(45_000, 43_000).unwrap().unwrap();
         assert_eq!(change.wanted, 40_000);
+    }
+
+    #[test]
+    fn a_bitrate_that_isnt_kept_is_said() {
+        let mut fit = Fitting {
+            limit: None,
+            asked: 10_000,
+            ..fitting(0)
+        };
+        assert!(fit.decide(6_000, 5_000).unwrap().is_some());
+        assert_eq!((fit.missed(), fit.decide(6_000, 5_000)), (None, Ok(None)));
+        assert!(fit.missed().is_some());
     }
 
     #[test]

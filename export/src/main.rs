@@ -384,6 +384,8 @@ struct Status {
     done: Vec<usize>,
     missing: Vec<usize>,
     bytes: u64,
+    /// First passes that are made, where there are two.
+    first_passes: Option<usize>,
 }
 
 fn status(path: &Path, json: bool) -> Result<(), Failure> {
@@ -394,12 +396,20 @@ fn status(path: &Path, json: bool) -> Result<(), Failure> {
         (0..records.len()).partition(|&index| records[index].is_some());
     let status = Status {
         chunks: records.len(),
+        first_passes: plan.passes.as_ref().map(|_| {
+            let all = 0..records.len();
+            all.filter(|&index| folder.first_pass(&plan, index).is_some())
+                .count()
+        }),
         bytes: records.iter().flatten().map(|record| record.bytes).sum(),
         done,
         missing,
     };
     let text = format!(
-        "{} of {} chunks are done, {} bytes{}",
+        "{}{} of {} chunks are done, {} bytes{}",
+        status.first_passes.map_or_else(String::new, |made| {
+            format!("{made} first passes are made, ")
+        }),
         status.done.len(),
         status.chunks,
         status.bytes,

@@ -108,6 +108,11 @@ fn both_passes_can_be_made_by_hand() {
     for index in ["2", "0", "1"] {
         done(dir, &["chunk", plan, "--index", index, "--first-pass"]);
     }
+    let said = done(dir, &["status", plan]);
+    assert!(
+        said.starts_with("3 first passes are made, 0 of 3 chunks"),
+        "{said}"
+    );
     for index in ["1", "2", "0"] {
         done(dir, &["chunk", plan, "--index", index]);
     }
