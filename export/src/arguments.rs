@@ -2,7 +2,7 @@
 
 //! What the command takes: the one definition of its help, its manual page and its completions.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use vtexport::plan::TimeRange;
 
@@ -51,8 +51,24 @@ pub struct Exporting {
     /// Where chunks are kept until the output is whole: by default in a directory beside the output, of its name with .vtexport.
     #[arg(long, value_name = "DIRECTORY")]
     pub temporary_directory: Option<PathBuf>,
+    /// What runs the jobs: this machine, or all that Slurm has, on each of which this program, the source and the directory of the chunks are at the same
+    /// place.
+    #[arg(long, value_enum, default_value_t = Engine::Local)]
+    pub engine: Engine,
+    /// The partition of Slurm's machines.
+    #[arg(long, value_name = "NAME")]
+    pub partition: Option<String>,
+    /// More options of sbatch, with blanks between them: "--mem=4G --time=1:00:00".
+    #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true)]
+    pub slurm_options: Option<String>,
     #[command(flatten)]
     pub shown: Shown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    Local,
+    Slurm,
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,7 @@ use crate::join::{self, Joined, Options};
 use crate::passes;
 use crate::plan::{Plan, Request, Way};
 use crate::progress::{Progress, Style, clock};
+use crate::slurm::Tasks;
 use indicatif::HumanBytes;
 use serde::Serialize;
 use std::fmt;
@@ -29,6 +30,19 @@ pub struct Export {
     pub style: Style,
     /// This program, which each job runs.
     pub program: PathBuf,
+    pub engine: Engine,
+}
+
+/// What runs the jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Engine {
+    /// This machine.
+    Local,
+    /// The machines of Slurm.
+    Slurm {
+        /// More options of `sbatch`.
+        options: Vec<String>,
+    },
 }
 
 /// What was done. Times are in seconds.
@@ -224,7 +238,11 @@ impl Export {
         let (done, waiting): (Vec<usize>, Vec<usize>) =
             (0..made.len()).partition(|&index| made[index].is_some());
         let bytes = made.iter().flatten().sum();
-        let progress = Progress::new(plan, &waiting, bytes, self.style);
+        let places = match self.engine {
+            Engine::Local => plan.places(waiting.len()),
+            Engine::Slurm { .. } => waiting.len(),
+        };
+        let progress = Progress::new(plan, &waiting, places, bytes, self.style);
         if plan.passes.is_some() {
             progress.begin(match step {
                 Step::FirstPass => "first pass",
@@ -238,16 +256,30 @@ impl Export {
                 plan.chunks.len()
             ));
         }
-        let jobs = Jobs {
-            plan,
-            folder: &self.folder,
-            step,
-            program: &self.program,
-            silence: SILENCE,
-            stops,
-            told: &|event| progress.see(event),
+        let (folder, program) = (&self.folder, self.program.as_path());
+        let told = &|event| progress.see(event);
+        let ended = match &self.engine {
+            Engine::Local => Jobs {
+                plan,
+                folder,
+                step,
+                program,
+                silence: SILENCE,
+                stops,
+                told,
+            }
+            .run(waiting),
+            Engine::Slurm { options } => Tasks {
+                plan,
+                folder,
+                step,
+                program,
+                options,
+                stops,
+                told,
+            }
+            .run(&waiting),
         };
-        let ended = jobs.run(waiting);
         progress.end();
         ended.map_err(|failure| self.resumable(failure))?;
         Ok((progress.busy(), since.elapsed().as_secs_f64()))
@@ -380,7 +412,7 @@ impl Whole {
             from: 0.0,
             to: 0.0,
         }];
-        let progress = Progress::new(&alone, &[0], 0, style);
+        let progress = Progress::new(&alone, &[0], 1, 0, style);
         progress.see(crate::jobs::Event::Begun { place: 0, index: 0 });
         Self(progress)
     }

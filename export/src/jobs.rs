@@ -60,6 +60,20 @@ pub enum Step {
     Packets,
 }
 
+impl Step {
+    /// Bytes of what is made of a chunk, if that is done.
+    pub(crate) fn made(self, plan: &Plan, folder: &Folder, index: usize) -> Option<u64> {
+        match self {
+            Self::FirstPass => folder.first_pass(plan, index).map(|_| 0),
+            Self::Packets => {
+                let rates = folder.rates(plan);
+                let record = folder.read(plan, rates.as_ref(), index);
+                record.map(|record| record.bytes)
+            }
+        }
+    }
+}
+
 /// How jobs are run.
 pub struct Jobs<'a> {
     pub plan: &'a Plan,
@@ -118,7 +132,7 @@ impl Jobs<'_> {
         for attempt in 1..=MOST_ATTEMPTS {
             (self.told)(Event::Begun { place, index });
             let ended = self.attempt(place, index, failed)?;
-            match (ended, self.made(index)) {
+            match (ended, self.step.made(self.plan, self.folder, index)) {
                 (Ok(()), Some(bytes)) => {
                     (self.told)(Event::Done {
                         place,
@@ -142,29 +156,7 @@ impl Jobs<'_> {
                 break;
             }
         }
-        Err(Failure {
-            text: format!(
-                "chunk {index} (frames {} to {}, {:.3} to {:.3} s) can't be encoded: {}",
-                chunk.own[0],
-                chunk.own[1] - 1,
-                chunk.from,
-                chunk.to,
-                last.text
-            ),
-            ..last.clone()
-        })
-    }
-
-    /// Bytes of what is made of a chunk, if that is done.
-    fn made(&self, index: usize) -> Option<u64> {
-        match self.step {
-            Step::FirstPass => self.folder.first_pass(self.plan, index).map(|_| 0),
-            Step::Packets => {
-                let rates = self.folder.rates(self.plan);
-                let record = self.folder.read(self.plan, rates.as_ref(), index);
-                record.map(|record| record.bytes)
-            }
-        }
+        Err(chunk.cannot_be_encoded(&last))
     }
 
     /// One process, to its end. The outer error: all ends.
@@ -205,11 +197,11 @@ impl Jobs<'_> {
                         return Err(failure);
                     }
                     if silent_since.elapsed() > self.silence {
-                        let words = job.last_words();
-                        return Ok(Err(Failure::failed(format!(
-                            "it said nothing for {} s and was ended{words}",
+                        let how = format!(
+                            "said nothing for {} s and was ended",
                             self.silence.as_secs_f64()
-                        ))));
+                        );
+                        return Ok(Err(failed_with(None, &how, &job.last_words())));
                     }
                 }
             }
@@ -218,7 +210,7 @@ impl Jobs<'_> {
     }
 }
 
-fn interrupted() -> Failure {
+pub(crate) fn interrupted() -> Failure {
     Failure::again("interrupted")
 }
 
@@ -269,10 +261,7 @@ impl Job {
         let _ = self.child.kill();
         let words = self.words.take().and_then(|words| words.join().ok());
         let words = words.unwrap_or_default();
-        match words.is_empty() {
-            true => String::new(),
-            false => format!(": {}", words.join("\n    ")),
-        }
+        words.join("\n    ")
     }
 
     fn end(&mut self) -> Result<(), Failure> {
@@ -281,23 +270,29 @@ impl Job {
         if status.success() {
             return Ok(());
         }
-        let code = match status.code() {
-            Some(2) => Code::Usage,
-            Some(65) => Code::Source,
-            Some(75) => Code::Again,
-            Some(78) => Code::Cannot,
-            _ => Code::Failed,
-        };
         let words = self.last_words();
-        // Its own words say enough, where it could say any.
-        let text = match (status.code(), words.strip_prefix(": vtexport: ")) {
-            (Some(_), Some(words)) => words.to_string(),
-            _ => format!("its process {}{words}", ended_with(status)),
-        };
-        Err(Failure {
-            code,
-            ..Failure::failed(text)
-        })
+        Err(failed_with(status.code(), &ended_with(status), &words))
+    }
+}
+
+/// Why a process failed that ended with this code, or otherwise. `words`: what it said last.
+pub(crate) fn failed_with(code: Option<i32>, how: &str, words: &str) -> Failure {
+    let class = match code {
+        Some(2) => Code::Usage,
+        Some(65) => Code::Source,
+        Some(75) => Code::Again,
+        Some(78) => Code::Cannot,
+        _ => Code::Failed,
+    };
+    // Its own words say enough, where it could say any.
+    let text = match (code, words.strip_prefix("vtexport: ")) {
+        (Some(_), Some(words)) => words.to_string(),
+        _ if words.is_empty() => format!("its process {how}"),
+        _ => format!("its process {how}: {words}"),
+    };
+    Failure {
+        code: class,
+        ..Failure::failed(text)
     }
 }
 

@@ -26,6 +26,7 @@
 //! | [`subtitles`] | text with markup as plain text |
 //! | [`fitting`] | an output that may be no larger than a size |
 //! | [`jobs`] | a process for each chunk |
+//! | [`slurm`] | a task of Slurm for each chunk |
 //! | [`export`] | all of that for one command |
 //! | [`progress`] | what is told of it meanwhile |
 //! | [`formats`] | types of files that can be written, and encoders for them |
@@ -53,6 +54,7 @@ pub mod progress;
 pub mod range;
 pub mod scan;
 pub mod scenes;
+pub mod slurm;
 pub mod source;
 pub mod statistics;
 pub mod streams;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use vtexport::chunk::{self, Made};
-use vtexport::export::{Export, checked_output};
+use vtexport::export::{Engine, Export, checked_output};
 use vtexport::failure::{Code, Failure};
 use vtexport::folder::Folder;
 use vtexport::formats::{self, FileType, formats};
@@ -202,6 +202,7 @@ fn options(sound: &arguments::Sound, keep_partial: bool) -> Options {
 }
 
 fn export(exporting: Exporting) -> Result<(), Failure> {
+    let engine = engine(&exporting);
     let output = exporting.output.ok_or_else(|| {
         Failure::usage("where is it to be written? `-o film.mp4` says so; --help tells more")
     })?;
@@ -224,6 +225,7 @@ fn export(exporting: Exporting) -> Result<(), Failure> {
         overwrite: exporting.overwrite,
         folder,
         style,
+        engine,
         program: program.map_err(|error| Failure::failed(error.to_string()))?,
     };
     let stops = stops()?;
@@ -239,6 +241,19 @@ fn export(exporting: Exporting) -> Result<(), Failure> {
              --allow-truncated that isn't an error"
         ))),
         _ => Ok(()),
+    }
+}
+
+fn engine(exporting: &Exporting) -> Engine {
+    if exporting.engine == arguments::Engine::Local {
+        return Engine::Local;
+    }
+    let partition = exporting.partition.iter();
+    let partition = partition.map(|name| format!("--partition={name}"));
+    let more = exporting.slurm_options.iter();
+    let more = more.flat_map(|options| options.split_whitespace().map(String::from));
+    Engine::Slurm {
+        options: partition.chain(more).collect(),
     }
 }
 

@@ -518,6 +518,22 @@ impl Plan {
 }
 
 impl Chunk {
+    /// That all attempts failed, the last one so.
+    pub(crate) fn cannot_be_encoded(&self, last: &Failure) -> Failure {
+        Failure {
+            text: format!(
+                "chunk {} (frames {} to {}, {:.3} to {:.3} s) can't be encoded: {}",
+                self.index,
+                self.own[0],
+                self.own[1] - 1,
+                self.from,
+                self.to,
+                last.text
+            ),
+            ..last.clone()
+        }
+    }
+
     /// The frames that its encoder is fed.
     pub fn fed(&self) -> Range<u64> {
         self.own[0] - self.lead..self.own[1] + self.trail

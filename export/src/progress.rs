@@ -17,6 +17,9 @@ const BARS: Duration = Duration::from_millis(100);
 const JSON: Duration = Duration::from_secs(1);
 const LINES: Duration = Duration::from_secs(5);
 
+/// So many jobs have bars.
+const MOST_BARS: usize = 16;
+
 /// How it is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
@@ -153,8 +156,14 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// For these chunks of a plan, the others being done with so many bytes.
-    pub fn new(plan: &Plan, waiting: &[usize], bytes_done: u64, style: Style) -> Self {
+    /// For these chunks of a plan in so many places, the others being done with so many bytes.
+    pub fn new(
+        plan: &Plan,
+        waiting: &[usize],
+        places: usize,
+        bytes_done: u64,
+        style: Style,
+    ) -> Self {
         let sizes = plan.chunks.iter().map(|chunk| {
             let fed = chunk.fed();
             (fed.end - fed.start, chunk.frames())
@@ -162,7 +171,6 @@ impl Progress {
         let sizes: Vec<_> = sizes.collect();
         let is_done = |index: &usize| !waiting.contains(index);
         let done = (0..sizes.len()).filter(is_done);
-        let places = plan.places(waiting.len());
         let now = Instant::now();
         let own_before = done.clone().map(|index| sizes[index].1).sum();
         let state = State {
@@ -332,7 +340,7 @@ fn bars(frames: u64, places: usize) -> Display {
     whole.set_style(style(
         "{prefix}{percent:>3} % {bar:40} {pos}/{len} frames  {msg}",
     ));
-    let jobs = (0..places).map(|_| {
+    let jobs = (0..places.min(MOST_BARS)).map(|_| {
         let bar = all.add(ProgressBar::new(1));
         bar.set_style(style("      {bar:40.dim} {msg}"));
         bar

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Tasks of Slurm, for which stand scripts here that take its commands' options and run each task as a process of this machine.
+#![cfg(unix)]
+
+mod common;
+
+use common::command::{made_of, names, packets, vtexport};
+use common::{X264, made};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+const FAST: &str = "x264enc speed-preset=ultrafast pass=quant vbv-buf-capacity=0";
+
+const SBATCH: &str = r#"#!/bin/sh
+for option; do
+    case $option in
+    --array=*) array=${option#--array=} ;;
+    --job-name=*) name=${option#--job-name=} ;;
+    --partition=nosuch) echo "sbatch: error: invalid partition specified: nosuch" >&2 && exit 1 ;;
+    esac
+done
+cat >"$SLURM/$$.sh"
+echo "$@" >>"$SLURM/submitted"
+for number in $(echo "$array" | tr , ' '); do
+    script=$SLURM/$$.sh
+    # What befalls a task, once.
+    if mv "$SLURM/befalls-$number" "$SLURM/$$-$number.sh" 2>/dev/null; then script=$SLURM/$$-$number.sh; fi
+    echo "$name $number RUNNING" >"$SLURM/queued-$$-$number"
+    (
+        SLURM_ARRAY_TASK_ID=$number sh "$script"
+        rm -f "$SLURM/queued-$$-$number"
+    ) >/dev/null 2>&1 </dev/null &
+done
+"#;
+
+const SQUEUE: &str = r#"#!/bin/sh
+cat "$SLURM"/queued-* 2>/dev/null
+exit 0
+"#;
+
+const SCANCEL: &str = r#"#!/bin/sh
+echo "$@" >>"$SLURM/cancelled"
+rm -f "$SLURM"/queued-*
+"#;
+
+/// A folder with the commands, which note there what they do.
+fn slurm(dir: &Path) -> PathBuf {
+    let slurm = dir.join("slurm");
+    std::fs::create_dir(&slurm).unwrap();
+    for (name, script) in [("sbatch", SBATCH), ("squeue", SQUEUE), ("scancel", SCANCEL)] {
+        let path = slurm.join(name);
+        std::fs::write(&path, script).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    slurm
+}
+
+fn command(dir: &Path, slurm: &Path, arguments: &[&str]) -> Command {
+    let path = std::env::var("PATH").unwrap();
+    let mut command = vtexport(dir, arguments);
+    command
+        .env("PATH", format!("{}:{path}", slurm.display()))
+        .env("SLURM", slurm);
+    command
+}
+
+fn run(dir: &Path, slurm: &Path, film: &Path, more: &[&str]) -> Output {
+    let film = film.to_str().unwrap();
+    let arguments = [film, "-o", "a.mp4", "--engine", "slurm", "--video", FAST];
+    let length = ["--chunk-frames", "20", "--threads", "1"];
+    command(dir, slurm, &[&arguments[..], &length, more].concat())
+        .output()
+        .unwrap()
+}
+
+fn said(slurm: &Path, what: &str) -> String {
+    std::fs::read_to_string(slurm.join(what)).unwrap_or_default()
+}
+
+#[test]
+fn the_picture_is_that_of_one_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    gst::init().unwrap();
+    let film = made(dir, "film.mp4", 100, &format!("{X264} ! mp4mux"));
+    let length = ["--chunk-frames", "20", "--threads", "1", "--video", FAST];
+    let expected = packets(&made_of(dir, &film, "expected.mp4", &length), "v");
+    let slurm = slurm(dir);
+    // Nobody knows why the one fails, and the other says that another time it may be better.
+    std::fs::write(slurm.join("befalls-1"), "exit 1").unwrap();
+    let again = format!(
+        "cd {}/a.mp4.vtexport/slurm; echo vtexport: no space >3.err; echo 75 >3.code",
+        dir.display()
+    );
+    std::fs::write(slurm.join("befalls-3"), again).unwrap();
+    let more = [
+        "--partition",
+        "fast",
+        "--slurm-options",
+        "--mem=1G --time=5",
+    ];
+    let output = run(dir, &slurm, &film, &more);
+    assert!(output.status.success(), "{output:?}");
+    assert!(packets(&dir.join("a.mp4"), "v") == expected);
+    let submitted = said(&slurm, "submitted");
+    let submitted: Vec<&str> = submitted.lines().collect();
+    assert!((2..=3).contains(&submitted.len()), "{submitted:?}");
+    for part in [
+        "--array=0,1,2,3,4 ",
+        "--cpus-per-task=1",
+        "--requeue",
+        "--partition=fast --mem=1G --time=5",
+    ] {
+        assert!(submitted[0].contains(part), "{part}: {submitted:?}");
+    }
+    assert!(
+        submitted[1..].iter().all(|it| !it.contains("--array=0")),
+        "{submitted:?}"
+    );
+    assert!(!dir.join("a.mp4.vtexport").exists());
+}
+
+#[test]
+fn what_fails_for_good_ends_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    gst::init().unwrap();
+    let film = made(dir, "film.mp4", 60, &format!("{X264} ! mp4mux"));
+    let slurm = slurm(dir);
+    let other = format!(
+        "cd {}/a.mp4.vtexport/slurm; echo vtexport: another encoder is here >1.err; echo 78 >1.code",
+        dir.display()
+    );
+    std::fs::write(slurm.join("befalls-1"), other).unwrap();
+    let output = run(dir, &slurm, &film, &[]);
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78), "{words}");
+    assert!(words.contains("chunk 1 (frames 20 to 39"), "{words}");
+    assert!(words.contains("another encoder is here"), "{words}");
+    assert!(said(&slurm, "cancelled").contains("--name=vtexport-"));
+
+    let output = run(dir, &slurm, &film, &["--partition", "nosuch"]);
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{words}");
+    assert!(words.contains("invalid partition"), "{words}");
+
+    std::fs::remove_file(slurm.join("sbatch")).unwrap();
+    let mut without = command(dir, &slurm, &[]);
+    without
+        .env("PATH", &slurm)
+        .args([film.to_str().unwrap(), "-o", "a.mp4"]);
+    without.args(["--engine", "slurm", "--chunk-frames", "20", "--video", FAST]);
+    let output = without.output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78), "{words}");
+    assert!(words.contains("needs Slurm's commands"), "{words}");
+    assert_eq!(names(dir), ["film.mp4", "slurm"]);
+}
+
+#[test]
+fn ctrl_c_cancels_what_is_queued_and_leaves_what_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    gst::init().unwrap();
+    let film = made(dir, "film.mp4", 60, &format!("{X264} ! mp4mux"));
+    let slurm = slurm(dir);
+    std::fs::write(slurm.join("befalls-2"), "sleep 1000").unwrap();
+    let arguments = [
+        film.to_str().unwrap(),
+        "-o",
+        "a.mp4",
+        "--engine",
+        "slurm",
+        "--video",
+        FAST,
+    ];
+    let length = ["--chunk-frames", "20", "--threads", "1"];
+    let mut command = command(dir, &slurm, &[&arguments[..], &length].concat());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let records = dir.join("a.mp4.vtexport/records");
+    let done = || std::fs::read_dir(&records).map_or(0, Iterator::count);
+    while done() < 2 {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let id = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = child.wait_with_output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(75), "{words}");
+    assert!(words.contains("the same command goes on"), "{words}");
+    assert!(said(&slurm, "cancelled").contains("--name=vtexport-"));
+    assert_eq!(done(), 2);
+    let _ = Command::new("pkill")
+        .args(["-f", &format!("{}/.*-2.sh", slurm.display())])
+        .status();
+    // The rest is done here.
+    let quick = [&arguments[..3], &["--quiet", "--video", FAST], &length].concat();
+    let ended = vtexport(dir, &quick).status().unwrap();
+    assert!(ended.success());
+    assert_eq!(packets(&dir.join("a.mp4"), "v").len(), 60);
+}
