@@ -3,6 +3,7 @@
 //! Frames into a pipeline, no more at once than are needed, and what it says of itself.
 
 use crate::failure::Failure;
+use crate::range::few;
 use gst::prelude::*;
 use gst_app::{AppSrc, AppStreamType};
 
@@ -90,7 +91,7 @@ impl Feed {
         let most = if frame.size() == 0 {
             WAITING_STAND_INS
         } else {
-            WAITING
+            few(frame.size(), WAITING)
         };
         while self.src.current_level_buffers() >= most {
             let message = self

@@ -19,7 +19,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(50);
 
 /// Pictures that wait to be taken: enough for a decoder not to wait, and little memory.
-const WAITING: u32 = 4;
+const WAITING: u64 = 4;
+
+/// Bytes of them.
+const LITTLE: u64 = 8 << 20;
+
+/// How many of such a size wait at most.
+pub(crate) fn few(bytes: usize, most: u64) -> u64 {
+    (LITTLE / (bytes as u64).max(1)).clamp(1, most)
+}
 
 /// Where decoding begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,7 +233,7 @@ impl Decoder {
         decode.set_property_from_str("caps", "video/x-raw(ANY)");
         let sink = gst_app::AppSink::builder()
             .sync(false)
-            .max_buffers(WAITING)
+            .max_buffers(1)
             .build();
         pipeline
             .add_many([&file, &decode, sink.upcast_ref()])
@@ -306,6 +314,8 @@ impl Decoder {
     fn next(&self) -> Result<Option<gst::Sample>, RangeError> {
         loop {
             if let Some(sample) = self.sink.try_pull_sample(TICK) {
+                let bytes = sample.buffer().map_or(0, gst::BufferRef::size);
+                self.sink.set_max_buffers(few(bytes, WAITING) as u32);
                 return Ok(Some(sample));
             }
             let error = self.bus.pop_filtered(&[gst::MessageType::Error]);

@@ -176,8 +176,8 @@ pub struct Settings {
     pub given: Option<Given>,
 }
 
-/// Frames that are held at once where each goes as soon as it was fed: as many as a decoder makes at a time, and none is waited for.
-const FRAMES_AHEAD: u64 = 8;
+/// Frames that are held at once where each goes as soon as it was fed, so that nobody waits for a frame that is on its way; whoever sends them may have more.
+const FRAMES_AHEAD: u64 = 3;
 
 pub struct Engine<M: Media> {
     pub settings: Settings,
