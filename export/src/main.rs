@@ -202,7 +202,7 @@ fn options(sound: &arguments::Sound, keep_partial: bool) -> Options {
 }
 
 fn export(exporting: Exporting) -> Result<(), Failure> {
-    let engine = engine(&exporting);
+    let engine = engine(&exporting)?;
     let output = exporting.output.ok_or_else(|| {
         Failure::usage("where is it to be written? `-o film.mp4` says so; --help tells more")
     })?;
@@ -244,17 +244,23 @@ fn export(exporting: Exporting) -> Result<(), Failure> {
     }
 }
 
-fn engine(exporting: &Exporting) -> Engine {
+fn engine(exporting: &Exporting) -> Result<Engine, Failure> {
     if exporting.engine == arguments::Engine::Local {
-        return Engine::Local;
+        let is_for_slurm = exporting.partition.is_some() || exporting.slurm_options.is_some();
+        return match is_for_slurm {
+            true => Err(Failure::usage(
+                "--partition and --slurm-options are for --engine slurm",
+            )),
+            false => Ok(Engine::Local),
+        };
     }
     let partition = exporting.partition.iter();
     let partition = partition.map(|name| format!("--partition={name}"));
     let more = exporting.slurm_options.iter();
     let more = more.flat_map(|options| options.split_whitespace().map(String::from));
-    Engine::Slurm {
+    Ok(Engine::Slurm {
         options: partition.chain(more).collect(),
-    }
+    })
 }
 
 /// Set by Ctrl-C. The second one ends at once.

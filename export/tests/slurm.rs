@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::command::{made_of, names, packets, vtexport};
+use common::command::{fails, made_of, names, packets, vtexport};
 use common::{X264, made};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -146,6 +146,13 @@ fn what_fails_for_good_ends_all() {
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{words}");
     assert!(words.contains("invalid partition"), "{words}");
+
+    let local = fails(
+        dir,
+        &[film.to_str().unwrap(), "-o", "a.mp4", "--partition", "fast"],
+        2,
+    );
+    assert!(local.contains("are for --engine slurm"), "{local}");
 
     std::fs::remove_file(slurm.join("sbatch")).unwrap();
     let mut without = command(dir, &slurm, &[]);
