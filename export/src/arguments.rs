@@ -170,7 +170,7 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Plans an export: which frames each chunk has. Nothing is decoded but the first frame.
+    /// Plans an export: which frames each chunk has. Nothing is decoded but the first frame, unless --scene-cuts asks for it.
     Plan {
         #[command(flatten)]
         encode: Encode,
