@@ -6,7 +6,7 @@ use crate::element::Encoding;
 use crate::failure::Failure;
 use crate::folder::{Folder, Rates, Record};
 use crate::passes;
-use crate::plan::{Chunk, Plan};
+use crate::plan::{Chunk, Plan, video_info};
 use crate::range::{self, Start, Step};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -136,8 +136,7 @@ fn make(
 ) -> Result<Record, Failure> {
     let since = Instant::now();
     let caps = plan.caps()?;
-    let info = gst_video::VideoInfo::from_caps(&caps)
-        .map_err(|_| Failure::cannot(format!("frames like these can't be looked at: {caps}")))?;
+    let info = video_info(&caps)?;
     let index = chunk.index;
     let own = chunk.own[0]..chunk.own[1];
     let mut work: Option<Work> = None;

@@ -224,17 +224,10 @@ impl Export {
     /// Makes what isn't there, and says how many seconds jobs and the wall clock took for it.
     fn step(&self, plan: &Plan, step: Step, stops: &AtomicBool) -> Result<(f64, f64), Failure> {
         let since = Instant::now();
-        let made: Vec<Option<u64>> = match step {
-            Step::FirstPass => (0..plan.chunks.len())
-                .map(|index| self.folder.first_pass(plan, index).map(|_| 0))
-                .collect(),
-            Step::Packets => {
-                let records = self.folder.read_all(plan).into_iter();
-                records
-                    .map(|record| record.map(|record| record.bytes))
-                    .collect()
-            }
-        };
+        let rates = self.folder.rates(plan);
+        let all = 0..plan.chunks.len();
+        let made = all.map(|index| step.made(plan, &self.folder, rates.as_ref(), index));
+        let made: Vec<Option<u64>> = made.collect();
         let (done, waiting): (Vec<usize>, Vec<usize>) =
             (0..made.len()).partition(|&index| made[index].is_some());
         let bytes = made.iter().flatten().sum();

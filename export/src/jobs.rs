@@ -6,7 +6,7 @@
 
 use crate::chunk::Made;
 use crate::failure::{Code, Failure};
-use crate::folder::Folder;
+use crate::folder::{Folder, Rates};
 use crate::plan::Plan;
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
@@ -61,15 +61,17 @@ pub enum Step {
 }
 
 impl Step {
-    /// Bytes of what is made of a chunk, if that is done.
-    pub(crate) fn made(self, plan: &Plan, folder: &Folder, index: usize) -> Option<u64> {
+    /// Bytes of what is made of a chunk, if that is done. `rates`: of the second pass.
+    pub(crate) fn made(
+        self,
+        plan: &Plan,
+        folder: &Folder,
+        rates: Option<&Rates>,
+        index: usize,
+    ) -> Option<u64> {
         match self {
             Self::FirstPass => folder.first_pass(plan, index).map(|_| 0),
-            Self::Packets => {
-                let rates = folder.rates(plan);
-                let record = folder.read(plan, rates.as_ref(), index);
-                record.map(|record| record.bytes)
-            }
+            Self::Packets => folder.read(plan, rates, index).map(|record| record.bytes),
         }
     }
 }
@@ -132,7 +134,11 @@ impl Jobs<'_> {
         for attempt in 1..=MOST_ATTEMPTS {
             (self.told)(Event::Begun { place, index });
             let ended = self.attempt(place, index, failed)?;
-            match (ended, self.step.made(self.plan, self.folder, index)) {
+            let rates = self.folder.rates(self.plan);
+            let made = self
+                .step
+                .made(self.plan, self.folder, rates.as_ref(), index);
+            match (ended, made) {
                 (Ok(()), Some(bytes)) => {
                     (self.told)(Event::Done {
                         place,

@@ -33,6 +33,11 @@ const BEYOND_LEAST: f64 = 2_000.0;
 
 /// How the bits of the picture are spread over the chunks, all of whose first passes are made.
 pub fn spread(plan: &Plan, folder: &Folder, bits: u64) -> Result<Rates, Failure> {
+    let found = plan.chunks.iter().map(|chunk| {
+        let found = folder.first_pass(plan, chunk.index);
+        found.ok_or_else(|| not_made(folder, chunk.index))
+    });
+    let found = found.collect::<Result<Vec<FirstPass>, Failure>>()?;
     let film = read(plan, folder)?;
     let level = film.level(bits as f64);
     let seconds = |chunk: &Chunk| {
@@ -46,20 +51,16 @@ pub fn spread(plan: &Plan, folder: &Folder, bits: u64) -> Result<Rates, Failure>
     let least = per_second(&film.least());
     let least: Vec<u64> = least.iter().map(|it| (it + BEYOND_LEAST) as u64).collect();
     let wanted = per_second(&film.fed(level));
-    let passes = wanted.iter().zip(&least).enumerate();
-    let passes = passes.map(|(index, (wanted, least))| {
-        let found = folder.first_pass(plan, index);
-        let found = found.ok_or_else(|| not_made(folder, index))?;
-        Ok(Pass {
-            bitrate: (*wanted as u64).max(*least),
-            digest: found.digest,
-            level: found.level,
-        })
+    let passes = wanted.iter().zip(&least).zip(found);
+    let passes = passes.map(|((wanted, least), found)| Pass {
+        bitrate: (*wanted as u64).max(*least),
+        digest: found.digest,
+        level: found.level,
     });
     let own = film.own(level);
     Ok(Rates {
         plan: plan.id.clone(),
-        passes: passes.collect::<Result<_, Failure>>()?,
+        passes: passes.collect(),
         least,
         expected: own.iter().map(|bits| (bits / 8.0) as u64).collect(),
     })
@@ -110,13 +111,6 @@ pub fn rates(plan: &Plan, folder: &Folder) -> Result<Option<Rates>, Failure> {
     };
     if let Some(rates) = folder.rates(plan) {
         return Ok(Some(rates));
-    }
-    let all = 0..plan.chunks.len();
-    if let Some(missing) = all
-        .into_iter()
-        .find(|&it| folder.first_pass(plan, it).is_none())
-    {
-        return Err(not_made(folder, missing));
     }
     // (Where a size is the limit, who knows what else is in the file has written them.)
     let bitrate = allowed(plan, passes.bitrate);

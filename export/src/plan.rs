@@ -232,7 +232,7 @@ impl Plan {
         }
         let changes = match &trouble {
             None if plan.request.scene_cuts => {
-                let info = VideoInfo::from_caps(caps).map_err(|_| unknown_frames(caps))?;
+                let info = video_info(caps)?;
                 let (path, stream) = (&plan.source.path, plan.request.stream);
                 scenes::changes(path, stream, &scan, &info, plan.first..plan.end, stops)?
             }
@@ -550,13 +550,14 @@ impl Request {
     }
 }
 
-fn unknown_frames(caps: &gst::CapsRef) -> Failure {
-    Failure::cannot(format!("frames like these can't be looked at: {caps}"))
+pub(crate) fn video_info(caps: &gst::CapsRef) -> Result<VideoInfo, Failure> {
+    VideoInfo::from_caps(caps)
+        .map_err(|_| Failure::cannot(format!("frames like these can't be looked at: {caps}")))
 }
 
 /// The encoder that was asked for, which may be a preset's.
 fn named(request: &Request, caps: &gst::CapsRef) -> Result<String, Failure> {
-    let info = VideoInfo::from_caps(caps).map_err(|_| unknown_frames(caps))?;
+    let info = video_info(caps)?;
     let preset = presets::encoder(&request.encoder, &info, request.has_two_passes());
     Ok(preset.unwrap_or_else(|| request.encoder.clone()))
 }

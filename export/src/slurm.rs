@@ -11,7 +11,7 @@
 
 use crate::chunk::Made;
 use crate::failure::{Code, Failure};
-use crate::folder::Folder;
+use crate::folder::{Folder, Rates};
 use crate::jobs::{Event, MOST_ATTEMPTS, Step, failed_with, interrupted};
 use crate::plan::Plan;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -132,6 +132,7 @@ impl Tasks<'_> {
             })
             .collect();
         self.submit(&queued, &logs, chunks)?;
+        let rates = self.folder.rates(self.plan);
         let mut asked = Instant::now();
         while !tasks.is_empty() {
             if self.stops.load(Ordering::SeqCst) {
@@ -147,7 +148,7 @@ impl Tasks<'_> {
             let mut again = Vec::new();
             let mut left = Vec::new();
             for mut task in tasks {
-                match self.look(&mut task, states.as_deref(), &logs)? {
+                match self.look(&mut task, rates.as_ref(), states.as_deref(), &logs)? {
                     Seen::Done => continue,
                     Seen::Goes => (),
                     Seen::Failed => again.push(task.index),
@@ -229,11 +230,12 @@ impl Tasks<'_> {
     fn look(
         &self,
         task: &mut Task,
+        rates: Option<&Rates>,
         queued: Option<&[(usize, bool)]>,
         logs: &Path,
     ) -> Result<Seen, Failure> {
         let (index, place) = (task.index, task.place);
-        if let Some(bytes) = self.step.made(self.plan, self.folder, index) {
+        if let Some(bytes) = self.step.made(self.plan, self.folder, rates, index) {
             if !task.is_begun {
                 (self.told)(Event::Begun { place, index });
             }
