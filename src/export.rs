@@ -25,7 +25,7 @@ use glib::subclass::prelude::*;
 
 pub use crate::cache::FrameDigest as Digest;
 pub use crate::encoder::passes::{
-    Prepared, Statistics, first as first_pass, prepared as two_passes,
+    Prepared, Statistics, first as first_pass, keeps_average_bitrate, prepared as two_passes,
 };
 pub use crate::logic::given;
 

@@ -51,16 +51,29 @@ pub struct Exporting {
     /// Where chunks are kept until the output is whole: by default in a directory beside the output, of its name with .vtexport.
     #[arg(long, value_name = "DIRECTORY")]
     pub temporary_directory: Option<PathBuf>,
-    /// What runs the jobs: this machine, or all that Slurm has, on each of which this program, the source and the directory of the chunks are at the same
-    /// place.
+    /// What runs the jobs: this machine, all that Slurm has, or the workers of Dask. Each has to see the source and the directory of the chunks.
     #[arg(long, value_enum, default_value_t = Engine::Local)]
     pub engine: Engine,
+    /// The address of Dask's scheduler: tls://HOST:8786. Certificates are those of Dask's own configuration.
+    #[arg(long, value_name = "ADDRESS")]
+    pub scheduler: Option<String>,
     /// The partition of Slurm's machines.
     #[arg(long, value_name = "NAME")]
     pub partition: Option<String>,
     /// More options of sbatch, with blanks between them: "--mem=4G --time=1:00:00".
     #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true)]
     pub slurm_options: Option<String>,
+    /// A directory that all machines see, each perhaps at another place: tasks find the plan and its chunks from there. A machine that has it
+    /// elsewhere says where in VTEXPORT_WORK_ROOT. Not for --engine local.
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        env = "VTEXPORT_WORK_ROOT",
+        hide_env = true
+    )]
+    pub work_root: Option<PathBuf>,
+    #[command(flatten)]
+    pub place: Place,
     #[command(flatten)]
     pub shown: Shown,
 }
@@ -69,6 +82,7 @@ pub struct Exporting {
 pub enum Engine {
     Local,
     Slurm,
+    Dask,
 }
 
 #[derive(Debug, Args)]
@@ -135,17 +149,15 @@ pub struct Sound {
 
 #[derive(Debug, Args)]
 pub struct Place {
-    /// A directory that all machines see, each perhaps at another place: the plan has the source's path from there. By default what
-    /// VTEXPORT_SOURCE_ROOT says.
-    #[arg(long, value_name = "DIRECTORY")]
+    /// A directory that all machines see, each perhaps at another place: the plan has the source's path from there. A machine that has it
+    /// elsewhere says where in VTEXPORT_SOURCE_ROOT. Not for --engine local.
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        env = "VTEXPORT_SOURCE_ROOT",
+        hide_env = true
+    )]
     pub source_root: Option<PathBuf>,
-}
-
-impl Place {
-    pub fn root(self) -> Option<PathBuf> {
-        let said = || std::env::var_os("VTEXPORT_SOURCE_ROOT").map(PathBuf::from);
-        self.source_root.or_else(said)
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -225,6 +237,14 @@ pub enum Command {
         /// Print it as JSON, for programs.
         #[arg(long)]
         json: bool,
+    },
+    /// Prints what a worker of Dask offers to get tasks for encoders that it has: `dask worker tls://HOST:8786 --resources "$(vtexport tag)"`.
+    Tag {
+        /// Encoders, by their names; by default all of them.
+        encoders: Vec<String>,
+        /// Tasks that it runs at the same time.
+        #[arg(long, default_value_t = 1, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+        jobs: u32,
     },
     /// Prints what a shell completes.
     Completions {

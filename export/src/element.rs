@@ -111,6 +111,19 @@ pub fn fingerprint(encoder: &str) -> Result<Vec<String>, Failure> {
     Ok(all)
 }
 
+/// What a machine offers that has this encoder, as a name: of the versions, and of the encoder's own file. (Each task compares all of the
+/// [`fingerprint`].)
+pub fn tag(encoder: &str) -> Result<String, Failure> {
+    let factories = parsed(encoder)?;
+    let factories = factories.iterate_elements().into_iter().flatten();
+    let mut factories = factories.filter_map(|element| element.factory());
+    let encoder = factories.find(|it| it.has_type(gst::ElementFactoryType::VIDEO_ENCODER));
+    let encoder = encoder.ok_or_else(|| Failure::usage("that is no video encoder"))?;
+    let name = encoder.name();
+    let all = digest::of_bytes(fingerprint(&name)?.join("\n").as_bytes());
+    Ok(format!("vtexport-{name}-{}", all.get(..8).unwrap_or(&all)))
+}
+
 /// The plan that the element makes. `Ok(Err)`: one encoder has to encode all, for this reason.
 /// `changes`: how its frames differ, where its chunks are to end at cuts.
 pub fn plan(

@@ -3,22 +3,26 @@
 //! A file becomes another: planned, encoded by jobs, joined. What an earlier run of the same command has done is taken over.
 
 use crate::chunk::Made;
+use crate::dask::Dask;
+use crate::element;
 use crate::failure::{Code, Failure};
 use crate::fitting::{Change, Fitting};
 use crate::folder::{Folder, Record, beside};
 use crate::formats::{self, FileType};
-use crate::jobs::{Jobs, SILENCE, Step};
+use crate::jobs::{Event, Jobs, SILENCE, Step};
 use crate::join::{self, Joined, Options};
+use crate::machines::{Machines, Roots, Scheduler, Work};
 use crate::passes;
 use crate::plan::{Plan, Request, Way};
 use crate::progress::{Progress, Style, clock};
-use crate::slurm::Tasks;
+use crate::slurm::Slurm;
 use indicatif::HumanBytes;
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use vtparallelenc::export::keeps_average_bitrate;
 
 /// What one command exports.
 pub struct Export {
@@ -31,6 +35,7 @@ pub struct Export {
     /// This program, which each job runs.
     pub program: PathBuf,
     pub engine: Engine,
+    pub roots: Roots,
 }
 
 /// What runs the jobs.
@@ -43,6 +48,21 @@ pub enum Engine {
         /// More options of `sbatch`.
         options: Vec<String>,
     },
+    /// The workers of Dask.
+    Dask {
+        /// The address of its scheduler.
+        scheduler: String,
+    },
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Self::Local => "local",
+            Self::Slurm { .. } => "slurm",
+            Self::Dask { .. } => "dask",
+        })
+    }
 }
 
 /// What was done. Times are in seconds.
@@ -128,6 +148,7 @@ impl Export {
 
     fn all(&self, kind: &FileType, since: Instant, stops: &AtomicBool) -> Result<Summary, Failure> {
         let plan = self.plan(kind, stops)?;
+        self.check_engine(&plan)?;
         let mut remade = Vec::new();
         let mut jobs = None;
         let mut fitting = Fitting::new(&plan);
@@ -178,9 +199,11 @@ impl Export {
 
     /// That of an earlier run, if nothing has changed since.
     fn plan(&self, kind: &FileType, stops: &AtomicBool) -> Result<Plan, Failure> {
-        let earlier = Plan::read(&self.folder.plan()).ok();
+        let root = self.roots.source.as_deref();
+        let earlier = Plan::read(&self.folder.plan());
+        let earlier = earlier.and_then(|plan| plan.found_below(root)).ok();
         let is_good = |plan: &Plan| {
-            plan.request == self.request
+            plan.is_what_was_asked(&self.request)
                 && plan.source.is_untouched()
                 && plan.check_installation().is_ok()
         };
@@ -188,9 +211,34 @@ impl Export {
             return Ok(plan);
         }
         let plan = Plan::make(self.request.clone(), kind, stops)?;
+        let plan = match root {
+            Some(root) => plan.put_below(root)?,
+            None => plan,
+        };
         self.folder.clear();
         self.folder.write_plan(&plan)?;
-        Ok(plan)
+        plan.found_below(root)
+    }
+
+    /// What can't be had of other machines isn't had of this one without a word.
+    fn check_engine(&self, plan: &Plan) -> Result<(), Failure> {
+        if self.engine == Engine::Local {
+            return Ok(());
+        }
+        if let Way::Whole { reason } = &plan.way {
+            return Err(Failure::usage(format!(
+                "--engine {} is for chunks, and the film is encoded in one: {reason}. Without --engine, this machine does that.",
+                self.engine
+            )));
+        }
+        if plan.passes.is_none() && keeps_average_bitrate(&plan.encoder) {
+            return Err(Failure::usage(format!(
+                "--engine {} can't keep an average bitrate in one pass, as no chunk knows what the others take: --multi-pass spreads the bits \
+                 over all of them, and a constant quality needs none of that.",
+                self.engine
+            )));
+        }
+        Ok(())
     }
 
     /// The output is to be nearer to the bitrate that it should have or the size that it may have: there are other rates now.
@@ -231,9 +279,10 @@ impl Export {
         let (done, waiting): (Vec<usize>, Vec<usize>) =
             (0..made.len()).partition(|&index| made[index].is_some());
         let bytes = made.iter().flatten().sum();
+        // (How many machines there are is seen when they work.)
         let places = match self.engine {
             Engine::Local => plan.places(waiting.len()),
-            Engine::Slurm { .. } => waiting.len(),
+            Engine::Slurm { .. } | Engine::Dask { .. } => 0,
         };
         let progress = Progress::new(plan, &waiting, places, bytes, self.style);
         if plan.passes.is_some() {
@@ -249,33 +298,50 @@ impl Export {
                 plan.chunks.len()
             ));
         }
-        let (folder, program) = (&self.folder, self.program.as_path());
-        let told = &|event| progress.see(event);
-        let ended = match &self.engine {
-            Engine::Local => Jobs {
-                plan,
-                folder,
-                step,
-                program,
-                silence: SILENCE,
-                stops,
-                told,
-            }
-            .run(waiting),
-            Engine::Slurm { options } => Tasks {
-                plan,
-                folder,
-                step,
-                program,
-                options,
-                stops,
-                told,
-            }
-            .run(&waiting),
-        };
+        let ended = self.run_step(plan, step, waiting, &|event| progress.see(event), stops);
         progress.end();
         ended.map_err(|failure| self.resumable(failure))?;
         Ok((progress.busy(), since.elapsed().as_secs_f64()))
+    }
+
+    fn run_step(
+        &self,
+        plan: &Plan,
+        step: Step,
+        waiting: Vec<usize>,
+        told: &(dyn Fn(Event) + Sync),
+        stops: &AtomicBool,
+    ) -> Result<(), Failure> {
+        let (folder, program) = (&self.folder, self.program.as_path());
+        let work = || Work::new(plan, folder, step, &self.roots);
+        let mut scheduler: Box<dyn Scheduler> = match &self.engine {
+            _ if waiting.is_empty() => return Ok(()),
+            Engine::Local => {
+                return Jobs {
+                    plan,
+                    folder,
+                    step,
+                    program,
+                    silence: SILENCE,
+                    stops,
+                    told,
+                }
+                .run(waiting);
+            }
+            Engine::Slurm { options } => Box::new(Slurm::new(work()?, program, options)),
+            Engine::Dask { scheduler } => {
+                let tag = element::tag(&plan.encoder)?;
+                Box::new(Dask::new(&work()?, scheduler, &tag)?)
+            }
+        };
+        Machines {
+            plan,
+            folder,
+            step,
+            stops,
+            told,
+        }
+        .run(&mut *scheduler, &waiting)
     }
 
     /// It was ended: the chunks that are done, up to the first that isn't, become a file.
@@ -406,12 +472,12 @@ impl Whole {
             to: 0.0,
         }];
         let progress = Progress::new(&alone, &[0], 1, 0, style);
-        progress.see(crate::jobs::Event::Begun { place: 0, index: 0 });
+        progress.see(Event::Begun { place: 0, index: 0 });
         Self(progress)
     }
 
     fn see(&self, frames: u64) {
-        self.0.see(crate::jobs::Event::Made {
+        self.0.see(Event::Made {
             place: 0,
             made: Made {
                 fed: frames,

@@ -219,6 +219,13 @@ impl Folder {
         passes.collect()
     }
 
+    /// Where tasks of other machines write what they say. It is made; links are followed.
+    pub fn tasks(&self) -> Result<PathBuf, Failure> {
+        let tasks = self.0.join("tasks");
+        let made = std::fs::create_dir_all(&tasks).and_then(|()| tasks.canonicalize());
+        made.map_err(|error| Failure::unwritten(&tasks, &error))
+    }
+
     fn passes(&self) -> PathBuf {
         self.0.join("passes")
     }

@@ -50,6 +50,8 @@ pub enum Event {
         attempt: u32,
         why: String,
     },
+    /// What people should read.
+    Said { text: String },
 }
 
 /// What a job makes.

@@ -26,7 +26,9 @@
 //! | [`subtitles`] | text with markup as plain text |
 //! | [`fitting`] | an output that may be no larger than a size |
 //! | [`jobs`] | a process for each chunk |
-//! | [`slurm`] | a task of Slurm for each chunk |
+//! | [`machines`] | a task for each chunk, on other machines |
+//! | [`tasks`] | which of these are submitted, again, and a second time |
+//! | [`slurm`], [`dask`] | what runs them |
 //! | [`export`] | all of that for one command |
 //! | [`progress`] | what is told of it meanwhile |
 //! | [`formats`] | types of files that can be written, and encoders for them |
@@ -36,6 +38,7 @@
 //! | [`failure`] | what went wrong, and what a command ends with for it |
 
 pub mod chunk;
+pub mod dask;
 pub mod digest;
 pub mod element;
 pub mod export;
@@ -47,6 +50,7 @@ pub mod formats;
 pub mod inspect;
 pub mod jobs;
 pub mod join;
+pub mod machines;
 pub mod passes;
 pub mod plan;
 pub mod presets;
@@ -59,4 +63,5 @@ pub mod source;
 pub mod statistics;
 pub mod streams;
 pub mod subtitles;
+pub mod tasks;
 pub mod time_code;

@@ -7,14 +7,16 @@ mod arguments;
 use arguments::{Arguments, Command, Encode, Exporting, Place, Shown};
 use clap::{CommandFactory, Parser};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use vtexport::chunk::{self, Made};
+use vtexport::element;
 use vtexport::export::{Engine, Export, checked_output};
 use vtexport::failure::{Code, Failure};
 use vtexport::folder::Folder;
@@ -22,6 +24,7 @@ use vtexport::formats::{self, FileType, formats};
 use vtexport::inspect::{Outlook, Report};
 use vtexport::jobs::Step;
 use vtexport::join::{self, Audio, Options};
+use vtexport::machines::Roots;
 use vtexport::passes;
 use vtexport::plan::{Plan, Request, Way};
 use vtexport::presets::{self, presets};
@@ -96,7 +99,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                 false => Step::Packets,
             };
             let at = plan;
-            let plan = Plan::read(&at)?.found_below(place.root().as_deref())?;
+            let plan = Plan::read(&at)?.found_below(place.source_root.as_deref())?;
             one_chunk(
                 &plan,
                 &Folder::of_plan(&at),
@@ -114,7 +117,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             overwrite,
         }) => {
             let folder = Folder::of_plan(&plan);
-            let plan = Plan::read(&plan)?.found_below(place.root().as_deref())?;
+            let plan = Plan::read(&plan)?.found_below(place.source_root.as_deref())?;
             checked_output(&plan.source.path, &output, overwrite)?;
             let options = options(&sound, false);
             let chunks = plan.chunks.len();
@@ -137,6 +140,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             Ok(())
         }
         Some(Command::Status { plan, json }) => status(&plan, json),
+        Some(Command::Tag { encoders, jobs }) => tags(&encoders, jobs),
         Some(Command::Completions { .. } | Command::Man) => Ok(()),
     }
 }
@@ -155,6 +159,26 @@ fn print(text: &impl Display, data: &impl Serialize, json: bool) -> Result<(), F
         }
         _ => Ok(()),
     }
+}
+
+/// As Dask takes resources.
+fn tags(encoders: &[String], jobs: u32) -> Result<(), Failure> {
+    let tags = match encoders {
+        [] => {
+            let formats = formats();
+            let all = formats.iter().flat_map(|it| &it.video);
+            let all = all.flat_map(|codec| &codec.encoders);
+            // (One that can't be made is none that this machine has.)
+            all.filter_map(|name| element::tag(name).ok()).collect()
+        }
+        encoders => encoders
+            .iter()
+            .map(|name| element::tag(name))
+            .collect::<Result<BTreeSet<_>, _>>()?,
+    };
+    let offered = tags.iter().map(|tag| format!("{tag}={jobs}"));
+    let offered: Vec<String> = offered.collect();
+    print(&offered.join(" "), &offered, false)
 }
 
 fn request(encode: &Encode, output: &Path, size_limit: Option<u64>) -> Result<Request, Failure> {
@@ -203,11 +227,15 @@ fn options(sound: &arguments::Sound, keep_partial: bool) -> Options {
 
 fn export(exporting: Exporting) -> Result<(), Failure> {
     let engine = engine(&exporting)?;
+    let roots = roots(&engine, &exporting)?;
     let output = exporting.output.ok_or_else(|| {
         Failure::usage("where is it to be written? `-o film.mp4` says so; --help tells more")
     })?;
     let limit = exporting.file_length_limit;
-    let request = request(&exporting.encode, &output, limit)?;
+    let mut request = request(&exporting.encode, &output, limit)?;
+    if roots.source.is_some() {
+        request.source = canonical(&request.source)?;
+    }
     let style = match exporting.shown {
         Shown { json: true, .. } => Style::Json,
         Shown { quiet: true, .. } => Style::Quiet,
@@ -226,6 +254,7 @@ fn export(exporting: Exporting) -> Result<(), Failure> {
         folder,
         style,
         engine,
+        roots,
         program: program.map_err(|error| Failure::failed(error.to_string()))?,
     };
     let stops = stops()?;
@@ -245,22 +274,47 @@ fn export(exporting: Exporting) -> Result<(), Failure> {
 }
 
 fn engine(exporting: &Exporting) -> Result<Engine, Failure> {
-    if exporting.engine == arguments::Engine::Local {
-        let is_for_slurm = exporting.partition.is_some() || exporting.slurm_options.is_some();
-        return match is_for_slurm {
-            true => Err(Failure::usage(
-                "--partition and --slurm-options are for --engine slurm",
-            )),
-            false => Ok(Engine::Local),
-        };
+    let of_slurm = exporting.partition.is_some() || exporting.slurm_options.is_some();
+    let is_slurm = exporting.engine == arguments::Engine::Slurm;
+    if of_slurm && !is_slurm {
+        return Err(Failure::usage(
+            "--partition and --slurm-options are for --engine slurm",
+        ));
     }
-    let partition = exporting.partition.iter();
-    let partition = partition.map(|name| format!("--partition={name}"));
-    let more = exporting.slurm_options.iter();
-    let more = more.flat_map(|options| options.split_whitespace().map(String::from));
-    Ok(Engine::Slurm {
-        options: partition.chain(more).collect(),
-    })
+    let scheduler = exporting.scheduler.clone();
+    match (exporting.engine, scheduler) {
+        (arguments::Engine::Dask, Some(scheduler)) => Ok(Engine::Dask { scheduler }),
+        (arguments::Engine::Dask, None) => Err(Failure::usage(
+            "where is Dask's scheduler? --scheduler tls://HOST:8786 says it",
+        )),
+        (_, Some(_)) => Err(Failure::usage("--scheduler is for --engine dask")),
+        (arguments::Engine::Local, None) => Ok(Engine::Local),
+        (arguments::Engine::Slurm, None) => {
+            let partition = exporting.partition.iter();
+            let partition = partition.map(|name| format!("--partition={name}"));
+            let more = exporting.slurm_options.iter();
+            let more = more.flat_map(|options| options.split_whitespace().map(String::from));
+            Ok(Engine::Slurm {
+                options: partition.chain(more).collect(),
+            })
+        }
+    }
+}
+
+fn roots(engine: &Engine, exporting: &Exporting) -> Result<Roots, Failure> {
+    let canonical = |root: &Option<PathBuf>| root.as_deref().map(canonical).transpose();
+    match engine {
+        Engine::Local => Ok(Roots::default()),
+        Engine::Slurm { .. } | Engine::Dask { .. } => Ok(Roots {
+            work: canonical(&exporting.work_root)?,
+            source: canonical(&exporting.place.source_root)?,
+        }),
+    }
+}
+
+fn canonical(path: &Path) -> Result<PathBuf, Failure> {
+    let canonical = path.canonicalize();
+    canonical.map_err(|error| Failure::source_gone(path, &error))
 }
 
 /// Set by Ctrl-C. The second one ends at once.
@@ -308,7 +362,7 @@ fn kind_of(output: &Path) -> Result<FileType, Failure> {
 fn make_plan(encode: &Encode, output: &Path, at: &Path, place: Place) -> Result<(), Failure> {
     let request = request(encode, output, None)?;
     let plan = Plan::make(request, &kind_of(output)?, &AtomicBool::new(false))?;
-    let plan = match place.root() {
+    let plan = match place.source_root {
         Some(root) => plan.put_below(&root)?,
         None => plan,
     };

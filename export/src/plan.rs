@@ -363,6 +363,16 @@ impl Plan {
         Ok(self)
     }
 
+    /// It was made for that. (A source below a root is asked for by its whole path.)
+    pub fn is_what_was_asked(&self, request: &Request) -> bool {
+        let source = self.source.path.clone();
+        let asked = Request {
+            source,
+            ..self.request.clone()
+        };
+        asked == *request
+    }
+
     /// This installation makes what the plan's chunks are to be.
     pub fn check_installation(&self) -> Result<(), Failure> {
         let here = element::fingerprint(&self.encoder)?;

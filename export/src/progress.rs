@@ -141,9 +141,9 @@ struct State {
 /// Who shows it.
 enum Display {
     Bars {
-        _all: MultiProgress,
+        all: MultiProgress,
         whole: ProgressBar,
-        jobs: Vec<ProgressBar>,
+        jobs: Mutex<Vec<ProgressBar>>,
     },
     Lines,
     Json,
@@ -156,7 +156,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// For these chunks of a plan in so many places, the others being done with so many bytes.
+    /// For these chunks of a plan in so many places, or more as chunks are begun there, the others being done with so many bytes.
     pub fn new(
         plan: &Plan,
         waiting: &[usize],
@@ -189,9 +189,7 @@ impl Progress {
         let display = match style {
             Style::Quiet => Display::Quiet,
             Style::Json => Display::Json,
-            Style::People if std::io::stderr().is_terminal() => {
-                bars(plan.expected_frames(), places)
-            }
+            Style::People if std::io::stderr().is_terminal() => bars(plan.expected_frames()),
             Style::People => Display::Lines,
         };
         Self {
@@ -206,6 +204,8 @@ impl Progress {
         match event {
             Event::Begun { place, index } => {
                 state.waiting.retain(|waiting| *waiting != index);
+                let places = state.places.len().max(place + 1);
+                state.places.resize_with(places, || None);
                 state.places[place] = Some(Place {
                     index,
                     made: Made::default(),
@@ -245,6 +245,11 @@ impl Progress {
                 self.say(&format!("Chunk {index}, attempt {attempt}: {why}"));
                 return;
             }
+            Event::Said { text } => {
+                drop(state);
+                self.say(&text);
+                return;
+            }
         }
         self.show(&mut state);
     }
@@ -279,6 +284,7 @@ impl Progress {
 
     pub fn end(&self) {
         if let Display::Bars { whole, jobs, .. } = &self.display {
+            let jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
             jobs.iter().for_each(ProgressBar::finish_and_clear);
             whole.finish_and_clear();
         }
@@ -298,9 +304,13 @@ impl Progress {
         state.told = now;
         let snapshot = state.snapshot(now);
         match &self.display {
-            Display::Bars { whole, jobs, .. } => {
+            Display::Bars { all, whole, jobs } => {
                 whole.set_position(snapshot.frames);
                 whole.set_message(in_words(&snapshot));
+                let mut jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
+                while jobs.len() < snapshot.jobs.len().min(MOST_BARS) {
+                    jobs.push(bar(all, ProgressBar::new(1), "      {bar:40.dim} {msg}"));
+                }
                 for (bar, job) in jobs.iter().zip(&snapshot.jobs) {
                     if let Some(job) = job {
                         bar.set_length(job.of);
@@ -330,27 +340,21 @@ pub fn print_json(value: &impl Serialize) {
     }
 }
 
-fn bars(frames: u64, places: usize) -> Display {
+fn bars(frames: u64) -> Display {
     let all = MultiProgress::new();
-    let style = |template: &str| {
-        let style = ProgressStyle::with_template(template);
-        style.unwrap_or_else(|_| ProgressStyle::default_bar())
-    };
-    let whole = all.add(ProgressBar::new(frames));
-    whole.set_style(style(
-        "{prefix}{percent:>3} % {bar:40} {pos}/{len} frames  {msg}",
-    ));
-    let jobs = (0..places.min(MOST_BARS)).map(|_| {
-        let bar = all.add(ProgressBar::new(1));
-        bar.set_style(style("      {bar:40.dim} {msg}"));
-        bar
-    });
-    let jobs = jobs.collect();
+    let template = "{prefix}{percent:>3} % {bar:40} {pos}/{len} frames  {msg}";
+    let whole = bar(&all, ProgressBar::new(frames), template);
     Display::Bars {
-        _all: all,
+        all,
         whole,
-        jobs,
+        jobs: Mutex::default(),
     }
+}
+
+/// One more below the others.
+fn bar(all: &MultiProgress, bar: ProgressBar, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template);
+    all.add(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
 }
 
 fn in_words(snapshot: &Snapshot) -> String {

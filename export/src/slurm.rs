@@ -1,295 +1,174 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! A task of Slurm for each chunk, on whichever machines it has: the same chunks, in the same folder, which all of them have to see.
-//!
-//! Tasks are submitted as arrays by `sbatch`, and run `vtexport chunk`. What they are at is read from what they write beside the plan, so that
-//! nothing but a state comes through the scheduler; that a chunk is done is believed of its record alone. Tasks whose node dies are requeued by
-//! Slurm; those that fail are submitted again, three attempts in all. Whatever ends the command cancels what is queued and runs, and
-//! leaves what is done.
-//!
-//! Who wakes this: nobody, it looks every second.
+//! Tasks of Slurm: arrays, which `sbatch` takes. Those whose node dies are requeued by Slurm, as are those that another time may go better, if
+//! it is told so (RequeueExit=75).
 
-use crate::chunk::Made;
-use crate::failure::{Code, Failure};
-use crate::folder::{Folder, Rates};
-use crate::jobs::{Event, MOST_ATTEMPTS, Step, failed_with, interrupted};
-use crate::plan::Plan;
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use crate::failure::Failure;
+use crate::jobs::Step;
+use crate::machines::{Ended, Scheduler, Work};
+use crate::tasks::{Copy, State};
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
-/// How often the scheduler is asked.
-const ASKS: Duration = Duration::from_secs(1);
-
-/// How often somebody looks whether all is to end.
-const TICK: Duration = Duration::from_millis(50);
-
-/// A task that isn't queued any more has failed if its record isn't there after so long: other machines see files later.
-const LATE: Duration = Duration::from_secs(5);
-
-/// Indices of an array are below Slurm's MaxArraySize, which is 1001 where nobody sets it.
+/// Tasks of an array: its numbers are below Slurm's MaxArraySize, which is 1001 where nobody sets it.
 const ARRAY: usize = 1_000;
 
-/// Bytes at the end of what a task says that are read.
-const LAST_WORDS: u64 = 2_000;
-
-/// How tasks are run.
-pub struct Tasks<'a> {
-    pub plan: &'a Plan,
-    pub folder: &'a Folder,
-    pub step: Step,
+/// The machines of Slurm.
+pub struct Slurm<'a> {
+    work: Work,
     /// This program, at the same place on all machines.
-    pub program: &'a Path,
+    program: &'a Path,
     /// More options of `sbatch`.
-    pub options: &'a [String],
-    /// All is to end.
-    pub stops: &'a AtomicBool,
-    pub told: &'a (dyn Fn(Event) + Sync),
-}
-
-/// A chunk that isn't done.
-struct Task {
-    index: usize,
-    /// Among all of them.
-    place: usize,
-    attempt: u32,
-    is_begun: bool,
-    /// Since when it isn't queued.
-    gone: Option<Instant>,
-}
-
-/// Arrays of this command, by the name that they begin with, which is followed by what is added to their numbers. What is queued of them is
-/// cancelled with this.
-struct Queued {
+    options: &'a [String],
+    /// By which all are known, and cancelled.
     name: String,
-    chunks: usize,
+    /// The tasks of each array, by its number in Slurm.
+    arrays: HashMap<u64, Vec<Copy>>,
 }
 
-impl Queued {
-    fn name(&self, offset: usize) -> String {
-        format!("{}-{offset}", self.name)
+impl<'a> Slurm<'a> {
+    pub fn new(work: Work, program: &'a Path, options: &'a [String]) -> Self {
+        let id = work.id.get(..8).unwrap_or_default();
+        Self {
+            name: format!("vtexport-{id}-{}", std::process::id()),
+            work,
+            program,
+            options,
+            arrays: HashMap::new(),
+        }
     }
 
-    fn names(&self) -> String {
-        let offsets = (0..self.chunks).step_by(ARRAY);
-        let names: Vec<String> = offsets.map(|offset| self.name(offset)).collect();
-        format!("--name={}", names.join(","))
+    fn submit_array(&mut self, copies: &[Copy]) -> Result<(), Failure> {
+        let mut command = Command::new("sbatch");
+        command
+            .args(["--parsable", "--requeue", "--output=/dev/null"])
+            .arg(format!("--array=0-{}", copies.len() - 1))
+            .arg(format!("--job-name={}", self.name))
+            .arg(format!("--cpus-per-task={}", self.work.threads.max(1)))
+            .args(self.options)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let said = run(command, &self.script(copies)?).map_err(|error| {
+            Failure::cannot(format!(
+                "sbatch can't be run: {error}. --engine slurm needs Slurm's commands here."
+            ))
+        })?;
+        if !said.status.success() {
+            let said = String::from_utf8_lossy(&said.stderr).trim().to_string();
+            return Err(Failure::usage(format!("Slurm takes no such tasks: {said}")));
+        }
+        // (With the cluster's name after it, where there are several.)
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let id = said.trim().split(';').next().and_then(|id| id.parse().ok());
+        let id = id.ok_or_else(|| {
+            Failure::cannot(format!("sbatch says no number of a job, but {said:?}"))
+        })?;
+        self.arrays.insert(id, copies.to_vec());
+        Ok(())
     }
 
-    /// Chunks that are queued, and whether they are in work. `None`: nobody says it.
-    fn states(&self) -> Option<Vec<(usize, bool)>> {
-        let said = Command::new("squeue")
-            .args(["--noheader", "--array", "--format=%j %K %T"])
-            .arg(self.names())
-            .stderr(Stdio::null())
-            .output()
-            .ok()?;
-        let text = String::from_utf8(said.stdout).ok()?;
-        let state = |line: &str| {
-            let mut words = line.split_whitespace();
-            let (_, offset) = words.next()?.rsplit_once('-')?;
-            let number: usize = words.next()?.parse().ok()?;
-            let offset: usize = offset.parse().ok()?;
-            Some((offset + number, words.next()? == "RUNNING"))
+    /// What the tasks of an array run, each of which has a number of its own.
+    fn script(&self, copies: &[Copy]) -> Result<String, Failure> {
+        let names: Vec<String> = copies.iter().map(ToString::to_string).collect();
+        let first_pass = match self.work.step {
+            Step::FirstPass => " --first-pass",
+            Step::Packets => "",
         };
-        let states = text.lines().filter_map(state).collect();
-        said.status.success().then_some(states)
+        let roots = &self.work.roots;
+        let at = |path: &Path| -> Result<String, Failure> {
+            let root = roots
+                .work
+                .as_ref()
+                .map_or("", |_| "\"$VTEXPORT_WORK_ROOT\"/");
+            Ok(format!("{root}{}", quoted(path)?))
+        };
+        Ok(format!(
+            "#!/bin/sh\n\
+             {work_root}{source_root}\
+             set -- {names}\n\
+             shift $SLURM_ARRAY_TASK_ID\n\
+             said={said}/$1\n\
+             rm -f \"$said.code\"\n\
+             {program} chunk {plan} --index ${{1%-*}} --json{first_pass} >\"$said.out\" 2>\"$said.err\" || code=$?\n\
+             echo ${{code:-0}} >\"$said.code\"\n\
+             exit ${{code:-0}}\n",
+            work_root = root("VTEXPORT_WORK_ROOT", roots.work.as_deref())?,
+            source_root = root("VTEXPORT_SOURCE_ROOT", roots.source.as_deref())?,
+            names = names.join(" "),
+            said = at(&self.work.said)?,
+            program = quoted(self.program)?,
+            plan = at(&self.work.plan)?,
+        ))
     }
 }
 
-impl Drop for Queued {
-    fn drop(&mut self) {
-        let mut cancel = Command::new("scancel");
-        let _ = cancel
-            .arg(self.names())
+impl Scheduler for Slurm<'_> {
+    fn submit(&mut self, copies: &[Copy]) -> Result<(), Failure> {
+        let mut arrays = copies.chunks(ARRAY);
+        arrays.try_for_each(|array| self.submit_array(array))
+    }
+
+    fn cancel(&mut self, copies: &[Copy]) {
+        let of_array = self.arrays.iter().flat_map(|(id, array)| {
+            let these = array.iter().enumerate();
+            let these = these.filter(|(_, copy)| copies.contains(copy));
+            these.map(move |(place, _)| format!("{id}_{place}"))
+        });
+        let _ = Command::new("scancel")
+            .args(of_array)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status();
     }
-}
 
-impl Tasks<'_> {
-    /// Encodes the chunks that aren't there.
-    pub fn run(&self, chunks: &[usize]) -> Result<(), Failure> {
-        let logs = self.logs()?;
-        let id = self.plan.id.get(..8).unwrap_or_default();
-        let queued = Queued {
-            name: format!("vtexport-{id}-{}", std::process::id()),
-            chunks: self.plan.chunks.len(),
+    fn states(&mut self) -> Result<Option<HashMap<Copy, State>>, Failure> {
+        let said = Command::new("squeue")
+            .args(["--noheader", "--array", "--format=%F %K %T"])
+            .arg(format!("--name={}", self.name))
+            .stderr(Stdio::null())
+            .output();
+        let Some(said) = said.ok().filter(|said| said.status.success()) else {
+            return Ok(None);
         };
-        let mut tasks: Vec<Task> = chunks
-            .iter()
-            .enumerate()
-            .map(|(place, &index)| Task {
-                index,
-                place,
-                attempt: 1,
-                is_begun: false,
-                gone: None,
-            })
-            .collect();
-        self.submit(&queued, &logs, chunks)?;
-        let rates = self.folder.rates(self.plan);
-        let mut asked = Instant::now();
-        while !tasks.is_empty() {
-            if self.stops.load(Ordering::SeqCst) {
-                return Err(interrupted());
-            }
-            thread::sleep(TICK);
-            if asked.elapsed() < ASKS {
-                continue;
-            }
-            asked = Instant::now();
-            // Where it can't be asked it may be another time: it may have been started anew.
-            let states = queued.states();
-            let mut again = Vec::new();
-            let mut left = Vec::new();
-            for mut task in tasks {
-                match self.look(&mut task, rates.as_ref(), states.as_deref(), &logs)? {
-                    Seen::Done => continue,
-                    Seen::Goes => (),
-                    Seen::Failed => again.push(task.index),
-                }
-                left.push(task);
-            }
-            tasks = left;
-            if !again.is_empty() {
-                self.submit(&queued, &logs, &again)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn logs(&self) -> Result<PathBuf, Failure> {
-        let logs = self.folder.path().join("slurm");
-        let made = std::fs::create_dir_all(&logs).and_then(|()| std::path::absolute(&logs));
-        made.map_err(|error| Failure::unwritten(&logs, &error))
-    }
-
-    fn submit(&self, queued: &Queued, logs: &Path, chunks: &[usize]) -> Result<(), Failure> {
-        let mut rest = chunks;
-        while let Some(&first) = rest.first() {
-            let offset = first / ARRAY * ARRAY;
-            let within = rest.partition_point(|&index| index < offset + ARRAY);
-            let (these, others) = rest.split_at(within);
-            rest = others;
-            for index in these {
-                let _ = std::fs::remove_file(logs.join(format!("{index}.code")));
-            }
-            let numbers: Vec<String> = these.iter().map(|it| (it - offset).to_string()).collect();
-            let mut command = Command::new("sbatch");
-            command
-                .arg(format!("--array={}", numbers.join(",")))
-                .arg(format!("--job-name={}", queued.name(offset)))
-                .arg(format!("--cpus-per-task={}", self.plan.threads.max(1)))
-                .args(["--requeue", "--output=/dev/null"])
-                .args(self.options)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped());
-            let script = self.script(logs, offset)?;
-            let said = run(command, &script).map_err(|error| {
-                Failure::cannot(format!(
-                    "sbatch can't be run: {error}. --engine slurm needs Slurm's commands here."
-                ))
-            })?;
-            if !said.status.success() {
-                let said = String::from_utf8_lossy(&said.stderr).trim().to_string();
-                return Err(Failure::usage(format!("Slurm takes no such tasks: {said}")));
-            }
-        }
-        Ok(())
-    }
-
-    /// What a task runs, which has a number of its own.
-    fn script(&self, logs: &Path, offset: usize) -> Result<String, Failure> {
-        let plan = self.folder.plan();
-        let plan = std::path::absolute(&plan).map_err(|error| Failure::unwritten(&plan, &error))?;
-        let first_pass = match self.step {
-            Step::FirstPass => " --first-pass",
-            Step::Packets => "",
+        let state = |line: &str| {
+            let mut words = line.split_whitespace();
+            let array = self.arrays.get(&words.next()?.parse().ok()?)?;
+            let place: usize = words.next()?.parse().ok()?;
+            let state = match words.next()? {
+                "RUNNING" | "COMPLETING" | "SUSPENDED" | "STOPPED" => State::Runs,
+                _ => State::Waits,
+            };
+            Some((*array.get(place)?, state))
         };
-        Ok(format!(
-            "#!/bin/sh\n\
-             index=$((SLURM_ARRAY_TASK_ID + {offset}))\n\
-             cd {logs} || exit 75\n\
-             {program} chunk {plan} --index $index --json{first_pass} >$index.out 2>$index.err\n\
-             code=$?\n\
-             echo $code >$index.code\n\
-             exit $code\n",
-            logs = quoted(logs)?,
-            program = quoted(self.program)?,
-            plan = quoted(&plan)?,
-        ))
+        let text = String::from_utf8_lossy(&said.stdout);
+        Ok(Some(text.lines().filter_map(state).collect()))
     }
 
-    /// How it is with a task. `queued`: what is, and whether that runs. The error: there won't be another attempt.
-    fn look(
-        &self,
-        task: &mut Task,
-        rates: Option<&Rates>,
-        queued: Option<&[(usize, bool)]>,
-        logs: &Path,
-    ) -> Result<Seen, Failure> {
-        let (index, place) = (task.index, task.place);
-        if let Some(bytes) = self.step.made(self.plan, self.folder, rates, index) {
-            if !task.is_begun {
-                (self.told)(Event::Begun { place, index });
-            }
-            (self.told)(Event::Done {
-                place,
-                index,
-                bytes,
-            });
-            return Ok(Seen::Done);
-        }
-        let Some(queued) = queued else {
-            return Ok(Seen::Goes);
-        };
-        match queued.iter().find(|(number, _)| *number == index) {
-            Some((_, runs)) => {
-                task.gone = None;
-                if *runs && !task.is_begun {
-                    task.is_begun = true;
-                    (self.told)(Event::Begun { place, index });
-                }
-                if let Some(made) = last_made(&logs.join(format!("{index}.out"))).filter(|_| *runs)
-                {
-                    (self.told)(Event::Made { place, made });
-                }
-                Ok(Seen::Goes)
-            }
-            None if task.gone.get_or_insert_with(Instant::now).elapsed() < LATE => Ok(Seen::Goes),
-            None => {
-                let failure = failure(logs, index);
-                if task.is_begun {
-                    (self.told)(Event::Failed {
-                        place,
-                        index,
-                        attempt: task.attempt,
-                        why: failure.text.clone(),
-                    });
-                }
-                let is_last = task.attempt == MOST_ATTEMPTS;
-                if is_last || !matches!(failure.code, Code::Failed | Code::Again) {
-                    let chunk = self.plan.chunk(index)?;
-                    return Err(chunk.cannot_be_encoded(&failure));
-                }
-                (task.attempt, task.is_begun, task.gone) = (task.attempt + 1, false, None);
-                Ok(Seen::Failed)
-            }
-        }
+    fn ended(&self, copy: Copy) -> Option<Ended> {
+        let code = std::fs::read_to_string(self.work.here.join(format!("{copy}.code"))).ok()?;
+        let code = code.trim().parse().ok();
+        code.map(|code| Ended {
+            code: Some(code),
+            text: String::new(),
+        })
+    }
+
+    fn says(&mut self) -> Vec<String> {
+        Vec::new()
     }
 }
 
-enum Seen {
-    Done,
-    Goes,
-    /// It is to be submitted again.
-    Failed,
+impl Drop for Slurm<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("scancel")
+            .arg(format!("--name={}", self.name))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+    }
 }
 
 /// Runs it with this as its input.
@@ -302,44 +181,17 @@ fn run(mut command: Command, input: &str) -> std::io::Result<Output> {
     child.wait_with_output()
 }
 
+/// A script's line: where a directory is, if the machine doesn't say that it has it elsewhere.
+fn root(name: &str, root: Option<&Path>) -> Result<String, Failure> {
+    root.map_or(Ok(String::new()), |root| {
+        let root = quoted(root)?;
+        Ok(format!("{name}=${{{name}:-{root}}}; export {name}\n"))
+    })
+}
+
 /// As a shell takes it for one word.
 fn quoted(path: &Path) -> Result<String, Failure> {
     let text = path.to_str();
     let text = text.ok_or_else(|| Failure::usage(format!("{} is no text", path.display())))?;
     Ok(format!("'{}'", text.replace('\'', r"'\''")))
-}
-
-fn last_bytes(path: &Path) -> Option<String> {
-    let mut file = std::fs::File::open(path).ok()?;
-    let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS)))
-        .ok()?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// How far a task is.
-fn last_made(path: &Path) -> Option<Made> {
-    let text = last_bytes(path)?;
-    let mut lines = text.lines().rev();
-    lines.find_map(|line| serde_json::from_str(line).ok())
-}
-
-/// Why a task ended that made nothing.
-fn failure(logs: &Path, index: usize) -> Failure {
-    let code = std::fs::read_to_string(logs.join(format!("{index}.code"))).ok();
-    let code = code.and_then(|code| code.trim().parse::<i32>().ok());
-    let words = last_bytes(&logs.join(format!("{index}.err"))).unwrap_or_default();
-    let words = words.trim();
-    match code {
-        // As shells tell it.
-        Some(signal @ 129..) => failed_with(
-            None,
-            &format!("was ended by signal {}", signal - 128),
-            words,
-        ),
-        Some(code) => failed_with(Some(code), &format!("ended with {code}"), words),
-        None => failed_with(None, "was ended by Slurm", words),
-    }
 }

@@ -17,33 +17,49 @@ const FAST: &str = "x264enc speed-preset=ultrafast pass=quant vbv-buf-capacity=0
 const SBATCH: &str = r#"#!/bin/sh
 for option; do
     case $option in
-    --array=*) array=${option#--array=} ;;
+    --array=0-*) last=${option#--array=0-} ;;
     --job-name=*) name=${option#--job-name=} ;;
     --partition=nosuch) echo "sbatch: error: invalid partition specified: nosuch" >&2 && exit 1 ;;
     esac
 done
 cat >"$SLURM/$$.sh"
 echo "$@" >>"$SLURM/submitted"
-for number in $(echo "$array" | tr , ' '); do
+copies=$(sed -n 's/^set -- //p' "$SLURM/$$.sh")
+for number in $(seq 0 "$last"); do
     script=$SLURM/$$.sh
-    # What befalls a task, once.
-    if mv "$SLURM/befalls-$number" "$SLURM/$$-$number.sh" 2>/dev/null; then script=$SLURM/$$-$number.sh; fi
-    echo "$name $number RUNNING" >"$SLURM/queued-$$-$number"
+    set -- $copies
+    shift "$number"
+    # What befalls a task.
+    if [ -e "$SLURM/befalls-$1" ]; then script=$SLURM/befalls-$1; fi
+    echo "$name $$ $number RUNNING" >"$SLURM/queued-$$-$number"
     (
-        SLURM_ARRAY_TASK_ID=$number sh "$script"
+        # What a machine says.
+        if [ -e "$SLURM/machine" ]; then . "$SLURM/machine"; fi
+        export SLURM_ARRAY_TASK_ID=$number
+        setsid sh -c 'echo $$ >"$0"; exec sh "$1"' "$SLURM/task-$$-$number" "$script"
         rm -f "$SLURM/queued-$$-$number"
     ) >/dev/null 2>&1 </dev/null &
 done
+echo $$
 "#;
 
 const SQUEUE: &str = r#"#!/bin/sh
-cat "$SLURM"/queued-* 2>/dev/null
+cat "$SLURM"/queued-* 2>/dev/null | cut -d " " -f 2-
 exit 0
 "#;
 
 const SCANCEL: &str = r#"#!/bin/sh
 echo "$@" >>"$SLURM/cancelled"
-rm -f "$SLURM"/queued-*
+for task; do
+    case $task in
+    --name=*) tasks=$(cd "$SLURM" && ls | sed -n 's/^queued-//p') ;;
+    *) tasks=$(echo "$task" | tr _ -) ;;
+    esac
+    for number in $tasks; do
+        rm -f "$SLURM/queued-$number"
+        kill -- "-$(cat "$SLURM/task-$number")"
+    done
+done
 "#;
 
 /// A folder with the commands, which note there what they do.
@@ -69,9 +85,13 @@ fn command(dir: &Path, slurm: &Path, arguments: &[&str]) -> Command {
 
 fn run(dir: &Path, slurm: &Path, film: &Path, more: &[&str]) -> Output {
     let film = film.to_str().unwrap();
-    let arguments = [film, "-o", "a.mp4", "--engine", "slurm", "--video", FAST];
+    let arguments = [film, "-o", "a.mp4", "--engine", "slurm"];
     let length = ["--chunk-frames", "20", "--threads", "1"];
-    command(dir, slurm, &[&arguments[..], &length, more].concat())
+    let video = match more.contains(&"--video") {
+        true => &[][..],
+        false => &["--video", FAST],
+    };
+    command(dir, slurm, &[&arguments[..], &length, video, more].concat())
         .output()
         .unwrap()
 }
@@ -90,12 +110,12 @@ fn the_picture_is_that_of_one_machine() {
     let expected = packets(&made_of(dir, &film, "expected.mp4", &length), "v");
     let slurm = slurm(dir);
     // Nobody knows why the one fails, and the other says that another time it may be better.
-    std::fs::write(slurm.join("befalls-1"), "exit 1").unwrap();
+    std::fs::write(slurm.join("befalls-1-1"), "exit 1").unwrap();
     let again = format!(
-        "cd {}/a.mp4.vtexport/slurm; echo vtexport: no space >3.err; echo 75 >3.code",
+        "cd {}/a.mp4.vtexport/tasks; echo vtexport: no space >3-1.err; echo 75 >3-1.code",
         dir.display()
     );
-    std::fs::write(slurm.join("befalls-3"), again).unwrap();
+    std::fs::write(slurm.join("befalls-3-1"), again).unwrap();
     let more = [
         "--partition",
         "fast",
@@ -109,7 +129,7 @@ fn the_picture_is_that_of_one_machine() {
     let submitted: Vec<&str> = submitted.lines().collect();
     assert!((2..=3).contains(&submitted.len()), "{submitted:?}");
     for part in [
-        "--array=0,1,2,3,4 ",
+        "--array=0-4 ",
         "--cpus-per-task=1",
         "--requeue",
         "--partition=fast --mem=1G --time=5",
@@ -117,7 +137,7 @@ fn the_picture_is_that_of_one_machine() {
         assert!(submitted[0].contains(part), "{part}: {submitted:?}");
     }
     assert!(
-        submitted[1..].iter().all(|it| !it.contains("--array=0")),
+        submitted[1..].iter().all(|it| !it.contains("--array=0-4")),
         "{submitted:?}"
     );
     assert!(!dir.join("a.mp4.vtexport").exists());
@@ -131,10 +151,10 @@ fn what_fails_for_good_ends_all() {
     let film = made(dir, "film.mp4", 60, &format!("{X264} ! mp4mux"));
     let slurm = slurm(dir);
     let other = format!(
-        "cd {}/a.mp4.vtexport/slurm; echo vtexport: another encoder is here >1.err; echo 78 >1.code",
+        "cd {}/a.mp4.vtexport/tasks; echo vtexport: another encoder is here >1-1.err; echo 78 >1-1.code",
         dir.display()
     );
-    std::fs::write(slurm.join("befalls-1"), other).unwrap();
+    std::fs::write(slurm.join("befalls-1-1"), other).unwrap();
     let output = run(dir, &slurm, &film, &[]);
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(78), "{words}");
@@ -146,6 +166,25 @@ fn what_fails_for_good_ends_all() {
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{words}");
     assert!(words.contains("invalid partition"), "{words}");
+
+    let average = [
+        "--video",
+        "x264enc speed-preset=ultrafast bitrate=500 vbv-buf-capacity=0",
+    ];
+    for (more, why) in [
+        (&average[..], "can't keep an average bitrate in one pass"),
+        (
+            &["--no-parallel"],
+            "the film is encoded in one: --no-parallel",
+        ),
+        (&["--work-root", slurm.to_str().unwrap()], "isn't below"),
+        (&["--source-root", slurm.to_str().unwrap()], "isn't below"),
+    ] {
+        let output = run(dir, &slurm, &film, more);
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{words}");
+        assert!(words.contains(why), "{words}");
+    }
 
     let local = fails(
         dir,
@@ -168,13 +207,81 @@ fn what_fails_for_good_ends_all() {
 }
 
 #[test]
+fn a_task_that_is_stuck_gets_a_second_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    gst::init().unwrap();
+    let film = made(dir, "film.mp4", 60, &format!("{X264} ! mp4mux"));
+    let slurm = slurm(dir);
+    std::fs::write(slurm.join("befalls-1-1"), "sleep 1000").unwrap();
+    let output = run(dir, &slurm, &film, &[]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(packets(&dir.join("a.mp4"), "v").len(), 60);
+    let submitted = said(&slurm, "submitted");
+    assert_eq!(submitted.lines().count(), 2, "{submitted}");
+    // It is cancelled alone, by its array and number, and all are at the end.
+    let cancelled = said(&slurm, "cancelled");
+    let cancelled: Vec<&str> = cancelled.lines().collect();
+    assert_eq!(cancelled.len(), 2, "{cancelled:?}");
+    let (array, number) = cancelled[0].split_once('_').unwrap();
+    assert!([array, number].iter().all(|it| it.parse::<u32>().is_ok()));
+    assert!(cancelled[1].starts_with("--name="), "{cancelled:?}");
+}
+
+#[test]
+fn machines_may_have_directories_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    gst::init().unwrap();
+    std::fs::create_dir(dir.join("films")).unwrap();
+    std::fs::create_dir(dir.join("it's work")).unwrap();
+    let film = made(dir, "films/film.mp4", 60, &format!("{X264} ! mp4mux"));
+    let expected = packets(
+        &made_of(
+            dir,
+            &film,
+            "expected.mp4",
+            &["--chunk-frames", "20", "--threads", "1", "--video", FAST],
+        ),
+        "v",
+    );
+    let slurm = slurm(dir);
+    let roots = [
+        "--source-root",
+        "films",
+        "--work-root",
+        "it's work",
+        "--temporary-directory",
+        "it's work",
+    ];
+    let output = run(dir, &slurm, &film, &roots);
+    assert!(output.status.success(), "{output:?}");
+    assert!(packets(&dir.join("a.mp4"), "v") == expected);
+    // Elsewhere, nothing is at the place that it has here.
+    let elsewhere = dir.join("elsewhere");
+    std::os::unix::fs::symlink(dir, &elsewhere).unwrap();
+    let machine = format!(
+        "export VTEXPORT_SOURCE_ROOT={0}/films VTEXPORT_WORK_ROOT=\"{0}/it's work\"\n",
+        elsewhere.display()
+    );
+    std::fs::write(slurm.join("machine"), machine).unwrap();
+    std::fs::remove_file(dir.join("a.mp4")).unwrap();
+    let output = run(dir, &slurm, &film, &roots);
+    assert!(output.status.success(), "{output:?}");
+    assert!(packets(&dir.join("a.mp4"), "v") == expected);
+    assert_eq!(std::fs::read_dir(dir.join("it's work")).unwrap().count(), 0);
+}
+
+#[test]
 fn ctrl_c_cancels_what_is_queued_and_leaves_what_is_done() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     gst::init().unwrap();
     let film = made(dir, "film.mp4", 60, &format!("{X264} ! mp4mux"));
     let slurm = slurm(dir);
-    std::fs::write(slurm.join("befalls-2"), "sleep 1000").unwrap();
+    for copy in ["2-1", "2-2"] {
+        std::fs::write(slurm.join(format!("befalls-{copy}")), "sleep 1000").unwrap();
+    }
     let arguments = [
         film.to_str().unwrap(),
         "-o",
@@ -207,9 +314,6 @@ fn ctrl_c_cancels_what_is_queued_and_leaves_what_is_done() {
     assert!(words.contains("the same command goes on"), "{words}");
     assert!(said(&slurm, "cancelled").contains("--name=vtexport-"));
     assert_eq!(done(), 2);
-    let _ = Command::new("pkill")
-        .args(["-f", &format!("{}/.*-2.sh", slurm.display())])
-        .status();
     // The rest is done here.
     let quick = [&arguments[..3], &["--quiet", "--video", FAST], &length].concat();
     let ended = vtexport(dir, &quick).status().unwrap();

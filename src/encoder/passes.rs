@@ -51,6 +51,15 @@ pub struct Prepared {
     pub statistics: Statistics,
 }
 
+/// An encoder is known to keep an average bitrate, in one pass. (Of most others nobody knows it.)
+pub fn keeps_average_bitrate(description: &str) -> bool {
+    parse(description).is_ok_and(|made| {
+        let encoder = encoder_within(&made);
+        let row = Profile::of(&encoder);
+        row.can_keep_quality() && row.is_driven_by_bitrate(&encoder)
+    })
+}
+
 /// An encoder for two passes. An error is a sentence that says why it can't be one.
 pub fn prepared(description: &str) -> Result<Prepared, String> {
     let made = parse(description).map_err(|error| error.to_string())?;

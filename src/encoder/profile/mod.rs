@@ -278,6 +278,11 @@ impl Profile {
         self.drive(encoder) == Drive::Bitrate
     }
 
+    /// A row that says how the encoder is driven by a quality says as well how it isn't.
+    pub(super) fn can_keep_quality(&self) -> bool {
+        !self.constant_quality.is_empty()
+    }
+
     fn drive(&self, encoder: &gst::Element) -> Drive {
         if any_has(encoder, self.constant_quantizer) {
             Drive::Quantizer
@@ -291,8 +296,7 @@ impl Profile {
     /// What the beginning of a chunk costs.
     pub(crate) fn beginning(&self, encoder: &gst::Element) -> Beginning {
         let settles = match self.drive(encoder) {
-            // Where a row says how the encoder is driven by a quality, it says as well how it isn't.
-            Drive::Bitrate => !self.constant_quality.is_empty(),
+            Drive::Bitrate => self.can_keep_quality(),
             Drive::Quality => self.quality_lead > AUTOMATIC_OVERLAP,
             Drive::Quantizer => false,
         };

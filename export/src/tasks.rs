@@ -1,0 +1,569 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Chunks that other machines encode: which are submitted, again, and a second time. No clock, no process, no file: what is seen comes in, what is to be
+//! done goes out.
+//!
+//! The longest chunks go first. When no task waits any more, machines that have become free get a second copy of what would take longer
+//! where it is than there: both make the same bytes, so that whoever is first wins, and a slow machine or one that hangs doesn't decide the end.
+
+use crate::chunk::Made;
+use crate::failure::{Code, Failure};
+use crate::jobs::{Event, MOST_ATTEMPTS};
+use crate::plan::{self, Plan};
+use std::cmp::Reverse;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A task that ended well is believed to have made nothing if its record isn't seen after so long: other machines see files later. (Three
+/// seconds is what NFS holds back at least by default, acregmin.)
+const LATE: Duration = Duration::from_secs(5);
+
+/// One of the tasks that are submitted for a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Copy {
+    pub index: usize,
+    /// Counted from 1.
+    pub number: u32,
+}
+
+/// The name of what it writes.
+impl fmt::Display for Copy {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{}-{}", self.index, self.number)
+    }
+}
+
+impl FromStr for Copy {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        let (index, number) = name.split_once('-').ok_or(())?;
+        Ok(Self {
+            index: index.parse().map_err(|_| ())?,
+            number: number.parse().map_err(|_| ())?,
+        })
+    }
+}
+
+/// What the scheduler says of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Waits,
+    Runs,
+    /// Or it isn't known any more.
+    Ended,
+}
+
+/// What is seen of the tasks.
+pub trait Seen {
+    fn state(&self, copy: Copy) -> State;
+    /// Bytes of what is made of a chunk, if that is done.
+    fn done(&self, index: usize) -> Option<u64>;
+    /// How far a task is that runs, as far as that is known.
+    fn made(&self, copy: Copy) -> Option<Made>;
+    /// Why a task ended that made nothing. `None`: nobody knows yet. `is_late`: nobody will.
+    fn failure(&self, copy: Copy, is_late: bool) -> Option<Failure>;
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Act {
+    Submit(Copy),
+    Cancel(Copy),
+    Tell(Event),
+}
+
+/// A task that was submitted.
+#[derive(Debug, Clone)]
+struct Task {
+    copy: Copy,
+    state: State,
+    /// Since when it is in that state.
+    since: Duration,
+    /// When it was first seen to run.
+    began: Option<Duration>,
+    made: Made,
+}
+
+/// A chunk that isn't done.
+#[derive(Debug, Clone)]
+struct Chunk {
+    planned: plan::Chunk,
+    /// Where it is shown, while it is in work.
+    place: Option<usize>,
+    tasks: Vec<Task>,
+    /// Tasks that were submitted for it.
+    submitted: u32,
+    failed: u32,
+}
+
+impl Chunk {
+    fn new(plan: &Plan, index: usize) -> Result<Self, Failure> {
+        Ok(Self {
+            planned: plan.chunk(index)?.clone(),
+            place: None,
+            tasks: Vec::new(),
+            submitted: 0,
+            failed: 0,
+        })
+    }
+
+    fn index(&self) -> usize {
+        self.planned.index
+    }
+
+    /// Frames that its encoder is fed.
+    fn frames(&self) -> u64 {
+        let fed = self.planned.fed();
+        fed.end - fed.start
+    }
+
+    fn submit(&mut self, now: Duration) -> Act {
+        self.submitted += 1;
+        let copy = Copy {
+            index: self.index(),
+            number: self.submitted,
+        };
+        self.tasks.push(Task {
+            copy,
+            state: State::Waits,
+            since: now,
+            began: None,
+            made: Made::default(),
+        });
+        Act::Submit(copy)
+    }
+
+    fn is(&self, state: State) -> bool {
+        self.tasks.iter().any(|task| task.state == state)
+    }
+
+    /// Seconds that its only task still takes, if it goes on as it does.
+    fn left(&self, now: Duration) -> Option<f64> {
+        let [task] = self.tasks.as_slice() else {
+            return None;
+        };
+        let gone = now.saturating_sub(task.since).as_secs_f64();
+        let made = task.made.packets.max(1) as f64;
+        let rest = self.frames().saturating_sub(task.made.packets) as f64;
+        (task.state == State::Runs).then(|| gone * rest / made)
+    }
+}
+
+/// The chunks that aren't done.
+#[derive(Debug)]
+pub struct Tasks {
+    chunks: Vec<Chunk>,
+    /// Chunks that are shown, by their place.
+    places: Vec<bool>,
+    /// Tasks that were seen to run at the same time: so many machines there are.
+    most: usize,
+    /// Seconds for a frame, of each task that was done.
+    pace: Vec<f64>,
+}
+
+impl Tasks {
+    pub fn new(plan: &Plan, chunks: &[usize]) -> Result<Self, Failure> {
+        let chunks = chunks.iter().map(|&index| Chunk::new(plan, index));
+        Ok(Self::of(chunks.collect::<Result<_, _>>()?))
+    }
+
+    fn of(mut chunks: Vec<Chunk>) -> Self {
+        chunks.sort_by_key(|chunk| Reverse(chunk.frames()));
+        Self {
+            chunks,
+            places: Vec::new(),
+            most: 0,
+            pace: Vec::new(),
+        }
+    }
+
+    /// All are submitted.
+    pub fn begin(&mut self, now: Duration) -> Vec<Act> {
+        self.chunks.iter_mut().map(|it| it.submit(now)).collect()
+    }
+
+    pub fn are_done(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// Tasks that run.
+    pub fn running(&self) -> usize {
+        let tasks = self.chunks.iter().flat_map(|chunk| &chunk.tasks);
+        tasks.filter(|task| task.state == State::Runs).count()
+    }
+
+    /// What is seen now. The error: it can't be had.
+    pub fn see(&mut self, now: Duration, seen: &impl Seen) -> Result<Vec<Act>, Failure> {
+        let mut acts = Vec::new();
+        let mut left = Vec::new();
+        for mut chunk in std::mem::take(&mut self.chunks) {
+            if !self.look(&mut chunk, now, seen, &mut acts)? {
+                left.push(chunk);
+            }
+        }
+        self.chunks = left;
+        self.most = self.most.max(self.running());
+        acts.extend(self.second_copies(now));
+        Ok(acts)
+    }
+
+    /// Whether the chunk is done.
+    fn look(
+        &mut self,
+        chunk: &mut Chunk,
+        now: Duration,
+        seen: &impl Seen,
+        acts: &mut Vec<Act>,
+    ) -> Result<bool, Failure> {
+        for task in &mut chunk.tasks {
+            let state = seen.state(task.copy);
+            if state != task.state {
+                (task.state, task.since) = (state, now);
+                task.began = match state {
+                    State::Waits => None,
+                    State::Runs => Some(now),
+                    State::Ended => task.began,
+                };
+            }
+        }
+        // What waits has made nothing.
+        if chunk.tasks.iter().all(|task| task.state == State::Waits) {
+            self.leave(chunk);
+            return Ok(false);
+        }
+        let place = self.enter(chunk, acts);
+        if let Some(bytes) = seen.done(chunk.index()) {
+            self.done(chunk, place, bytes, now, acts);
+            return Ok(true);
+        }
+        for task in &mut chunk.tasks {
+            if task.state == State::Runs {
+                task.made = seen.made(task.copy).unwrap_or(task.made);
+            }
+        }
+        let furthest = chunk.tasks.iter().map(|task| task.made);
+        if let Some(made) = furthest.max_by_key(|made| made.packets) {
+            acts.push(Act::Tell(Event::Made { place, made }));
+        }
+        self.failures(chunk, place, now, seen, acts)?;
+        Ok(false)
+    }
+
+    fn failures(
+        &mut self,
+        chunk: &mut Chunk,
+        place: usize,
+        now: Duration,
+        seen: &impl Seen,
+        acts: &mut Vec<Act>,
+    ) -> Result<(), Failure> {
+        for task in chunk.tasks.clone() {
+            if task.state != State::Ended {
+                continue;
+            }
+            let is_late = now.saturating_sub(task.since) >= LATE;
+            let Some(failure) = seen.failure(task.copy, is_late) else {
+                continue;
+            };
+            chunk.tasks.retain(|it| it.copy != task.copy);
+            chunk.failed += 1;
+            acts.push(Act::Tell(Event::Failed {
+                place,
+                index: chunk.index(),
+                attempt: chunk.failed,
+                why: failure.text.clone(),
+            }));
+            let is_final = !matches!(failure.code, Code::Failed | Code::Again);
+            if is_final || chunk.failed == MOST_ATTEMPTS {
+                return Err(chunk.planned.cannot_be_encoded(&failure));
+            }
+            if chunk.tasks.is_empty() {
+                acts.push(chunk.submit(now));
+            }
+        }
+        if chunk.tasks.iter().all(|task| task.state == State::Waits) {
+            self.leave(chunk);
+        }
+        Ok(())
+    }
+
+    fn done(
+        &mut self,
+        chunk: &mut Chunk,
+        place: usize,
+        bytes: u64,
+        now: Duration,
+        acts: &mut Vec<Act>,
+    ) {
+        // (Of a task whose beginning wasn't seen nobody knows how long it took.)
+        if let Some(began) = chunk.tasks.iter().filter_map(|task| task.began).min() {
+            let took = now.saturating_sub(began).as_secs_f64();
+            self.pace.push(took / chunk.frames().max(1) as f64);
+        }
+        let others = chunk.tasks.iter().filter(|it| it.state != State::Ended);
+        acts.extend(others.map(|task| Act::Cancel(task.copy)));
+        let index = chunk.index();
+        acts.push(Act::Tell(Event::Done {
+            place,
+            index,
+            bytes,
+        }));
+        self.leave(chunk);
+    }
+
+    /// The chunk is in work, in the first place that is free.
+    fn enter(&mut self, chunk: &mut Chunk, acts: &mut Vec<Act>) -> usize {
+        if let Some(place) = chunk.place {
+            return place;
+        }
+        let free = self.places.iter().position(|is_taken| !is_taken);
+        let place = free.unwrap_or(self.places.len());
+        self.places.resize(self.places.len().max(place + 1), false);
+        self.places[place] = true;
+        chunk.place = Some(place);
+        let index = chunk.index();
+        acts.push(Act::Tell(Event::Begun { place, index }));
+        place
+    }
+
+    fn leave(&mut self, chunk: &mut Chunk) {
+        if let Some(place) = chunk.place.take() {
+            self.places[place] = false;
+        }
+    }
+
+    /// For machines that have become free.
+    fn second_copies(&mut self, now: Duration) -> Vec<Act> {
+        let free = self.most.saturating_sub(self.running());
+        if free == 0 || self.chunks.iter().any(|chunk| chunk.is(State::Waits)) {
+            return Vec::new();
+        }
+        let Some(pace) = self.median_pace() else {
+            return Vec::new();
+        };
+        let slow = self.chunks.iter_mut().filter_map(|chunk| {
+            let left = chunk.left(now)?;
+            (left > pace * chunk.frames() as f64).then_some((left, chunk))
+        });
+        let mut slow: Vec<(f64, &mut Chunk)> = slow.collect();
+        slow.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        let slow = slow.into_iter().take(free);
+        slow.map(|(_, chunk)| chunk.submit(now)).collect()
+    }
+
+    fn median_pace(&self) -> Option<f64> {
+        let mut sorted = self.pace.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::collections::HashMap;
+
+    /// Machines that aren't there: each takes a task that waits, in their order, and so many seconds for it.
+    struct Machines {
+        seconds: Vec<f64>,
+        now: Duration,
+        waiting: Vec<Copy>,
+        /// What each works at, and since when.
+        at: Vec<Option<(Copy, Duration)>>,
+        done: Vec<usize>,
+        failures: RefCell<HashMap<Copy, Failure>>,
+        submitted: Vec<Copy>,
+        told: Vec<Event>,
+    }
+
+    impl Machines {
+        fn new(seconds: &[f64]) -> Self {
+            Self {
+                seconds: seconds.to_vec(),
+                now: Duration::ZERO,
+                waiting: Vec::new(),
+                at: vec![None; seconds.len()],
+                done: Vec::new(),
+                failures: RefCell::default(),
+                submitted: Vec::new(),
+                told: Vec::new(),
+            }
+        }
+
+        fn part(&self, machine: usize) -> f64 {
+            let (_, since) = self.at[machine].unwrap();
+            (self.now - since).as_secs_f64() / self.seconds[machine]
+        }
+
+        fn work(&mut self) {
+            for machine in 0..self.at.len() {
+                if let Some((copy, _)) = self.at[machine]
+                    && self.part(machine) >= 1.0
+                {
+                    if !self.failures.borrow().contains_key(&copy) {
+                        self.done.push(copy.index);
+                    }
+                    self.at[machine] = None;
+                }
+                if self.at[machine].is_none() && !self.waiting.is_empty() {
+                    self.at[machine] = Some((self.waiting.remove(0), self.now));
+                }
+            }
+        }
+
+        fn carry_out(&mut self, acts: Vec<Act>) {
+            for act in acts {
+                match act {
+                    Act::Submit(copy) => {
+                        self.submitted.push(copy);
+                        self.waiting.push(copy);
+                    }
+                    Act::Cancel(copy) => {
+                        self.waiting.retain(|it| *it != copy);
+                        for at in &mut self.at {
+                            *at = at.filter(|(it, _)| *it != copy);
+                        }
+                    }
+                    Act::Tell(event) => self.told.push(event),
+                }
+            }
+        }
+
+        /// Seconds until all is done.
+        fn run(&mut self, chunks: usize) -> Result<f64, Failure> {
+            let mut tasks = tasks(&vec![100; chunks]);
+            let acts = tasks.begin(self.now);
+            self.carry_out(acts);
+            while !tasks.are_done() {
+                self.work();
+                let acts = tasks.see(self.now, self)?;
+                self.carry_out(acts);
+                self.now += Duration::from_secs(1);
+                assert!(self.now.as_secs() < 10_000, "it doesn't end");
+            }
+            Ok(self.now.as_secs_f64())
+        }
+    }
+
+    impl Seen for Machines {
+        fn state(&self, copy: Copy) -> State {
+            let runs = self.at.iter().flatten().any(|(at, _)| *at == copy);
+            match self.waiting.contains(&copy) {
+                true => State::Waits,
+                false if runs => State::Runs,
+                false => State::Ended,
+            }
+        }
+
+        fn done(&self, index: usize) -> Option<u64> {
+            self.done.contains(&index).then_some(1)
+        }
+
+        fn made(&self, copy: Copy) -> Option<Made> {
+            let at = |at: &Option<(Copy, Duration)>| at.is_some_and(|(at, _)| at == copy);
+            let machine = self.at.iter().position(at)?;
+            let packets = (self.part(machine) * 100.0) as u64;
+            let fed = packets;
+            Some(Made { fed, packets })
+        }
+
+        fn failure(&self, copy: Copy, is_late: bool) -> Option<Failure> {
+            let said = self.failures.borrow().get(&copy).cloned();
+            said.or(is_late.then(|| Failure::failed("it left no record")))
+        }
+    }
+
+    fn tasks(frames: &[u64]) -> Tasks {
+        let chunk = |(index, &frames): (usize, &u64)| Chunk {
+            planned: plan::Chunk {
+                index,
+                own: [0, frames],
+                lead: 0,
+                trail: 0,
+                from: 0.0,
+                to: 0.0,
+            },
+            place: None,
+            tasks: Vec::new(),
+            submitted: 0,
+            failed: 0,
+        };
+        Tasks::of(frames.iter().enumerate().map(chunk).collect())
+    }
+
+    #[test]
+    fn the_longest_chunk_is_first() {
+        let acts = tasks(&[50, 200, 100]).begin(Duration::ZERO);
+        let order = acts.iter().map(|act| match act {
+            Act::Submit(copy) => copy.to_string(),
+            act => panic!("{act:?}"),
+        });
+        assert_eq!(order.collect::<Vec<_>>(), ["1-1", "2-1", "0-1"]);
+    }
+
+    #[test]
+    fn machines_that_are_alike_get_no_second_copies() {
+        let mut machines = Machines::new(&[20.0, 20.0, 20.0]);
+        assert!(machines.run(12).unwrap() < 84.0);
+        assert_eq!(machines.submitted.len(), 12);
+        // Three places are enough to show them.
+        let places = machines.told.iter().filter_map(|event| match event {
+            Event::Begun { place, .. } => Some(*place),
+            _ => None,
+        });
+        assert_eq!(places.max(), Some(2));
+    }
+
+    #[test]
+    fn a_slow_machine_does_not_decide_the_end() {
+        let without = Machines::new(&[20.0; 9]).run(45).unwrap();
+        for slow in [60.0, 1e6] {
+            let mut machines = Machines::new(&[&[slow][..], &[20.0; 9]].concat());
+            let with = machines.run(45).unwrap();
+            assert!(with <= without * 1.25, "{slow}: {with}, {without}");
+            assert!(machines.submitted.len() <= 47);
+        }
+    }
+
+    #[test]
+    fn what_fails_is_submitted_three_times_and_no_oftener() {
+        let mut machines = Machines::new(&[20.0, 20.0]);
+        for number in 1..=2 {
+            let copy = Copy { index: 1, number };
+            let failure = Failure::again("no space");
+            machines.failures.borrow_mut().insert(copy, failure);
+        }
+        machines.run(4).unwrap();
+        assert_eq!(machines.submitted.len(), 6);
+
+        let mut machines = Machines::new(&[20.0, 20.0]);
+        for number in 1..=3 {
+            let copy = Copy { index: 1, number };
+            let failure = Failure::failed("it crashed");
+            machines.failures.borrow_mut().insert(copy, failure);
+        }
+        let failure = machines.run(4).unwrap_err();
+        assert_eq!(failure.code, Code::Failed);
+        assert!(failure.text.contains("chunk 1 (frames 0 to 99"));
+        assert!(failure.text.contains("it crashed"), "{failure}");
+        assert_eq!(machines.submitted.len(), 6);
+    }
+
+    #[test]
+    fn what_would_fail_anywhere_is_submitted_once() {
+        for failure in [Failure::source("it changed"), Failure::cannot("no encoder")] {
+            let mut machines = Machines::new(&[20.0, 20.0]);
+            let copy = Copy {
+                index: 0,
+                number: 1,
+            };
+            let said = failure.clone();
+            machines.failures.borrow_mut().insert(copy, said);
+            assert_eq!(machines.run(4).unwrap_err().code, failure.code);
+            assert_eq!(machines.submitted.len(), 4);
+        }
+    }
+}
