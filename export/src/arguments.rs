@@ -234,6 +234,9 @@ pub enum Command {
     Status {
         /// The plan.
         plan: PathBuf,
+        /// Print the numbers of the chunks that aren't, a line each, for programs.
+        #[arg(long, conflicts_with = "json")]
+        missing: bool,
         /// Print it as JSON, for programs.
         #[arg(long)]
         json: bool,

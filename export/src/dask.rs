@@ -90,7 +90,11 @@ impl Heard {
 impl Dask {
     /// `tag`: what workers offer that have the plan's encoder.
     pub fn new(work: &Work, scheduler: &str, tag: &str) -> Result<Self, Failure> {
-        let spawned = Command::new(BRIDGE)
+        let mut command = Command::new(BRIDGE);
+        // (Ctrl-C is for this command, which then closes the other one's input.)
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let spawned = command
             .args(["run", "--scheduler", scheduler, "--tag", tag])
             .args((work.step == Step::FirstPass).then_some("--first-pass"))
             .arg(&work.plan)

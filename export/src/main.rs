@@ -139,7 +139,11 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             );
             Ok(())
         }
-        Some(Command::Status { plan, json }) => status(&plan, json),
+        Some(Command::Status {
+            plan,
+            missing,
+            json,
+        }) => status(&plan, missing, json),
         Some(Command::Tag { encoders, jobs }) => tags(&encoders, jobs),
         Some(Command::Completions { .. } | Command::Man) => Ok(()),
     }
@@ -463,7 +467,7 @@ struct Status {
     first_passes: Option<usize>,
 }
 
-fn status(path: &Path, json: bool) -> Result<(), Failure> {
+fn status(path: &Path, only_missing: bool, json: bool) -> Result<(), Failure> {
     let plan = Plan::read(path)?;
     let folder = Folder::of_plan(path);
     let records = folder.read_all(&plan);
@@ -480,6 +484,13 @@ fn status(path: &Path, json: bool) -> Result<(), Failure> {
         done,
         missing,
     };
+    if only_missing {
+        let numbers = status.missing.iter().map(ToString::to_string);
+        return match numbers.collect::<Vec<_>>().join("\n") {
+            none if none.is_empty() => Ok(()),
+            lines => print(&lines, &status, json),
+        };
+    }
     let text = format!(
         "{}{} of {} chunks are done, {} bytes{}",
         status.first_passes.map_or_else(String::new, |made| {

@@ -126,7 +126,7 @@ impl Scheduler for Slurm<'_> {
 
     fn states(&mut self) -> Result<Option<HashMap<Copy, State>>, Failure> {
         let said = Command::new("squeue")
-            .args(["--noheader", "--array", "--format=%F %K %T"])
+            .args(["--noheader", "--array", "--format=%F %K %T %r"])
             .arg(format!("--name={}", self.name))
             .stderr(Stdio::null())
             .output();
@@ -139,6 +139,8 @@ impl Scheduler for Slurm<'_> {
             let place: usize = words.next()?.parse().ok()?;
             let state = match words.next()? {
                 "RUNNING" | "COMPLETING" | "SUSPENDED" | "STOPPED" => State::Runs,
+                // It stays there until somebody releases it ("launch failed requeued held").
+                _ if line.ends_with("requeued held") => State::Ended,
                 _ => State::Waits,
             };
             Some((*array.get(place)?, state))
