@@ -11,10 +11,14 @@
 //! after the other in turns, and a figure is the median: machines differ, and so do their moments.
 
 mod clip;
+mod cluster;
 mod cost;
 mod encoders;
 mod engine;
+mod export;
+mod machines;
 mod memory;
+mod models;
 mod passes;
 mod peers;
 mod plan;
@@ -42,7 +46,7 @@ pub enum Form {
 type Measure = fn(Form) -> Vec<Table>;
 
 /// Name and measurement, in the order of the document.
-const FIGURES: [(&str, Measure); 9] = [
+const FIGURES: [(&str, Measure); 10] = [
     ("encoders", encoders::measure),
     ("peers", peers::measure),
     ("passes", passes::measure),
@@ -51,6 +55,7 @@ const FIGURES: [(&str, Measure); 9] = [
     ("memory", memory::measure),
     ("seams", seams::measure),
     ("plan", plan::measure),
+    ("machines", machines::measure),
     ("predictions", predictions::measure),
 ];
 

@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Machines in virtual time: they aren't equally fast, some go away, and all share a scheduler and a storage. Tasks run on them, the longest
+//! first, and those that are late a second time.
+//!
+//! A task is given by the scheduler, reads what it has to know, and then reads its part of the source while it encodes: it is over when both are.
+//! A machine that goes away is replaced as soon as that is noticed; its task waits again then.
+
+use crate::models::Random;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+
+/// How long nobody notices that a machine is gone, in seconds.
+const UNNOTICED: f64 = 60.0;
+
+/// What a machine does in one go.
+#[derive(Debug, Clone, Copy)]
+pub struct Task {
+    /// The longest begin first.
+    pub frames: u64,
+    /// On a machine of usual speed.
+    pub seconds: f64,
+    /// Bytes that are read before anything else, and then beside the work.
+    pub head: f64,
+    pub body: f64,
+}
+
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Of each machine; 1 is usual.
+    pub speeds: Vec<f64>,
+    /// How many of all machines go away in an hour.
+    pub leaving: f64,
+    /// Which of all ways in which they may go it is.
+    pub draw: u64,
+    /// What the scheduler takes for a task, in seconds.
+    pub dispatch: f64,
+    /// Bytes in a second that the storage has for all, and for one.
+    pub storage: f64,
+    pub each: f64,
+    /// Late tasks run a second time.
+    pub copies: bool,
+}
+
+impl Cluster {
+    /// Seconds until all tasks are done.
+    pub fn run(&self, tasks: &[Task]) -> f64 {
+        let mut run = Run::new(self, tasks);
+        while run.left > 0 {
+            run.step();
+        }
+        run.now
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Begins(usize),
+    Encoded(usize),
+    /// This machine goes away.
+    Leaves(usize),
+    /// The machine of this copy is known to be gone.
+    Noticed(usize),
+    /// A task may be late now.
+    Look,
+}
+
+/// One of the one or two times that a task runs at once.
+struct Copy {
+    task: usize,
+    machine: usize,
+    since: f64,
+    /// Neither over nor given up.
+    is_live: bool,
+    /// Its machine is gone, which nobody knows yet.
+    is_lost: bool,
+    /// It reads from the storage.
+    reads: bool,
+    has_head: bool,
+    is_encoded: bool,
+}
+
+struct Run<'a> {
+    cluster: &'a Cluster,
+    tasks: &'a [Task],
+    now: f64,
+    left: usize,
+    events: BinaryHeap<Reverse<(u64, Event)>>,
+    pipe: Pipe,
+    /// The longest first.
+    waiting: BTreeSet<(Reverse<u64>, usize)>,
+    /// Who waits for longest is first.
+    idle: VecDeque<usize>,
+    copies: Vec<Copy>,
+    /// Of each task, those that are live.
+    live: Vec<Vec<usize>>,
+    /// What each machine is at, and when it goes away.
+    at: Vec<Option<usize>>,
+    chance: Vec<Random>,
+    /// Copies without another one, the oldest first.
+    single: BTreeSet<(u64, usize)>,
+    times: Median,
+    /// Until when the scheduler is busy.
+    scheduler: f64,
+    /// When somebody looks for late tasks next.
+    look: f64,
+}
+
+impl<'a> Run<'a> {
+    fn new(cluster: &'a Cluster, tasks: &'a [Task]) -> Self {
+        let machines = cluster.speeds.len();
+        let seed = |machine: usize| cluster.draw << 32 | machine as u64;
+        let mut run = Self {
+            cluster,
+            tasks,
+            now: 0.0,
+            left: tasks.len(),
+            events: BinaryHeap::new(),
+            pipe: Pipe::default(),
+            waiting: (0..tasks.len())
+                .map(|task| (Reverse(tasks[task].frames), task))
+                .collect(),
+            idle: (0..machines).collect(),
+            copies: Vec::new(),
+            live: vec![Vec::new(); tasks.len()],
+            at: vec![None; machines],
+            chance: (0..machines)
+                .map(|machine| Random::of(seed(machine)))
+                .collect(),
+            single: BTreeSet::new(),
+            times: Median::default(),
+            scheduler: 0.0,
+            look: f64::INFINITY,
+        };
+        for machine in 0..machines {
+            run.leaves_later(machine);
+        }
+        run.give();
+        run
+    }
+
+    /// What happens next, by an event or because something is read.
+    fn step(&mut self) {
+        let copies = &self.copies;
+        let read = self.pipe.next(self.cluster, |copy| copies[copy].reads);
+        let event = self
+            .events
+            .peek()
+            .map(|Reverse((at, _))| f64::from_bits(*at));
+        let now = event.unwrap_or(f64::INFINITY);
+        match read.filter(|(at, _)| *at <= now) {
+            Some((at, copy)) => {
+                self.now = at.max(self.now);
+                self.pipe.pop(self.cluster, self.now);
+                self.read(copy);
+            }
+            None => {
+                let Reverse((_, event)) = self.events.pop().expect("somebody works");
+                self.now = now;
+                self.happens(event);
+            }
+        }
+        self.give();
+    }
+
+    fn happens(&mut self, event: Event) {
+        match event {
+            Event::Begins(copy) if self.is_at_work(copy) => {
+                self.copies[copy].since = self.now;
+                if let [_] = self.live[self.copies[copy].task][..] {
+                    self.single.insert((self.now.to_bits(), copy));
+                }
+                let bytes = self.tasks[self.copies[copy].task].head;
+                self.reads(copy, bytes);
+            }
+            Event::Encoded(copy) if self.is_at_work(copy) => {
+                self.copies[copy].is_encoded = true;
+                self.end_if_over(copy);
+            }
+            Event::Leaves(machine) => {
+                self.leaves_later(machine);
+                if let Some(copy) = self.at[machine].filter(|&copy| self.is_at_work(copy)) {
+                    self.copies[copy].is_lost = true;
+                    self.stop_reading(copy);
+                    self.later(UNNOTICED, Event::Noticed(copy));
+                }
+            }
+            Event::Noticed(copy) if self.copies[copy].is_live => {
+                self.give_up(copy);
+                let task = self.copies[copy].task;
+                match self.live[task][..] {
+                    [] => {
+                        self.waiting
+                            .insert((Reverse(self.tasks[task].frames), task));
+                    }
+                    // (One that wasn't begun comes in when it is.)
+                    [other, ..] if self.copies[other].reads || self.copies[other].has_head => {
+                        let since = self.copies[other].since;
+                        self.single.insert((since.to_bits(), other));
+                    }
+                    [..] => (),
+                }
+            }
+            Event::Look => self.look = f64::INFINITY,
+            _ => (),
+        }
+    }
+
+    /// Something was read to its end: what the work needs, or its part of the source.
+    fn read(&mut self, copy: usize) {
+        self.copies[copy].reads = false;
+        let it = &self.copies[copy];
+        if it.has_head {
+            self.end_if_over(copy);
+            return;
+        }
+        let task = self.tasks[it.task];
+        let seconds = task.seconds / self.cluster.speeds[it.machine];
+        self.copies[copy].has_head = true;
+        self.later(seconds, Event::Encoded(copy));
+        self.reads(copy, task.body);
+    }
+
+    fn end_if_over(&mut self, copy: usize) {
+        let it = &self.copies[copy];
+        if !it.is_encoded || it.reads {
+            return;
+        }
+        self.times.push(self.now - it.since);
+        self.left -= 1;
+        for copy in self.live[it.task].clone() {
+            self.give_up(copy);
+        }
+    }
+
+    /// Tasks to those that have none: what waits, or what is late.
+    fn give(&mut self) {
+        while let Some(&machine) = self.idle.front() {
+            let task = match self.waiting.pop_first() {
+                Some((_, task)) => task,
+                None => match self.late() {
+                    Some(task) => task,
+                    None => return,
+                },
+            };
+            self.idle.pop_front();
+            let copy = self.copies.len();
+            self.copies.push(Copy {
+                task,
+                machine,
+                since: 0.0,
+                is_live: true,
+                is_lost: false,
+                reads: false,
+                has_head: false,
+                is_encoded: false,
+            });
+            self.live[task].push(copy);
+            self.at[machine] = Some(copy);
+            self.scheduler = self.scheduler.max(self.now) + self.cluster.dispatch;
+            self.later(self.scheduler - self.now, Event::Begins(copy));
+        }
+    }
+
+    /// The task that has run the longest in one copy, if that is longer than the median. Somebody looks again when it may be.
+    fn late(&mut self) -> Option<usize> {
+        let &(since, copy) = self.single.first().filter(|_| self.cluster.copies)?;
+        let is_late = f64::from_bits(since) + self.times.median()?;
+        if is_late <= self.now {
+            self.single.pop_first();
+            return Some(self.copies[copy].task);
+        }
+        if is_late < self.look {
+            self.look = is_late;
+            self.events.push(Reverse((is_late.to_bits(), Event::Look)));
+        }
+        None
+    }
+
+    /// It is over, was overtaken, or is lost: its machine is free.
+    fn give_up(&mut self, copy: usize) {
+        self.stop_reading(copy);
+        let it = &mut self.copies[copy];
+        it.is_live = false;
+        self.at[it.machine] = None;
+        self.idle.push_back(it.machine);
+        self.single.remove(&(it.since.to_bits(), copy));
+        self.live[it.task].retain(|&other| other != copy);
+    }
+
+    fn is_at_work(&self, copy: usize) -> bool {
+        self.copies[copy].is_live && !self.copies[copy].is_lost
+    }
+
+    fn reads(&mut self, copy: usize, bytes: f64) {
+        self.copies[copy].reads = true;
+        self.pipe.add(self.cluster, self.now, copy, bytes);
+    }
+
+    fn stop_reading(&mut self, copy: usize) {
+        if std::mem::take(&mut self.copies[copy].reads) {
+            self.pipe.less(self.cluster, self.now);
+        }
+    }
+
+    fn leaves_later(&mut self, machine: usize) {
+        if self.cluster.leaving > 0.0 {
+            let part = 1.0 - self.chance[machine].part();
+            let seconds = -part.ln() / self.cluster.leaving * 3_600.0;
+            self.later(seconds, Event::Leaves(machine));
+        }
+    }
+
+    fn later(&mut self, seconds: f64, event: Event) {
+        // (The bits of numbers that aren't negative are in the order of the numbers.)
+        let at = (self.now + seconds).to_bits();
+        self.events.push(Reverse((at, event)));
+    }
+}
+
+/// The storage: all who read have equal parts of it.
+#[derive(Default)]
+struct Pipe {
+    /// Up to when is known what was read.
+    at: f64,
+    /// Bytes that whoever read from the beginning has by then.
+    served: f64,
+    readers: usize,
+    /// How many bytes are served when each has its own.
+    ends: BinaryHeap<Reverse<(u64, usize)>>,
+}
+
+impl Pipe {
+    fn rate(&self, cluster: &Cluster) -> f64 {
+        cluster
+            .each
+            .min(cluster.storage / self.readers.max(1) as f64)
+    }
+
+    fn advance(&mut self, cluster: &Cluster, now: f64) {
+        self.served += (now - self.at) * self.rate(cluster);
+        self.at = now;
+    }
+
+    fn add(&mut self, cluster: &Cluster, now: f64, copy: usize, bytes: f64) {
+        self.advance(cluster, now);
+        self.readers += 1;
+        let end = (self.served + bytes).to_bits();
+        self.ends.push(Reverse((end, copy)));
+    }
+
+    fn less(&mut self, cluster: &Cluster, now: f64) {
+        self.advance(cluster, now);
+        self.readers -= 1;
+    }
+
+    fn pop(&mut self, cluster: &Cluster, now: f64) {
+        self.less(cluster, now);
+        self.ends.pop();
+    }
+
+    /// Who has all that it wants next, and when.
+    fn next(&mut self, cluster: &Cluster, reads: impl Fn(usize) -> bool) -> Option<(f64, usize)> {
+        while let Some(&Reverse((end, copy))) = self.ends.peek() {
+            if reads(copy) {
+                let left = (f64::from_bits(end) - self.served).max(0.0);
+                return Some((self.at + left / self.rate(cluster), copy));
+            }
+            self.ends.pop();
+        }
+        None
+    }
+}
+
+/// Of times so far.
+#[derive(Default)]
+struct Median {
+    /// The lower half, and the upper one.
+    lower: BinaryHeap<u64>,
+    upper: BinaryHeap<Reverse<u64>>,
+}
+
+impl Median {
+    fn push(&mut self, seconds: f64) {
+        self.lower.push(seconds.to_bits());
+        self.upper.extend(self.lower.pop().map(Reverse));
+        if self.upper.len() > self.lower.len() {
+            self.lower.extend(self.upper.pop().map(|Reverse(it)| it));
+        }
+    }
+
+    fn median(&self) -> Option<f64> {
+        self.lower.peek().map(|it| f64::from_bits(*it))
+    }
+}
