@@ -65,11 +65,17 @@ enum Event {
     Look,
 }
 
-/// One of the one or two times that a task runs at once.
+/// So many times a task runs at once, at most.
+const MOST_COPIES: usize = 3;
+
+/// One of the times that a task runs at once.
 struct Copy {
     task: usize,
     machine: usize,
     since: f64,
+    /// When its encoding ends, once that is begun.
+    ends: f64,
+    is_begun: bool,
     /// Neither over nor given up.
     is_live: bool,
     /// Its machine is gone, which nobody knows yet.
@@ -97,8 +103,12 @@ struct Run<'a> {
     /// What each machine is at, and when it goes away.
     at: Vec<Option<usize>>,
     chance: Vec<Random>,
-    /// Copies without another one, the oldest first.
-    single: BTreeSet<(u64, usize)>,
+    /// Tasks that come on, by when the first of their copies ends.
+    coming: BTreeSet<(u64, usize)>,
+    /// Those that don't, by since when the last of their copies stands.
+    standing: BTreeSet<(u64, usize)>,
+    /// Where each task is in these.
+    keys: Vec<(u64, u64)>,
     times: Median,
     /// Until when the scheduler is busy.
     scheduler: f64,
@@ -127,7 +137,9 @@ impl<'a> Run<'a> {
             chance: (0..machines)
                 .map(|machine| Random::of(seed(machine)))
                 .collect(),
-            single: BTreeSet::new(),
+            coming: BTreeSet::new(),
+            standing: BTreeSet::new(),
+            keys: vec![(0, 0); tasks.len()],
             times: Median::default(),
             scheduler: 0.0,
             look: f64::INFINITY,
@@ -167,9 +179,8 @@ impl<'a> Run<'a> {
         match event {
             Event::Begins(copy) if self.is_at_work(copy) => {
                 self.copies[copy].since = self.now;
-                if let [_] = self.live[self.copies[copy].task][..] {
-                    self.single.insert((self.now.to_bits(), copy));
-                }
+                self.copies[copy].is_begun = true;
+                self.look_at(self.copies[copy].task);
                 let bytes = self.tasks[self.copies[copy].task].head;
                 self.reads(copy, bytes);
             }
@@ -181,24 +192,18 @@ impl<'a> Run<'a> {
                 self.leaves_later(machine);
                 if let Some(copy) = self.at[machine].filter(|&copy| self.is_at_work(copy)) {
                     self.copies[copy].is_lost = true;
+                    self.copies[copy].since = self.now;
                     self.stop_reading(copy);
+                    self.look_at(self.copies[copy].task);
                     self.later(UNNOTICED, Event::Noticed(copy));
                 }
             }
             Event::Noticed(copy) if self.copies[copy].is_live => {
                 self.give_up(copy);
                 let task = self.copies[copy].task;
-                match self.live[task][..] {
-                    [] => {
-                        self.waiting
-                            .insert((Reverse(self.tasks[task].frames), task));
-                    }
-                    // (One that wasn't begun comes in when it is.)
-                    [other, ..] if self.copies[other].reads || self.copies[other].has_head => {
-                        let since = self.copies[other].since;
-                        self.single.insert((since.to_bits(), other));
-                    }
-                    [..] => (),
+                if self.live[task].is_empty() {
+                    let frames = Reverse(self.tasks[task].frames);
+                    self.waiting.insert((frames, task));
                 }
             }
             Event::Look => self.look = f64::INFINITY,
@@ -217,6 +222,8 @@ impl<'a> Run<'a> {
         let task = self.tasks[it.task];
         let seconds = task.seconds / self.cluster.speeds[it.machine];
         self.copies[copy].has_head = true;
+        self.copies[copy].ends = self.now + seconds;
+        self.look_at(self.copies[copy].task);
         self.later(seconds, Event::Encoded(copy));
         self.reads(copy, task.body);
     }
@@ -249,6 +256,8 @@ impl<'a> Run<'a> {
                 task,
                 machine,
                 since: 0.0,
+                ends: f64::INFINITY,
+                is_begun: false,
                 is_live: true,
                 is_lost: false,
                 reads: false,
@@ -256,20 +265,56 @@ impl<'a> Run<'a> {
                 is_encoded: false,
             });
             self.live[task].push(copy);
+            self.look_at(task);
             self.at[machine] = Some(copy);
             self.scheduler = self.scheduler.max(self.now) + self.cluster.dispatch;
             self.later(self.scheduler - self.now, Event::Begins(copy));
         }
     }
 
-    /// The task that has run the longest in one copy, if that is longer than the median. Somebody looks again when it may be.
-    fn late(&mut self) -> Option<usize> {
-        let &(since, copy) = self.single.first().filter(|_| self.cluster.copies)?;
-        let is_late = f64::from_bits(since) + self.times.median()?;
-        if is_late <= self.now {
-            self.single.pop_first();
-            return Some(self.copies[copy].task);
+    /// How a task comes on has changed.
+    fn look_at(&mut self, task: usize) {
+        let (ends, stands) = self.keys[task];
+        self.coming.remove(&(ends, task));
+        self.standing.remove(&(stands, task));
+        let live = &self.live[task];
+        let copies = live.iter().map(|&copy| &self.copies[copy]);
+        // One that isn't begun may be as fast as any.
+        if live.is_empty() || live.len() == MOST_COPIES || copies.clone().any(|copy| !copy.is_begun)
+        {
+            return;
         }
+        let comes = |copy: &&Copy| copy.has_head && !copy.is_lost;
+        let ends = copies.clone().filter(comes).map(|copy| copy.ends.to_bits());
+        let stands = copies.map(|copy| copy.since.to_bits()).max();
+        match (ends.min(), stands) {
+            (Some(ends), _) => {
+                self.keys[task] = (ends, 0);
+                self.coming.insert((ends, task));
+            }
+            (None, Some(stands)) => {
+                self.keys[task] = (0, stands);
+                self.standing.insert((stands, task));
+            }
+            (None, None) => (),
+        }
+    }
+
+    /// The task that takes the longest from now on, if that is more than the median: one that stands still takes as long again as it has. Somebody
+    /// looks again when there may be such a one.
+    fn late(&mut self) -> Option<usize> {
+        let median = self.times.median().filter(|_| self.cluster.copies)?;
+        let comes = self.coming.last().copied();
+        let left = comes.map(|(ends, task)| (f64::from_bits(ends) - self.now, task));
+        let stands = self.standing.first().copied();
+        let stood = stands.map(|(since, task)| (self.now - f64::from_bits(since), task));
+        let longest = left.into_iter().chain(stood);
+        let longest = longest.max_by(|(a, _), (b, _)| a.total_cmp(b));
+        if let Some((_, task)) = longest.filter(|(left, _)| *left >= median) {
+            return Some(task);
+        }
+        // (Rounded as it may be, it comes after now.)
+        let is_late = (f64::from_bits(stands?.0) + median).max(self.now.next_up());
         if is_late < self.look {
             self.look = is_late;
             self.events.push(Reverse((is_late.to_bits(), Event::Look)));
@@ -284,8 +329,9 @@ impl<'a> Run<'a> {
         it.is_live = false;
         self.at[it.machine] = None;
         self.idle.push_back(it.machine);
-        self.single.remove(&(it.since.to_bits(), copy));
-        self.live[it.task].retain(|&other| other != copy);
+        let task = it.task;
+        self.live[task].retain(|&other| other != copy);
+        self.look_at(task);
     }
 
     fn is_at_work(&self, copy: usize) -> bool {

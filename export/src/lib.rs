@@ -37,6 +37,9 @@
 //! | [`digest`] | what tells one file from another |
 //! | [`failure`] | what went wrong, and what a command ends with for it |
 
+// They panic where nothing can be written.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod chunk;
 pub mod dask;
 pub mod digest;

@@ -2,6 +2,9 @@
 
 //! `vtexport`: see `vtexport --help`.
 
+// They panic where nothing can be written.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod arguments;
 
 use arguments::{Arguments, Command, Encode, Exporting, Place, Shown};
@@ -28,7 +31,7 @@ use vtexport::machines::Roots;
 use vtexport::passes;
 use vtexport::plan::{Plan, Request, Way};
 use vtexport::presets::{self, presets};
-use vtexport::progress::{Style, print_json};
+use vtexport::progress::{Style, print_json, say, tell};
 use vtexport::scan::scan;
 use vtexport::source::Source;
 
@@ -40,7 +43,7 @@ fn main() -> ExitCode {
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("vtexport: {failure}");
+            say(format_args!("vtexport: {failure}"));
             ExitCode::from(failure.code as u8)
         }
     }
@@ -130,13 +133,13 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                     .for_each(|index| folder.forget(index));
             })?;
             join::put(&output)?;
-            joined.notes.iter().for_each(|note| eprintln!("{note}"));
-            println!(
+            joined.notes.iter().for_each(|note| say(note));
+            tell(format_args!(
                 "{}: {} frames, {} bytes",
                 output.display(),
                 joined.frames,
                 joined.bytes
-            );
+            ));
             Ok(())
         }
         Some(Command::Status {
@@ -265,8 +268,8 @@ fn export(exporting: Exporting) -> Result<(), Failure> {
     let summary = export.run(&stops)?;
     match style {
         Style::Json => print_json(&serde_json::json!({ "event": "done", "summary": summary })),
-        Style::Quiet => summary.notes.iter().for_each(|note| eprintln!("{note}")),
-        Style::People => println!("{summary}"),
+        Style::Quiet => summary.notes.iter().for_each(|note| say(note)),
+        Style::People => tell(&summary),
     }
     match summary.truncated {
         Some([end, said]) if !exporting.allow_truncated => Err(Failure::failed(format!(
@@ -329,7 +332,7 @@ fn stops() -> Result<Arc<AtomicBool>, Failure> {
         if set.swap(true, Ordering::SeqCst) {
             std::process::exit(Code::Again as i32);
         }
-        eprintln!("Ending. Once more ends at once.");
+        say("Ending. Once more ends at once.");
     });
     handled.map_err(|error| Failure::failed(error.to_string()))?;
     Ok(stops)
@@ -378,19 +381,19 @@ fn make_plan(encode: &Encode, output: &Path, at: &Path, place: Place) -> Result<
     }
     folder.write_plan(&plan)?;
     match &plan.way {
-        Way::Chunks => println!(
+        Way::Chunks => tell(format_args!(
             "{}: {} frames in {} chunks, {} jobs with {} threads each",
             at.display(),
             plan.frames(),
             plan.chunks.len(),
             plan.jobs,
             plan.threads
-        ),
-        Way::Whole { reason } => println!(
+        )),
+        Way::Whole { reason } => tell(format_args!(
             "{}: {} frames in one: {reason}",
             at.display(),
             plan.frames()
-        ),
+        )),
     }
     Ok(())
 }
@@ -440,18 +443,21 @@ fn one_chunk(
     if step == Step::FirstPass {
         let done = passes::first(plan, folder, index, &mut told)?;
         if !json {
-            println!("chunk {index}, first pass: {:.1} s", done.seconds);
+            tell(format_args!(
+                "chunk {index}, first pass: {:.1} s",
+                done.seconds
+            ));
         }
         return Ok(());
     }
     let record = chunk::encode(plan, folder, index, &mut told)?;
     if !json {
-        println!(
+        tell(format_args!(
             "chunk {index}: {} frames, {} bytes, {:.1} s",
             record.digests.len(),
             record.bytes,
             record.seconds
-        );
+        ));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use crate::jobs::Event;
 use crate::plan::Plan;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -258,7 +259,7 @@ impl Progress {
     pub fn begin(&self, what: &str) {
         match &self.display {
             Display::Bars { whole, .. } => whole.set_prefix(format!("{what} ")),
-            Display::Lines => eprintln!("{what}"),
+            Display::Lines => say(what),
             Display::Json => print_json(&serde_json::json!({ "event": "begun", "what": what })),
             Display::Quiet => (),
         }
@@ -267,8 +268,8 @@ impl Progress {
     /// Something that people should read.
     pub fn say(&self, text: &str) {
         match &self.display {
-            Display::Bars { whole, .. } => whole.suspend(|| eprintln!("{text}")),
-            Display::Lines => eprintln!("{text}"),
+            Display::Bars { whole, .. } => whole.suspend(|| say(text)),
+            Display::Lines => say(text),
             Display::Json => print_json(&serde_json::json!({ "event": "warning", "text": text })),
             Display::Quiet => (),
         }
@@ -319,13 +320,13 @@ impl Progress {
                     }
                 }
             }
-            Display::Lines => eprintln!(
+            Display::Lines => say(format_args!(
                 "{:3.0} %  {} of {} frames, {}",
                 snapshot.fraction * 100.0,
                 snapshot.frames,
                 snapshot.frames_total,
                 in_words(&snapshot)
-            ),
+            )),
             Display::Json => {
                 print_json(&serde_json::json!({ "event": "progress", "progress": snapshot }));
             }
@@ -334,9 +335,19 @@ impl Progress {
     }
 }
 
+/// To the standard error output. (Where there is no space for it, or nobody who reads it, the rest goes on.)
+pub fn say(text: impl fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// To the standard output, likewise.
+pub fn tell(text: impl fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
 pub fn print_json(value: &impl Serialize) {
     if let Ok(line) = serde_json::to_string(value) {
-        let _ = writeln!(std::io::stdout(), "{line}");
+        tell(line);
     }
 }
 

@@ -3,8 +3,8 @@
 //! Chunks that other machines encode: which are submitted, again, and a second time. No clock, no process, no file: what is seen comes in, what is to be
 //! done goes out.
 //!
-//! The longest chunks go first. When no task waits any more, machines that have become free get a second copy of what would take longer
-//! where it is than there: both make the same bytes, so that whoever is first wins, and a slow machine or one that hangs doesn't decide the end.
+//! The longest chunks go first. When no task waits any more, machines that have become free get a second copy, or a third, of what would take
+//! longer where it is than there: all make the same bytes, so that whoever is first wins, and a slow machine or one that hangs doesn't decide the end.
 
 use crate::chunk::Made;
 use crate::failure::{Code, Failure};
@@ -18,6 +18,9 @@ use std::time::Duration;
 /// A task that ended well is believed to have made nothing if its record isn't seen after so long: other machines see files later. (Three
 /// seconds is what NFS holds back at least by default, acregmin.)
 const LATE: Duration = Duration::from_secs(5);
+
+/// Tasks that a chunk has at the same time, at most: two machines may both be slow.
+const MOST_COPIES: usize = 3;
 
 /// One of the tasks that are submitted for a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -88,6 +91,21 @@ struct Task {
     moved: Duration,
 }
 
+impl Task {
+    /// Seconds that it still takes, if it goes on as it does: one that stands still takes as long again as it has. (One that waits or has just
+    /// begun may be as fast as any.)
+    fn left(&self, frames: u64, now: Duration) -> f64 {
+        let gone = self.moved.saturating_sub(self.since).as_secs_f64();
+        let made = self.made.packets.max(1) as f64;
+        let rest = frames.saturating_sub(self.made.packets) as f64;
+        let stands = now.saturating_sub(self.moved).as_secs_f64();
+        match self.state {
+            State::Waits | State::Ended => 0.0,
+            State::Runs => (gone * rest / made).max(stands),
+        }
+    }
+}
+
 /// A chunk that isn't done.
 #[derive(Debug, Clone)]
 struct Chunk {
@@ -145,16 +163,10 @@ impl Chunk {
         self.tasks.iter().any(|task| task.state == state)
     }
 
-    /// Seconds that its only task still takes, if it goes on as it does: one that stands still takes as long again as it has.
-    fn left(&self, now: Duration) -> Option<f64> {
-        let [task] = self.tasks.as_slice() else {
-            return None;
-        };
-        let gone = task.moved.saturating_sub(task.since).as_secs_f64();
-        let made = task.made.packets.max(1) as f64;
-        let rest = self.frames().saturating_sub(task.made.packets) as f64;
-        let stands = now.saturating_sub(task.moved).as_secs_f64();
-        (task.state == State::Runs).then(|| (gone * rest / made).max(stands))
+    /// Seconds that it still takes, if its tasks go on as they do.
+    fn left(&self, now: Duration) -> f64 {
+        let left = self.tasks.iter().map(|task| task.left(self.frames(), now));
+        left.fold(f64::INFINITY, f64::min)
     }
 }
 
@@ -212,7 +224,7 @@ impl Tasks {
         }
         self.chunks = left;
         self.most = self.most.max(self.running());
-        acts.extend(self.second_copies(now));
+        acts.extend(self.more_copies(now));
         Ok(acts)
     }
 
@@ -351,7 +363,7 @@ impl Tasks {
     }
 
     /// For machines that have become free.
-    fn second_copies(&mut self, now: Duration) -> Vec<Act> {
+    fn more_copies(&mut self, now: Duration) -> Vec<Act> {
         let free = self.most.saturating_sub(self.running());
         if free == 0 || self.chunks.iter().any(|chunk| chunk.is(State::Waits)) {
             return Vec::new();
@@ -360,8 +372,9 @@ impl Tasks {
             return Vec::new();
         };
         let slow = self.chunks.iter_mut().filter_map(|chunk| {
-            let left = chunk.left(now)?;
-            (left > pace * chunk.frames() as f64).then_some((left, chunk))
+            let left = chunk.left(now);
+            let is_slow = left > pace * chunk.frames() as f64;
+            (is_slow && chunk.tasks.len() < MOST_COPIES).then_some((left, chunk))
         });
         let mut slow: Vec<(f64, &mut Chunk)> = slow.collect();
         slow.sort_by(|(a, _), (b, _)| b.total_cmp(a));

@@ -325,9 +325,11 @@ fn steps_can_be_taken_one_by_one() {
         said.contains("1 of 3 chunks are done") && said.contains("missing: 0 1"),
         "{said}"
     );
+    assert_eq!(done(dir, &["status", plan, "--missing"]), "0\n1\n");
     for index in ["1", "0"] {
         done(dir, &["chunk", plan, "--index", index]);
     }
+    assert_eq!(done(dir, &["status", plan, "--missing"]), "");
     let status: serde_json::Value =
         serde_json::from_str(&done(dir, &["status", plan, "--json"])).unwrap();
     assert_eq!(status["done"], serde_json::json!([0, 1, 2]));
@@ -588,6 +590,60 @@ fn a_truncated_film_is_exported_with_an_error_unless_that_is_allowed() {
         &[&["half.mkv", "--allow-truncated"][..], &quick].concat(),
     );
     assert_eq!(packets(&dir.join("a.mp4"), "v").len(), frames);
+}
+
+/// What is said goes where there is no space for it: what is done and the exit code are as elsewhere.
+#[test]
+#[cfg(target_os = "linux")]
+fn nobody_has_to_read_what_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let film = film(dir, 60);
+    let full = || std::fs::File::create("/dev/full").unwrap();
+    let code = |arguments: &[&str]| {
+        let mut command = vtexport(dir, arguments);
+        command
+            .stdout(full())
+            .stderr(full())
+            .status()
+            .unwrap()
+            .code()
+    };
+    assert_eq!(code(&["nosuch.mp4", "-o", "a.mp4"]), Some(65));
+    let film = film.to_str().unwrap();
+    let quick = ["--chunk-frames", "20", "--threads", "1", "--video", FAST];
+    assert_eq!(
+        code(&[&[film, "-o", "a.mp4"], &quick[..]].concat()),
+        Some(0)
+    );
+    let planned = [
+        &["plan", film, "-o", "b.mp4", "--plan", "work/plan.json"],
+        &quick[..],
+    ];
+    assert_eq!(code(&planned.concat()), Some(0));
+    let chunk = ["chunk", "work/plan.json", "--json", "--index"];
+    assert_eq!(code(&[&chunk[..], &["0"]].concat()), Some(0));
+    assert_eq!(code(&[&chunk[..], &["9"]].concat()), Some(2));
+}
+
+/// What a worker of Dask offers is the same each time, and is one of this encoder.
+#[test]
+fn tags_tell_encoders_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let both = done(dir, &["tag", "x264enc", "vp8enc", "--jobs", "3"]);
+    let both: Vec<&str> = both.split_whitespace().collect();
+    assert_eq!(both.len(), 2);
+    for (tag, name) in both.iter().zip(["vtexport-vp8enc-", "vtexport-x264enc-"]) {
+        assert!(tag.starts_with(name) && tag.ends_with("=3"), "{tag}");
+        let alone = tag.replace("=3", "=1");
+        let all = done(dir, &["tag"]);
+        assert!(all.split_whitespace().any(|it| it == alone), "{all}");
+    }
+    let said = fails(dir, &["tag", "nosuchenc"], 78);
+    assert!(said.contains("nosuchenc"), "{said}");
+    let said = fails(dir, &["tag", "identity"], 2);
+    assert!(said.contains("no video encoder"), "{said}");
 }
 
 /// Each line of the documents that runs the command.

@@ -11,6 +11,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = Path(os.environ.get("VTEXPORT", ROOT / "target/debug/vtexport"))
@@ -118,7 +119,7 @@ class Slurm:
         text += "PartitionName=all Nodes=ALL Default=YES State=UP\n"
         self.conf.write_text(text)
 
-    def __enter__(self) -> Slurm:
+    def __enter__(self) -> Self:
         self.begin_munge()
         self.begin_controller(clean=True)
         self.hosts = {node: self.begin_node(node) for node in self.nodes}
@@ -156,6 +157,7 @@ class Slurm:
     def idle(self) -> int:
         said = subprocess.run(
             ["sinfo", "--noheader", "--states=idle", "--format=%D"],
+            check=False,
             env=os.environ | {"SLURM_CONF": str(self.conf)},
             capture_output=True,
             text=True,
@@ -185,7 +187,7 @@ class Dask:
             "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "5s",
             "DASK_DISTRIBUTED__WORKER__USE_FILE_LOCKING": "False",
         }
-        self.hosts: list[Host] = []
+        self.workers: list[Host] = []
 
     @staticmethod
     def certificates(at: Path) -> dict[str, str]:
@@ -198,32 +200,34 @@ class Dask:
             tls |= {f"{role}__CERT": "machine.pem", f"{role}__KEY": "machine.key"}
         return {f"DASK_DISTRIBUTED__COMM__TLS__{name}": str(at / file) for name, file in tls.items()}
 
-    def __enter__(self) -> Dask:
+    def __enter__(self) -> Self:
         self.begin_scheduler()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for host in self.hosts:
-            host.kill()
+        self.kill_workers()
+        self.scheduler.kill()
 
-    def begin(self, command: list[str | Path], **environment: str) -> Host:
-        host = Host(command, **self.environment | environment)
-        self.hosts.append(host)
-        return host
+    def kill_workers(self) -> None:
+        while self.workers:
+            self.workers.pop().kill()
 
     def begin_scheduler(self) -> None:
         port = self.address.rsplit(":", 1)[1]
-        self.scheduler = self.begin(
-            ["dask", "scheduler", "--protocol", "tls", "--host", "127.0.0.1", "--port", port, "--no-dashboard"]
-        )
+        where = ["--protocol", "tls", "--host", "127.0.0.1", "--port", port]
+        self.scheduler = Host(["dask", "scheduler", *where, "--no-dashboard"], **self.environment)
 
-    def begin_worker(self, name: str, tags: str | None = None, first: str = "true", **environment: str) -> Host:
+    def begin_worker(
+        self, name: str, tags: str | None = None, first: str = "true", **environment: str
+    ) -> Host:
         """`first`: a command that is run before, in a view of files of its own."""
         if tags is None:
-            offered = [PROGRAM, "tag", "--jobs", "2", "x264enc", "vp8enc"]
+            offered = [str(PROGRAM), "tag", "--jobs", "2", "x264enc", "vp8enc"]
             tags = subprocess.run(offered, check=True, capture_output=True, text=True).stdout.strip()
         directory = self.at / name
         directory.mkdir(exist_ok=True)
         worker = f"dask worker {self.address} --no-nanny --nthreads 2 --no-dashboard --resources '{tags}'"
         script = f"cd {directory} && {first} && exec {worker} --local-directory {directory} --name {name}"
-        return self.begin(["unshare", "--mount", "sh", "-c", script], **environment)
+        environment = self.environment | environment
+        self.workers.append(Host(["unshare", "--mount", "sh", "-c", script], **environment))
+        return self.workers[-1]

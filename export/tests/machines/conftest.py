@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from clusters import PROGRAM, Dask, Slurm
 
 FRAMES = 240
@@ -141,10 +142,16 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
         yield cluster
 
 
-@pytest.fixture
-def dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dask]:
-    cluster = Dask(tmp_path / "cluster")
-    for name, value in cluster.environment.items():
-        monkeypatch.setenv(name, value)
-    with cluster:
+@pytest.fixture(scope="session")
+def dask_scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dask]:
+    with Dask(tmp_path_factory.mktemp("dask") / "cluster") as cluster:
         yield cluster
+
+
+@pytest.fixture
+def dask(dask_scheduler: Dask, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dask]:
+    """Without workers."""
+    for name, value in dask_scheduler.environment.items():
+        monkeypatch.setenv(name, value)
+    yield dask_scheduler
+    dask_scheduler.kill_workers()

@@ -11,13 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from clusters import Dask
-from conftest import CHUNKS, SLOW_VIDEO, VIDEO, Command, Films, records, until
+from conftest import CHUNKS, SLOW_VIDEO, VIDEO, Command, Films, packets, records, until
 
 Begin = Callable[..., Command]
 
 
-def begin(command: Begin, films: Films, dask: Dask, video: str = SLOW_VIDEO, output: str = "film.mkv") -> Command:
+def begin(
+    command: Begin, films: Films, dask: Dask, video: str = SLOW_VIDEO, output: str = "film.mkv"
+) -> Command:
     engine = ["--engine", "dask", "--scheduler", dask.address]
     return command(films.source, "-o", output, *engine, *CHUNKS, video)
 
@@ -36,7 +39,7 @@ def test_two_passes(dask: Dask, films: Films, command: Begin, tmp_path: Path) ->
     command(films.source, "-o", "alone.mkv", *more).ended()
     engine = ["--engine", "dask", "--scheduler", dask.address]
     command(films.source, "-o", "film.mkv", *engine, *more).ended()
-    assert (tmp_path / "film.mkv").read_bytes() == (tmp_path / "alone.mkv").read_bytes()
+    assert packets(tmp_path / "film.mkv") == packets(tmp_path / "alone.mkv")
 
 
 def test_workers_that_are_lost_or_stand_still_cost_their_chunks(
@@ -96,7 +99,9 @@ def test_a_command_that_is_killed_leaves_nothing_at_work(
     until(lambda: not worker.has("vtexport chunk"))
 
 
-def test_a_worker_without_space_is_left_alone(dask: Dask, films: Films, command: Begin, tmp_path: Path) -> None:
+def test_a_worker_without_space_is_left_alone(
+    dask: Dask, films: Films, command: Begin, tmp_path: Path
+) -> None:
     it = begin(command, films, dask)
     folder = tmp_path / "film.mkv.vtexport"
     until(lambda: (folder / "plan.json").exists())
@@ -104,7 +109,7 @@ def test_a_worker_without_space_is_left_alone(dask: Dask, films: Films, command:
     plan = (folder / "plan.json").stat().st_size
     full = f"mount -t tmpfs -o size={plan // 4096 * 4 + 8}k none {folder}"
     dask.begin_worker("full", first=f"cp {folder}/plan.json . && {full} && cp plan.json {folder}/")
-    until(lambda: "No space left" in it.so_far())
+    until(lambda: "attempt 1: its process ended with 75" in it.so_far())
     dask.begin_worker("one")
     it.ended()
     films.check(tmp_path / "film.mkv")
@@ -116,14 +121,18 @@ def test_a_source_that_changes_under_way_is_an_error(
     dask.begin_worker("one")
     source = tmp_path / "source.mkv"
     source.write_bytes(films.source.read_bytes())
-    it = command(source, "-o", "film.mkv", "--engine", "dask", "--scheduler", dask.address, *CHUNKS, SLOW_VIDEO)
+    it = command(
+        source, "-o", "film.mkv", "--engine", "dask", "--scheduler", dask.address, *CHUNKS, SLOW_VIDEO
+    )
     until(lambda: len(records(tmp_path / "film.mkv.vtexport")) >= 2)
     source.write_bytes(source.read_bytes()[:-1000])
-    assert "changed" in it.ended(65)
+    assert "isn't the file any more that was planned for" in it.ended(65)
     assert not (tmp_path / "film.mkv").exists()
 
 
-def test_only_workers_with_the_tag_get_tasks(dask: Dask, films: Films, command: Begin, tmp_path: Path) -> None:
+def test_only_workers_with_the_tag_get_tasks(
+    dask: Dask, films: Films, command: Begin, tmp_path: Path
+) -> None:
     dask.begin_worker("other", tags="vtexport-x264enc-00000000=2")
     it = begin(command, films, dask, VIDEO)
     until(lambda: "no worker offers vtexport-x264enc-" in it.so_far())
@@ -170,6 +179,12 @@ def test_a_plain_connection_is_refused(dask: Dask, films: Films, command: Begin)
     assert "tls://" in words, words
 
 
+def wait(it: Command, directory: Path, enough: int) -> None:
+    """Until so many chunks are done, or all."""
+    folder = directory / "film.mkv.vtexport"
+    until(lambda: it.process.poll() is not None or len(records(folder)) >= enough)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_random_kills(dask: Dask, films: Films, command: Begin, tmp_path: Path, seed: int) -> None:
     """Twenty runs, as far as a machine lives up to that: what is killed when follows from the seed."""
@@ -177,8 +192,7 @@ def test_random_kills(dask: Dask, films: Films, command: Begin, tmp_path: Path, 
     workers = [dask.begin_worker(str(number)) for number in range(2)]
     it = begin(command, films, dask)
     for kills in range(chance.randint(1, 3)):
-        enough = chance.randint(0, 8)
-        until(lambda: it.process.poll() is not None or len(records(tmp_path / "film.mkv.vtexport")) >= enough)
+        wait(it, tmp_path, chance.randint(0, 8))
         at = chance.randrange(3)
         if at < 2:
             workers[at].kill()

@@ -186,7 +186,9 @@ class Bridge:
         fit = self.fit()
         free = sum(fit.values()) - (len(self.tasks) - len(waiting))
         for task in waiting[: max(free, 0)]:
-            self.submit(client, task, frozenset(fit) if len(fit) < len(self.places) else frozenset())
+            self.submit(
+                client, task, frozenset(fit) if len(fit) < len(self.places) else frozenset()
+            )
         self.wait([] if fit else waiting)
 
     def fit(self) -> dict[str, int]:
