@@ -166,7 +166,7 @@ impl Folder {
     }
 
     pub fn write(&self, record: &Record) -> Result<(), Failure> {
-        self.make()?;
+        make_within(&self.0.join("records"))?;
         Sealed::write(&self.record_of(record.index), record.clone())
     }
 
@@ -242,9 +242,9 @@ impl Folder {
     /// A directory of one's own, and in it where an encoder may write its statistics.
     pub fn place_for_statistics(&self) -> Result<(TempDir, PathBuf), Failure> {
         let passes = self.passes();
-        let unwritten = |error| Failure::unwritten(&passes, &error);
-        std::fs::create_dir_all(&passes).map_err(unwritten)?;
-        let directory = TempDir::new_in(&passes).map_err(unwritten)?;
+        make_within(&passes)?;
+        let directory = TempDir::new_in(&passes);
+        let directory = directory.map_err(|error| Failure::unwritten(&passes, &error))?;
         let statistics = directory.path().join(STATISTICS);
         Ok((directory, statistics))
     }
@@ -344,6 +344,16 @@ fn digest_of_statistics(directory: &Path, name: &str) -> io::Result<String> {
 fn checksum(record: &impl Serialize) -> String {
     // (What was read can be written.)
     digest::of_bytes(&serde_json::to_vec(record).unwrap_or_default())
+}
+
+/// A directory in the folder, if that is still there: a machine that was out of reach may come to this when all is over.
+fn make_within(directory: &Path) -> Result<(), Failure> {
+    match std::fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Failure::unwritten(directory, &error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Written beside, synced, and renamed.

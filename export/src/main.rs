@@ -133,7 +133,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                     .for_each(|index| folder.forget(index));
             })?;
             join::put(&output)?;
-            joined.notes.iter().for_each(|note| say(note));
+            joined.notes.iter().for_each(say);
             tell(format_args!(
                 "{}: {} frames, {} bytes",
                 output.display(),
@@ -268,7 +268,7 @@ fn export(exporting: Exporting) -> Result<(), Failure> {
     let summary = export.run(&stops)?;
     match style {
         Style::Json => print_json(&serde_json::json!({ "event": "done", "summary": summary })),
-        Style::Quiet => summary.notes.iter().for_each(|note| say(note)),
+        Style::Quiet => summary.notes.iter().for_each(say),
         Style::People => tell(&summary),
     }
     match summary.truncated {

@@ -84,8 +84,8 @@ struct Task {
     state: State,
     /// Since when it is in that state.
     since: Duration,
-    /// When it was first seen to run.
-    began: Option<Duration>,
+    /// When it was first seen to run; else when it was last seen to wait.
+    began: Duration,
     made: Made,
     /// When that was seen to become more.
     moved: Duration,
@@ -152,7 +152,7 @@ impl Chunk {
             copy,
             state: State::Waits,
             since: now,
-            began: None,
+            began: now,
             made: Made::default(),
             moved: now,
         });
@@ -176,7 +176,7 @@ pub struct Tasks {
     chunks: Vec<Chunk>,
     /// Chunks that are shown, by their place.
     places: Vec<bool>,
-    /// Tasks that were seen to run at the same time: so many machines there are.
+    /// Tasks that were seen to run at the same time, or to have run since it was looked last: so many machines there are, more or less.
     most: usize,
     /// Seconds for a frame, of each task that was done.
     pace: Vec<f64>,
@@ -217,13 +217,15 @@ impl Tasks {
     pub fn see(&mut self, now: Duration, seen: &impl Seen) -> Result<Vec<Act>, Failure> {
         let mut acts = Vec::new();
         let mut left = Vec::new();
+        let before = self.chunks.len();
         for mut chunk in std::mem::take(&mut self.chunks) {
             if !self.look(&mut chunk, now, seen, &mut acts)? {
                 left.push(chunk);
             }
         }
+        let done = before - left.len();
         self.chunks = left;
-        self.most = self.most.max(self.running());
+        self.most = self.most.max(self.running() + done);
         acts.extend(self.more_copies(now));
         Ok(acts)
     }
@@ -238,13 +240,14 @@ impl Tasks {
     ) -> Result<bool, Failure> {
         for task in &mut chunk.tasks {
             let state = seen.state(task.copy);
+            if state == State::Waits {
+                task.began = now;
+            }
             if state != task.state {
                 (task.state, task.since, task.moved) = (state, now, now);
-                task.began = match state {
-                    State::Waits => None,
-                    State::Runs => Some(now),
-                    State::Ended => task.began,
-                };
+                if state == State::Runs {
+                    task.began = now;
+                }
             }
         }
         let all_wait = chunk.tasks.iter().all(|task| task.state == State::Waits);
@@ -325,8 +328,8 @@ impl Tasks {
         now: Duration,
         acts: &mut Vec<Act>,
     ) {
-        // (Of a task whose beginning wasn't seen nobody knows how long it took.)
-        if let Some(began) = chunk.tasks.iter().filter_map(|task| task.began).min() {
+        // (It took less, if it wasn't seen to run.)
+        if let Some(began) = chunk.tasks.iter().map(|task| task.began).min() {
             let took = now.saturating_sub(began).as_secs_f64();
             self.pace.push(took / chunk.frames().max(1) as f64);
         }
@@ -563,6 +566,13 @@ mod tests {
             assert!(with <= without * 1.25, "{slow}: {with}, {without}");
             assert!(machines.submitted.len() <= 47);
         }
+    }
+
+    #[test]
+    fn tasks_that_are_over_before_anybody_looks_tell_as_well_how_long_they_take() {
+        let mut machines = Machines::new(&[0.5, 0.5, 1e6]);
+        assert!(machines.run(3).unwrap() < 10.0);
+        assert_eq!(machines.submitted.len(), 4);
     }
 
     #[test]

@@ -67,8 +67,8 @@ def test_an_unfit_worker_is_not_used_again(cluster: Cluster, plan: Plan) -> None
     ends = [both.ended(f"{index}-2") for index in range(4)]
     assert [end["code"] for end in ends] == [0] * 4
     assert len({end["worker"] for end in ends}) == 1
-    # The two others were used once at most.
-    assert sum(len(plan.begun(index)) for index in range(4)) <= 5
+    # The two others were used for no more than what was submitted before it was known what they are.
+    assert sum(len(plan.begun(index)) for index in range(4)) <= 4 + 3
 
 
 def test_a_worker_without_the_package_is_named(cluster: Cluster, plan: Plan) -> None:

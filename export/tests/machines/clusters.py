@@ -108,7 +108,7 @@ class Slurm:
 
     nodes = ("node1", "node2", "node3")
 
-    def __init__(self, at: Path, timeout: int = 10) -> None:
+    def __init__(self, at: Path, timeout: int = 6) -> None:
         (at / "state").mkdir(parents=True)
         self.at, self.conf, self.munge = at, at / "slurm.conf", at / "munge/socket"
         host = socket.gethostname()

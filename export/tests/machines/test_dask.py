@@ -199,6 +199,7 @@ def test_random_kills(dask: Dask, films: Films, command: Begin, tmp_path: Path, 
             workers[at] = dask.begin_worker(f"{at}-{kills}")
         else:
             it.process.kill()
+            it.process.wait()
             it = begin(command, films, dask)
     it.ended()
     films.check(tmp_path / "film.mkv")

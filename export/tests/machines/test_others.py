@@ -10,6 +10,7 @@ from pathlib import Path
 
 import kubernetes_validate
 import yaml
+
 from clusters import PROGRAM, code_blocks, free_ports
 from conftest import CHUNKS, VIDEO, Films, until
 

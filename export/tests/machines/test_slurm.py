@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from clusters import PROGRAM, Slurm, code_blocks
 from conftest import CHUNKS, SLOW_VIDEO, VIDEO, Command, Films, records, until
 
@@ -95,7 +96,7 @@ def test_by_hand_a_lost_machine_is_requeued_and_join_waits(
     script = script.replace("film.mov", str(films.source)).replace(" --threads 2", f" {chunks}")
     # (A task that says that another time it may go better is requeued by Slurm: RequeueExit.)
     once = "[ -e again ] || [ \\$SLURM_ARRAY_TASK_ID != 5 ] || { touch again; exit 75; }; "
-    script = script.replace("--wrap \"vtexport chunk", f"--wrap \"{once}vtexport chunk")
+    script = script.replace('--wrap "vtexport chunk', f'--wrap "{once}vtexport chunk')
     subprocess.run(["sh", "-euc", script], cwd=tmp_path, check=True)
     until(lambda: len(records(tmp_path / "job")) >= 2)
     slurm.hosts["node3"].kill()
