@@ -51,7 +51,8 @@ pub struct Exporting {
     /// Where chunks are kept until the output is whole: by default in a directory beside the output, of its name with .vtexport.
     #[arg(long, value_name = "DIRECTORY")]
     pub temporary_directory: Option<PathBuf>,
-    /// What runs the jobs: this machine, all that Slurm has, or the workers of Dask. Each has to see the source and the directory of the chunks.
+    /// What runs the jobs: this machine, those of Slurm, or the workers of Dask. Each has to see the source and the directory of the chunks
+    /// (--temporary-directory).
     #[arg(long, value_enum, default_value_t = Engine::Local)]
     pub engine: Engine,
     /// The address of Dask's scheduler: tls://HOST:8786. Certificates are those of Dask's own configuration.
@@ -60,11 +61,11 @@ pub struct Exporting {
     /// The partition of Slurm's machines.
     #[arg(long, value_name = "NAME")]
     pub partition: Option<String>,
-    /// More options of sbatch, with blanks between them: "--mem=4G --time=1:00:00".
+    /// More options of sbatch, with blanks between them, and none within: "--mem=4G --time=1:00:00".
     #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true)]
     pub slurm_options: Option<String>,
     /// A directory that all machines see, each perhaps at another place: tasks find the plan and its chunks from there. A machine that has it
-    /// elsewhere says where in VTEXPORT_WORK_ROOT. Not for --engine local.
+    /// elsewhere says where in VTEXPORT_WORK_ROOT. For --engine slurm and dask.
     #[arg(
         long,
         value_name = "DIRECTORY",
@@ -115,10 +116,11 @@ pub struct Encode {
     /// Let chunks end at cuts, where a key frame costs nothing. All of the film is decoded beforehand to find them.
     #[arg(long, conflicts_with_all = ["chunk_frames", "no_parallel"])]
     pub scene_cuts: bool,
-    /// Jobs that work at the same time. By default, as many as use the processor best.
+    /// Jobs that work at the same time. By default, as many as use the processor best; with --engine slurm or dask, the plan has chunks for 64, and
+    /// as many work as there are machines.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub jobs: Option<u32>,
-    /// Threads of each encoder. By default, as many as use the processor best.
+    /// Threads of each encoder. By default, as many as use the processor best; with --engine slurm or dask 1.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=128))]
     pub threads: Option<u32>,
     /// Export this part of the film only: 1:30..2:45, 90.5.. or ..0:30, in hours, minutes and seconds. The picture is cut at frames; the sound
@@ -150,7 +152,7 @@ pub struct Sound {
 #[derive(Debug, Args)]
 pub struct Place {
     /// A directory that all machines see, each perhaps at another place: the plan has the source's path from there. A machine that has it
-    /// elsewhere says where in VTEXPORT_SOURCE_ROOT. Not for --engine local.
+    /// elsewhere says where in VTEXPORT_SOURCE_ROOT.
     #[arg(
         long,
         value_name = "DIRECTORY",

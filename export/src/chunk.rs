@@ -23,7 +23,7 @@ pub fn encode(
     told: &mut dyn FnMut(Made) -> Result<(), Failure>,
 ) -> Result<Record, Failure> {
     let chunk = plan.chunk(index)?;
-    plan.source.check()?;
+    plan.source.check(plan.may_have_copies())?;
     plan.check_installation()?;
     let rates = passes::rates(plan, folder)?;
     if let Some(record) = folder.read(plan, rates.as_ref(), index) {

@@ -12,7 +12,9 @@ use crate::tasks::{Copy, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -97,6 +99,8 @@ impl Dask {
         let spawned = command
             .args(["run", "--scheduler", scheduler, "--tag", tag])
             .args((work.step == Step::FirstPass).then_some("--first-pass"))
+            .args(root("--work-root", work.roots.work.as_deref()))
+            .args(root("--source-root", work.roots.source.as_deref()))
             .arg(&work.plan)
             .arg(&work.said)
             .stdin(Stdio::piped())
@@ -213,6 +217,11 @@ impl Drop for Dask {
         let _ = self.bridge.kill();
         let _ = self.bridge.wait();
     }
+}
+
+fn root<'a>(option: &'a str, root: Option<&'a Path>) -> impl Iterator<Item = &'a OsStr> {
+    root.into_iter()
+        .flat_map(move |root| [option.as_ref(), root.as_os_str()])
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -53,12 +53,18 @@ impl SourceId {
         })
     }
 
-    /// It is still that file. Its time may be another, where it was copied.
-    pub fn check(&self) -> Result<(), Failure> {
+    /// It is still that file, or a copy of it, where that may be: its time is another.
+    pub fn check(&self, may_be_copy: bool) -> Result<(), Failure> {
         let now = Self::of(&self.path)?;
-        match (now.bytes, &now.digest) == (self.bytes, &self.digest) {
+        if (now.bytes, &now.digest) != (self.bytes, &self.digest) {
+            return Err(self.is_another());
+        }
+        match may_be_copy || now.modified == self.modified {
             true => Ok(()),
-            false => Err(self.is_another()),
+            false => Err(Failure::source(format!(
+                "{} was written to since it was planned for, or is a copy. Plan anew; with --source-root copies may be used.",
+                self.path.display()
+            ))),
         }
     }
 
@@ -66,12 +72,12 @@ impl SourceId {
     pub fn is_untouched(&self) -> bool {
         let full_digest = self.full_digest.clone();
         let now = Self::of(&self.path).map(|now| Self { full_digest, ..now });
-        now.is_ok_and(|now| now == *self) && self.check_all().is_ok()
+        now.is_ok_and(|now| now == *self) && self.check_all(false).is_ok()
     }
 
     /// All of it is as it was, where its digest is known.
-    pub fn check_all(&self) -> Result<(), Failure> {
-        self.check()?;
+    pub fn check_all(&self, may_be_copy: bool) -> Result<(), Failure> {
+        self.check(may_be_copy)?;
         let Some(planned) = &self.full_digest else {
             return Ok(());
         };
@@ -137,16 +143,24 @@ mod tests {
         std::fs::write(&path, &bytes).unwrap();
         let mut source = SourceId::of(&path).unwrap();
         source.full_digest = Some(of_file(&path).unwrap());
-        assert!(source.is_untouched());
+        assert!(source.is_untouched() && source.check(false).is_ok());
+        let later = SourceId {
+            modified: source.modified + 1,
+            ..source.clone()
+        };
+        assert!(later.check(true).is_ok());
+        let said = later.check(false).unwrap_err();
+        assert_eq!(said.code, Code::Source);
+        assert!(said.text.contains("written to since"), "{said}");
         assert_eq!(source.full_digest, Some(of_bytes(&bytes)));
         // Between two samples.
         bytes[150_000] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
-        assert!(source.check().is_ok() && !source.is_untouched());
-        assert_eq!(source.check_all().unwrap_err().code, Code::Source);
+        assert!(source.check(true).is_ok() && !source.is_untouched());
+        assert_eq!(source.check_all(true).unwrap_err().code, Code::Source);
         // In one.
         bytes[10] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(source.check().unwrap_err().code, Code::Source);
+        assert_eq!(source.check(true).unwrap_err().code, Code::Source);
     }
 }

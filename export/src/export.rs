@@ -383,17 +383,20 @@ impl Export {
 
     /// What is done stays.
     fn resumable(&self, failure: Failure) -> Failure {
-        // The same command would end as it did.
-        if !matches!(failure.code, Code::Failed | Code::Again) {
-            self.folder.clear();
-            return failure;
-        }
         if !self.folder.has_records() {
             return failure;
         }
+        // (Of another source it is taken over by none.)
+        let goes_on = match failure.code {
+            Code::Source => "",
+            Code::Failed | Code::Again => "; the same command goes on from there",
+            Code::Usage | Code::Cannot => {
+                "; the same command goes on from there when that is mended"
+            }
+        };
         Failure {
             text: format!(
-                "{}. What is done is kept in {}; the same command goes on from there.",
+                "{}. What is done is kept in {}{goes_on}.",
                 failure.text.trim_end_matches('.'),
                 self.folder.path().display()
             ),

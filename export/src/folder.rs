@@ -4,9 +4,11 @@
 
 use crate::digest;
 use crate::failure::Failure;
+use crate::jobs::Step;
 use crate::plan::Plan;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::fs::{DirEntry, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -154,10 +156,23 @@ impl Folder {
 
     /// Something was done for some chunk.
     pub fn has_records(&self) -> bool {
-        let all = [self.0.join("records"), self.passes()];
-        let files = all.iter().filter_map(|it| std::fs::read_dir(it).ok());
-        let is_record = |file: DirEntry| file.path().extension().is_some_and(|it| it == "json");
-        files.flatten().flatten().any(is_record)
+        let steps = [Step::FirstPass, Step::Packets];
+        steps.iter().any(|step| !self.written(*step).is_empty())
+    }
+
+    /// Chunks of which there is a record, which may be another plan's or damaged. (Directories of network file systems are read anew when they
+    /// are opened, and names that weren't there aren't looked for anew for a while.)
+    pub fn written(&self, step: Step) -> HashSet<usize> {
+        let directory = match step {
+            Step::FirstPass => self.passes(),
+            Step::Packets => self.0.join("records"),
+        };
+        let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let index = |file: DirEntry| {
+            let name = file.file_name().into_string().ok()?;
+            name.strip_suffix(".json")?.parse().ok()
+        };
+        files.filter_map(index).collect()
     }
 
     pub fn write_plan(&self, plan: &Plan) -> Result<(), Failure> {

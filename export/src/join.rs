@@ -103,7 +103,7 @@ fn write(
     chunks: usize,
     told: &mut dyn FnMut(u64) -> Result<(), Failure>,
 ) -> Result<Joined, Failure> {
-    plan.source.check_all()?;
+    plan.source.check_all(plan.may_have_copies())?;
     // Now, and not when all is made. (The muxer's sink would say less.)
     File::create(part).map_err(|error| Failure::unwritten(part, &error))?;
     let encoding = Encoding::new(plan)?;

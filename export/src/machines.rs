@@ -13,7 +13,7 @@ use crate::folder::{Folder, Rates};
 use crate::jobs::{Event, Step, failed_with, interrupted};
 use crate::plan::Plan;
 use crate::tasks::{Act, Copy, Seen, State, Tasks};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -144,6 +144,7 @@ impl Machines<'_> {
                 scheduler: &*scheduler,
                 states,
                 rates: rates.as_ref(),
+                written: self.folder.written(self.step),
                 said: &said,
             };
             let acts = tasks.see(since.elapsed(), &look)?;
@@ -177,6 +178,8 @@ struct Look<'a> {
     scheduler: &'a dyn Scheduler,
     states: HashMap<Copy, State>,
     rates: Option<&'a Rates>,
+    /// Chunks of which there is something.
+    written: HashSet<usize>,
     said: &'a Path,
 }
 
@@ -189,7 +192,8 @@ impl Seen for Look<'_> {
         let Machines {
             plan, folder, step, ..
         } = self.machines;
-        step.made(plan, folder, self.rates, index)
+        let is_there = self.written.contains(&index);
+        is_there.then(|| step.made(plan, folder, self.rates, index))?
     }
 
     fn made(&self, copy: Copy) -> Option<Made> {

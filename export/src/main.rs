@@ -35,6 +35,9 @@ use vtexport::progress::{Style, print_json, say, tell};
 use vtexport::scan::scan;
 use vtexport::source::Source;
 
+/// What plans for other machines count on.
+const MOST_JOBS: u32 = 64;
+
 /// How often a job tells how far it is.
 const TELLS: Duration = Duration::from_millis(200);
 
@@ -243,6 +246,11 @@ fn export(exporting: Exporting) -> Result<(), Failure> {
     if roots.source.is_some() {
         request.source = canonical(&request.source)?;
     }
+    if engine != Engine::Local {
+        // (The machine that plans isn't one of those that encode.)
+        request.jobs.get_or_insert(MOST_JOBS);
+        request.threads.get_or_insert(1);
+    }
     let style = match exporting.shown {
         Shown { json: true, .. } => Style::Json,
         Shown { quiet: true, .. } => Style::Quiet,
@@ -308,15 +316,21 @@ fn engine(exporting: &Exporting) -> Result<Engine, Failure> {
     }
 }
 
+/// This machine has no use for them but to go on where others were.
 fn roots(engine: &Engine, exporting: &Exporting) -> Result<Roots, Failure> {
-    let canonical = |root: &Option<PathBuf>| root.as_deref().map(canonical).transpose();
-    match engine {
-        Engine::Local => Ok(Roots::default()),
-        Engine::Slurm { .. } | Engine::Dask { .. } => Ok(Roots {
-            work: canonical(&exporting.work_root)?,
-            source: canonical(&exporting.place.source_root)?,
-        }),
+    let given = |root: &Option<PathBuf>| root.as_deref().map(canonical).transpose();
+    let source = given(&exporting.place.source_root)?;
+    if *engine != Engine::Local {
+        let work = given(&exporting.work_root)?;
+        return Ok(Roots { work, source });
     }
+    let input = exporting.encode.input.as_deref();
+    let input = input.and_then(|path| path.canonicalize().ok());
+    let is_below = |root: &PathBuf| input.is_some_and(|path| path.starts_with(root));
+    Ok(Roots {
+        work: None,
+        source: source.filter(is_below),
+    })
 }
 
 fn canonical(path: &Path) -> Result<PathBuf, Failure> {
@@ -367,18 +381,18 @@ fn kind_of(output: &Path) -> Result<FileType, Failure> {
 }
 
 fn make_plan(encode: &Encode, output: &Path, at: &Path, place: Place) -> Result<(), Failure> {
-    let request = request(encode, output, None)?;
-    let plan = Plan::make(request, &kind_of(output)?, &AtomicBool::new(false))?;
-    let plan = match place.source_root {
-        Some(root) => plan.put_below(&root)?,
-        None => plan,
-    };
     let folder = Folder::of_plan(at);
     if folder.plan() != at {
         return Err(Failure::usage(
             "the file of a plan is called plan.json: its chunks are kept beside it",
         ));
     }
+    let request = request(encode, output, None)?;
+    let plan = Plan::make(request, &kind_of(output)?, &AtomicBool::new(false))?;
+    let plan = match place.source_root {
+        Some(root) => plan.put_below(&root)?,
+        None => plan,
+    };
     folder.write_plan(&plan)?;
     match &plan.way {
         Way::Chunks => tell(format_args!(

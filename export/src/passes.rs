@@ -188,7 +188,7 @@ pub fn first(
     let passes = passes.ok_or_else(|| {
         Failure::usage("this plan has one pass: `vtexport plan --multi-pass` makes two")
     })?;
-    plan.source.check()?;
+    plan.source.check(plan.may_have_copies())?;
     plan.check_installation()?;
     if let Some(done) = folder.first_pass(plan, index) {
         return Ok(done);

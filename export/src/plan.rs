@@ -329,6 +329,11 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Machines may have copies of the source, each at its place.
+    pub fn may_have_copies(&self) -> bool {
+        self.request.source.is_relative()
+    }
+
     /// Where the source is on this machine, if the plan has its path from a root.
     pub fn found_below(mut self, root: Option<&Path>) -> Result<Self, Failure> {
         if self.source.path.is_relative() {

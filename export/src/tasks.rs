@@ -15,9 +15,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A task that ended well is believed to have made nothing if its record isn't seen after so long: other machines see files later. (Three
-/// seconds is what NFS holds back at least by default, acregmin.)
-const LATE: Duration = Duration::from_secs(5);
+/// A task that ended well, or nobody knows how, is believed to have made nothing if its record isn't seen after so long: machines see later what
+/// others write. (A client of NFS knows so long by default what is in a directory: acdirmin.)
+const LATE: Duration = Duration::from_secs(30);
 
 /// Tasks that a chunk has at the same time, at most: two machines may both be slow.
 const MOST_COPIES: usize = 3;
@@ -306,7 +306,8 @@ impl Tasks {
                 attempt: chunk.failed,
                 why: failure.text.clone(),
             }));
-            let is_final = !matches!(failure.code, Code::Failed | Code::Again);
+            // (A source that one machine doesn't see another one may.)
+            let is_final = matches!(failure.code, Code::Usage | Code::Cannot);
             if is_final || chunk.failed == MOST_ATTEMPTS {
                 return Err(chunk.planned.cannot_be_encoded(&failure));
             }
@@ -612,7 +613,10 @@ mod tests {
 
     #[test]
     fn what_would_fail_anywhere_is_submitted_once() {
-        for failure in [Failure::source("it changed"), Failure::cannot("no encoder")] {
+        for failure in [
+            Failure::usage("no such plan"),
+            Failure::cannot("no encoder"),
+        ] {
             let mut machines = Machines::new(&[20.0, 20.0]);
             let copy = Copy {
                 index: 0,

@@ -110,7 +110,8 @@ fn the_picture_is_that_of_one_machine() {
     let expected = packets(&made_of(dir, &film, "expected.mp4", &length), "v");
     let slurm = slurm(dir);
     // Nobody knows why the one fails, and the other says that another time it may be better.
-    std::fs::write(slurm.join("befalls-1-1"), "exit 1").unwrap();
+    let fails = format!("echo 1 >{}/a.mp4.vtexport/tasks/1-1.code", dir.display());
+    std::fs::write(slurm.join("befalls-1-1"), fails).unwrap();
     let again = format!(
         "cd {}/a.mp4.vtexport/tasks; echo vtexport: no space >3-1.err; echo 75 >3-1.code",
         dir.display()
@@ -151,7 +152,9 @@ fn what_fails_for_good_ends_all() {
     let film = made(dir, "film.mp4", 60, &format!("{X264} ! mp4mux"));
     let slurm = slurm(dir);
     let other = format!(
-        "cd {}/a.mp4.vtexport/tasks; echo vtexport: another encoder is here >1-1.err; echo 78 >1-1.code",
+        "cd {}/a.mp4.vtexport/tasks\n\
+         until [ -e ../records/000000.json ] && [ -e ../records/000002.json ]; do sleep 0.1; done\n\
+         echo vtexport: another encoder is here >1-1.err; echo 78 >1-1.code",
         dir.display()
     );
     std::fs::write(slurm.join("befalls-1-1"), other).unwrap();
@@ -160,6 +163,10 @@ fn what_fails_for_good_ends_all() {
     assert_eq!(output.status.code(), Some(78), "{words}");
     assert!(words.contains("chunk 1 (frames 20 to 39"), "{words}");
     assert!(words.contains("another encoder is here"), "{words}");
+    // What is done stays, whatever it was.
+    assert!(words.contains("What is done is kept in"), "{words}");
+    let records = std::fs::read_dir(dir.join("a.mp4.vtexport/records"));
+    assert_eq!(records.unwrap().count(), 2);
     assert!(said(&slurm, "cancelled").contains("--name=vtexport-"));
 
     let output = run(dir, &slurm, &film, &["--partition", "nosuch"]);

@@ -5,6 +5,7 @@
 import asyncio
 import json
 import socket
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -63,20 +64,25 @@ def test_a_line_that_asks_for_nothing_is_refused(cluster: Cluster, plan: Plan) -
     assert code == 2 and '{"task": "0-1"}' in text
 
 
+JOB = Job("9", "0-1", 0, "plan", "logs", False, None, None, "topic")
+
+
 def test_another_version_is_refused() -> None:
     job = {"version": "9", "task": "0-1", "what": "nobody knows"}
     with pytest.raises(Refused, match="not 9") as refused:
         job_of(json.dumps(job))
     assert refused.value.code == 78
-    assert Job("9", "0-1", 0, "plan", "logs", False, "topic").packed()
+    assert JOB.packed()
 
 
 def test_paths_are_seen_from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooted = replace(JOB, work_root="/mnt/caller")
     monkeypatch.setenv("VTEXPORT_WORK_ROOT", "/mnt/work")
-    assert here("film/plan.json") == "/mnt/work/film/plan.json"
-    assert here("/film/plan.json") == "/film/plan.json"
+    assert here(rooted, "film/plan.json") == "/mnt/work/film/plan.json"
+    assert here(JOB, "/film/plan.json") == "/film/plan.json"
     monkeypatch.delenv("VTEXPORT_WORK_ROOT")
-    assert here("/film/plan.json") == "/film/plan.json"
+    assert here(rooted, "film/plan.json") == "/mnt/caller/film/plan.json"
+    assert here(JOB, "/film/plan.json") == "/film/plan.json"
 
 
 def keys(tree: dict[str, Any]) -> set[str]:

@@ -58,6 +58,8 @@ class Options(NamedTuple):
     plan: str
     logs: str
     is_first_pass: bool
+    work_root: str | None
+    source_root: str | None
 
 
 @dataclass(eq=False)
@@ -200,8 +202,17 @@ class Bridge:
 
     def submit(self, client: Client, task: Task, workers: frozenset[str]) -> None:
         options = self.options
-        paths = (options.plan, options.logs)
-        job = Job(__version__, task.name, task.index, *paths, options.is_first_pass, client.id)
+        job = Job(
+            version=__version__,
+            task=task.name,
+            index=task.index,
+            plan=options.plan,
+            logs=options.logs,
+            is_first_pass=options.is_first_pass,
+            work_root=options.work_root,
+            source_root=options.source_root,
+            topic=client.id,
+        )
         # Dask knows by the first word how long such tasks take. No two submissions share a key:
         # one that is being ended isn't to be taken for its successor.
         task.key = f"vtexport-{task.name}-{uuid.uuid4().hex}"

@@ -26,6 +26,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--scheduler", required=True, metavar="ADDRESS")
     command.add_argument("--tag", required=True, help="the resource that workers offer")
     command.add_argument("--first-pass", action="store_true", dest="is_first_pass")
+    command.add_argument(
+        "--work-root", metavar="FOLDER", help="of relative paths, if a worker says no other"
+    )
+    command.add_argument("--source-root", metavar="FOLDER", help="of the source, likewise")
     command.add_argument("plan", metavar="PLAN", help="as workers see it")
     command.add_argument("logs", metavar="LOGS", help="a folder, as workers see it")
     return parser

@@ -52,6 +52,9 @@ class Job:
     plan: str
     logs: str
     is_first_pass: bool
+    work_root: str | None
+    source_root: str | None
+    """Where the folders above are, if the worker's variables don't say that it has them elsewhere."""
     topic: str
     """Of Dask's events: that it runs is said there."""
 
@@ -120,19 +123,31 @@ def spawn(job: Job) -> subprocess.Popen[bytes]:
     program = os.environ.get("VTEXPORT_PROGRAM") or shutil.which("vtexport")
     if program is None:
         raise Refused(UNFIT, "vtexport is not on the worker's PATH: set VTEXPORT_PROGRAM there")
-    command = [program, "chunk", here(job.plan), "--index", str(job.index), "--json", "--attended"]
+    command = [
+        program,
+        "chunk",
+        here(job, job.plan),
+        "--index",
+        str(job.index),
+        "--json",
+        "--attended",
+    ]
     if job.is_first_pass:
         command.append("--first-pass")
-    logs = Path(here(job.logs))
+    logs = Path(here(job, job.logs))
+    root = os.environ.get("VTEXPORT_SOURCE_ROOT") or job.source_root
+    environment = os.environ | ({"VTEXPORT_SOURCE_ROOT": root} if root else {})
     # Not its parents: a folder that isn't mounted must not be made.
     logs.mkdir(exist_ok=True)
     with (logs / f"{job.task}.out").open("wb") as out, (logs / f"{job.task}.err").open("wb") as err:
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err)
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=out, stderr=err, env=environment
+        )
 
 
-def here(path: str) -> str:
+def here(job: Job, path: str) -> str:
     """A path as this worker sees it."""
-    root = os.environ.get("VTEXPORT_WORK_ROOT")
+    root = os.environ.get("VTEXPORT_WORK_ROOT") or job.work_root
     if root is None and not Path(path).is_absolute():
         unset = "VTEXPORT_WORK_ROOT, which says from where, isn't set on the worker"
         raise Refused(USAGE, f"{path} is a relative path, and {unset}")
