@@ -6,7 +6,7 @@
 //! Who wakes this: a thread reads what the program says, until it ends; nobody waits for that.
 
 use crate::failure::Failure;
-use crate::jobs::{Step, failed_with};
+use crate::jobs::{LAST_WORDS, Step, failed_with, locked};
 use crate::machines::{Ended, Scheduler, Work};
 use crate::tasks::{Copy, State};
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -171,7 +171,7 @@ impl Scheduler for Dask {
         if let Some(status) = status {
             let words = self.words.take().and_then(|words| words.join().ok());
             let words = words.unwrap_or_default();
-            let last: Vec<&str> = words.trim().lines().rev().take(12).collect();
+            let last: Vec<&str> = words.trim().lines().rev().take(LAST_WORDS).collect();
             let last: Vec<&str> = last.into_iter().rev().collect();
             let failure = failed_with(
                 status.code(),
@@ -222,8 +222,4 @@ impl Drop for Dask {
 fn root<'a>(option: &'a str, root: Option<&'a Path>) -> impl Iterator<Item = &'a OsStr> {
     root.into_iter()
         .flat_map(move |root| [option.as_ref(), root.as_os_str()])
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

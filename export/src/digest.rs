@@ -20,6 +20,9 @@ const PART: usize = 1 << 20;
 /// Samples of a large file, its beginning and its end among them.
 const SAMPLES: u64 = 32;
 
+/// File systems round times, each in its way, to two seconds at most.
+const ROUNDED_TIME: u64 = 2_000_000_000;
+
 /// Which file it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceId {
@@ -59,7 +62,7 @@ impl SourceId {
         if (now.bytes, &now.digest) != (self.bytes, &self.digest) {
             return Err(self.is_another());
         }
-        match may_be_copy || now.modified == self.modified {
+        match may_be_copy || now.modified.abs_diff(self.modified) <= ROUNDED_TIME {
             true => Ok(()),
             false => Err(Failure::source(format!(
                 "{} was written to since it was planned for, or is a copy. Plan anew; with --source-root copies may be used.",
@@ -145,7 +148,7 @@ mod tests {
         source.full_digest = Some(of_file(&path).unwrap());
         assert!(source.is_untouched() && source.check(false).is_ok());
         let later = SourceId {
-            modified: source.modified + 1,
+            modified: source.modified + 3_000_000_000,
             ..source.clone()
         };
         assert!(later.check(true).is_ok());

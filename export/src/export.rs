@@ -200,8 +200,8 @@ impl Export {
     /// That of an earlier run, if nothing has changed since.
     fn plan(&self, kind: &FileType, stops: &AtomicBool) -> Result<Plan, Failure> {
         let root = self.roots.source.as_deref();
-        let earlier = Plan::read(&self.folder.plan());
-        let earlier = earlier.and_then(|plan| plan.found_below(root)).ok();
+        let earlier = Plan::read(&self.folder.plan()).ok();
+        let earlier = earlier.and_then(|plan| self.found(plan));
         let is_good = |plan: &Plan| {
             plan.is_what_was_asked(&self.request)
                 && plan.source.is_untouched()
@@ -218,6 +218,21 @@ impl Export {
         self.folder.clear();
         self.folder.write_plan(&plan)?;
         plan.found_below(root)
+    }
+
+    /// An earlier plan, with its source. Other machines need the root that they are told; this one goes on with any.
+    fn found(&self, plan: Plan) -> Option<Plan> {
+        let source = self.request.source.canonicalize().ok()?;
+        let root = match &self.roots.source {
+            Some(root) => Some(root.as_path()),
+            None if self.engine == Engine::Local && source.ends_with(&plan.source.path) => source
+                .ancestors()
+                .nth(plan.source.path.components().count()),
+            None => None,
+        };
+        let has_root = plan.may_have_copies();
+        (has_root == root.is_some() || !has_root && self.engine == Engine::Local)
+            .then(|| plan.found_below(root).ok())?
     }
 
     /// What can't be had of other machines isn't had of this one without a word.

@@ -234,10 +234,11 @@ impl Folder {
         passes.collect()
     }
 
-    /// Where tasks of other machines write what they say. It is made; links are followed.
-    pub fn tasks(&self) -> Result<PathBuf, Failure> {
+    /// Where tasks of other machines write what they say: it is made anew, as tasks have the same names in each step and run.
+    pub fn make_tasks(&self) -> Result<PathBuf, Failure> {
         let tasks = self.0.join("tasks");
-        let made = std::fs::create_dir_all(&tasks).and_then(|()| tasks.canonicalize());
+        let _ = std::fs::remove_dir_all(&tasks);
+        let made = std::fs::create_dir_all(&tasks).and_then(|()| std::path::absolute(&tasks));
         made.map_err(|error| Failure::unwritten(&tasks, &error))
     }
 

@@ -9,6 +9,7 @@ use crate::failure::{Code, Failure};
 use crate::folder::{Folder, Rates};
 use crate::plan::Plan;
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -28,7 +29,7 @@ pub const SILENCE: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(50);
 
 /// Lines of a job's last words.
-const LAST_WORDS: usize = 12;
+pub(crate) const LAST_WORDS: usize = 12;
 
 /// What happens, for who shows it.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +51,8 @@ pub enum Event {
         attempt: u32,
         why: String,
     },
+    /// It waits again.
+    Left { place: usize, index: usize },
     /// What people should read.
     Said { text: String },
 }
@@ -179,6 +182,10 @@ impl Jobs<'_> {
             .arg(self.folder.plan())
             .args(["--index", &index.to_string(), "--json", "--attended"])
             .args((self.step == Step::FirstPass).then_some("--first-pass"))
+            .args(self.plan.source_root().map(|root| {
+                let option = OsString::from("--source-root=");
+                [option, root.into()].into_iter().collect::<OsString>()
+            }))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -222,7 +229,7 @@ pub(crate) fn interrupted() -> Failure {
     Failure::again("interrupted")
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -24,6 +24,10 @@ use std::time::{Duration, Instant};
 const ASKS: Duration = Duration::from_secs(1);
 const ASKS_EACH: Duration = Duration::from_millis(5);
 
+/// A scheduler that doesn't answer for so long is worth a word, and isn't waited for any longer.
+const SILENT: Duration = Duration::from_secs(30);
+const GONE: Duration = Duration::from_secs(600);
+
 /// How often somebody looks whether all is to end.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -77,18 +81,10 @@ pub struct Roots {
 
 impl Work {
     pub fn new(plan: &Plan, folder: &Folder, step: Step, roots: &Roots) -> Result<Self, Failure> {
-        let here = folder.tasks()?;
-        let below = |path: PathBuf| {
-            match &roots.work {
+        let here = folder.make_tasks()?;
+        let below = |path: PathBuf| match &roots.work {
+            Some(root) => below(root, &path),
             None => Ok(path),
-            Some(root) => path.strip_prefix(root).map(PathBuf::from).map_err(|_| {
-                Failure::usage(format!(
-                    "{} isn't below {}, which --work-root names: --temporary-directory says where chunks are kept",
-                    path.display(),
-                    root.display()
-                ))
-            }),
-        }
         };
         Ok(Self {
             step,
@@ -100,6 +96,21 @@ impl Work {
             threads: plan.threads,
         })
     }
+}
+
+/// A path from a directory that has no links.
+fn below(root: &Path, path: &Path) -> Result<PathBuf, Failure> {
+    let directory = path.parent().unwrap_or(path);
+    let directory = directory.canonicalize();
+    let directory = directory.map_err(|error| Failure::unwritten(path, &error))?;
+    let path = directory.join(path.file_name().unwrap_or_default());
+    path.strip_prefix(root).map(PathBuf::from).map_err(|_| {
+        Failure::usage(format!(
+            "{} isn't below {}, which --work-root names: --temporary-directory says where chunks are kept",
+            path.display(),
+            root.display()
+        ))
+    })
 }
 
 /// Chunks that are encoded elsewhere.
@@ -115,12 +126,14 @@ pub struct Machines<'a> {
 impl Machines<'_> {
     /// Encodes the chunks that aren't there.
     pub fn run(&self, scheduler: &mut dyn Scheduler, chunks: &[usize]) -> Result<(), Failure> {
-        let said = self.folder.tasks()?;
+        let said = self.folder.path().join("tasks");
         let rates = self.folder.rates(self.plan);
         let since = Instant::now();
         let mut tasks = Tasks::new(self.plan, chunks)?;
         self.carry_out(tasks.begin(since.elapsed()), scheduler)?;
         let mut asked = since;
+        // When it answered last, and whether people know that it doesn't.
+        let (mut answered, mut is_told) = (since, false);
         while !tasks.are_done() {
             if self.stops.load(Ordering::SeqCst) {
                 return Err(interrupted());
@@ -137,8 +150,10 @@ impl Machines<'_> {
             }
             // Where it can't be asked it may be another time: it may have been started anew.
             let Some(states) = states else {
+                self.wait_for_scheduler(answered.elapsed(), &mut is_told)?;
                 continue;
             };
+            (answered, is_told) = (asked, false);
             let look = Look {
                 machines: self,
                 scheduler: &*scheduler,
@@ -149,6 +164,21 @@ impl Machines<'_> {
             };
             let acts = tasks.see(since.elapsed(), &look)?;
             self.carry_out(acts, scheduler)?;
+        }
+        Ok(())
+    }
+
+    fn wait_for_scheduler(&self, silent: Duration, is_told: &mut bool) -> Result<(), Failure> {
+        if silent >= GONE {
+            let minutes = GONE.as_secs() / 60;
+            return Err(Failure::again(format!(
+                "the scheduler doesn't answer for {minutes} minutes"
+            )));
+        }
+        if silent >= SILENT && !*is_told {
+            *is_told = true;
+            let text = format!("The scheduler doesn't answer for {} s.", SILENT.as_secs());
+            (self.told)(Event::Said { text });
         }
         Ok(())
     }

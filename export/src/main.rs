@@ -335,7 +335,7 @@ fn roots(engine: &Engine, exporting: &Exporting) -> Result<Roots, Failure> {
 
 fn canonical(path: &Path) -> Result<PathBuf, Failure> {
     let canonical = path.canonicalize();
-    canonical.map_err(|error| Failure::source_gone(path, &error))
+    canonical.map_err(|error| Failure::usage(format!("{} can't be read: {error}", path.display())))
 }
 
 /// Set by Ctrl-C. The second one ends at once.

@@ -334,6 +334,13 @@ impl Plan {
         self.request.source.is_relative()
     }
 
+    /// The directory here that the source's path is said from, if there is one.
+    pub fn source_root(&self) -> Option<&Path> {
+        let below = self.request.source.components().count();
+        let root = self.source.path.ancestors().nth(below);
+        root.filter(|_| self.may_have_copies())
+    }
+
     /// Where the source is on this machine, if the plan has its path from a root.
     pub fn found_below(mut self, root: Option<&Path>) -> Result<Self, Failure> {
         if self.source.path.is_relative() {

@@ -246,9 +246,16 @@ impl Progress {
                 self.say(&format!("Chunk {index}, attempt {attempt}: {why}"));
                 return;
             }
+            Event::Left { place, index } => {
+                state.end(place);
+                state.waiting.push(index);
+            }
             Event::Said { text } => {
                 drop(state);
-                self.say(&text);
+                match self.display {
+                    Display::Quiet => say(text),
+                    _ => self.say(&text),
+                }
                 return;
             }
         }

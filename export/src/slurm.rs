@@ -7,13 +7,21 @@ use crate::failure::Failure;
 use crate::jobs::Step;
 use crate::machines::{Ended, Scheduler, Work};
 use crate::tasks::{Copy, State};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// Tasks of an array: its numbers are below Slurm's MaxArraySize, which is 1001 where nobody sets it.
 const ARRAY: usize = 1_000;
+
+/// How often tasks are submitted again that it didn't take, as somebody may have no more than so many.
+const ASKS_AGAIN: Duration = Duration::from_secs(10);
+
+/// By which a machine says where it has them.
+const WORK_ROOT: &str = "VTEXPORT_WORK_ROOT";
+const SOURCE_ROOT: &str = "VTEXPORT_SOURCE_ROOT";
 
 /// The machines of Slurm.
 pub struct Slurm<'a> {
@@ -26,6 +34,10 @@ pub struct Slurm<'a> {
     name: String,
     /// The tasks of each array, by its number in Slurm.
     arrays: HashMap<u64, Vec<Copy>>,
+    /// Tasks that it didn't take, and since when.
+    refused: Vec<Copy>,
+    refused_at: Instant,
+    says: Vec<String>,
 }
 
 impl<'a> Slurm<'a> {
@@ -37,28 +49,24 @@ impl<'a> Slurm<'a> {
             program,
             options,
             arrays: HashMap::new(),
+            refused: Vec::new(),
+            refused_at: Instant::now(),
+            says: Vec::new(),
         }
     }
 
-    fn submit_array(&mut self, copies: &[Copy]) -> Result<(), Failure> {
-        let mut command = Command::new("sbatch");
-        command
-            .args(["--parsable", "--requeue", "--output=/dev/null"])
-            .arg(format!("--array=0-{}", copies.len() - 1))
-            .arg(format!("--job-name={}", self.name))
-            .arg(format!("--cpus-per-task={}", self.work.threads.max(1)))
-            .args(self.options)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let said = run(command, &self.script(copies)?).map_err(|error| {
-            Failure::cannot(format!(
-                "sbatch can't be run: {error}. --engine slurm needs Slurm's commands here."
-            ))
-        })?;
+    /// The inner error: it doesn't take them now.
+    fn submit_array(&mut self, copies: &[Copy]) -> Result<Result<(), Failure>, Failure> {
+        let avoided = self.failed_on(copies);
+        let mut said = self.sbatch(copies, &avoided)?;
+        // It may have no other machines.
+        if !said.status.success() && !avoided.is_empty() {
+            said = self.sbatch(copies, &BTreeSet::new())?;
+        }
         if !said.status.success() {
             let said = String::from_utf8_lossy(&said.stderr).trim().to_string();
-            return Err(Failure::usage(format!("Slurm takes no such tasks: {said}")));
+            let text = format!("Slurm takes no such tasks: {said}");
+            return Ok(Err(Failure::usage(text)));
         }
         // (With the cluster's name after it, where there are several.)
         let said = String::from_utf8_lossy(&said.stdout).into_owned();
@@ -67,7 +75,52 @@ impl<'a> Slurm<'a> {
             Failure::cannot(format!("sbatch says no number of a job, but {said:?}"))
         })?;
         self.arrays.insert(id, copies.to_vec());
-        Ok(())
+        Ok(Ok(()))
+    }
+
+    fn sbatch(&self, copies: &[Copy], avoided: &BTreeSet<String>) -> Result<Output, Failure> {
+        let mut command = command("sbatch");
+        let avoided: Vec<&str> = avoided.iter().map(String::as_str).collect();
+        command
+            .args(["--parsable", "--requeue", "--output=/dev/null"])
+            .arg(format!("--array=0-{}", copies.len() - 1))
+            .arg(format!("--job-name={}", self.name))
+            .arg(format!("--cpus-per-task={}", self.work.threads.max(1)))
+            .args((!avoided.is_empty()).then(|| format!("--exclude={}", avoided.join(","))))
+            .args(self.options)
+            // (What is here is said in the script; each machine may say otherwise.)
+            .env_remove(WORK_ROOT)
+            .env_remove(SOURCE_ROOT)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        run(command, &self.script(copies)?).map_err(|error| {
+            Failure::cannot(format!(
+                "sbatch can't be run: {error}. --engine slurm needs Slurm's commands here."
+            ))
+        })
+    }
+
+    /// Machines on which earlier tasks for the same chunks failed.
+    fn failed_on(&self, copies: &[Copy]) -> BTreeSet<String> {
+        let earlier = copies.iter().flat_map(|copy| {
+            let index = copy.index;
+            (1..copy.number).map(move |number| Copy { index, number })
+        });
+        let ends = earlier.filter_map(|copy| self.end_of(copy));
+        let failed = ends.filter(|(code, _)| *code != 0);
+        failed
+            .map(|(_, machine)| machine)
+            .filter(|it| !it.is_empty())
+            .collect()
+    }
+
+    /// What a task ended with, and where.
+    fn end_of(&self, copy: Copy) -> Option<(i32, String)> {
+        let said = std::fs::read_to_string(self.work.here.join(format!("{copy}.code"))).ok()?;
+        let mut words = said.split_whitespace();
+        let code = words.next()?.parse().ok()?;
+        Some((code, words.next().unwrap_or_default().into()))
     }
 
     /// What the tasks of an array run, each of which has a number of its own.
@@ -91,12 +144,15 @@ impl<'a> Slurm<'a> {
              set -- {names}\n\
              shift $SLURM_ARRAY_TASK_ID\n\
              said={said}/$1\n\
-             rm -f \"$said.code\"\n\
-             {program} chunk {plan} --index ${{1%-*}} --json{first_pass} >\"$said.out\" 2>\"$said.err\" || code=$?\n\
-             echo ${{code:-0}} >\"$said.code\"\n\
-             exit ${{code:-0}}\n",
-            work_root = root("VTEXPORT_WORK_ROOT", roots.work.as_deref())?,
-            source_root = root("VTEXPORT_SOURCE_ROOT", roots.source.as_deref())?,
+             code=75\n\
+             if rm -f \"$said.code\" && : >\"$said.out\" && : >\"$said.err\"; then\n\
+             {program} chunk {plan} --index ${{1%-*}} --json{first_pass} >\"$said.out\" 2>\"$said.err\"\n\
+             code=$?\n\
+             fi\n\
+             echo \"$code $SLURMD_NODENAME\" >\"$said.code\"\n\
+             exit $code\n",
+            work_root = root(WORK_ROOT, roots.work.as_deref())?,
+            source_root = root(SOURCE_ROOT, roots.source.as_deref())?,
             names = names.join(" "),
             said = at(&self.work.said)?,
             program = quoted(self.program)?,
@@ -107,8 +163,26 @@ impl<'a> Slurm<'a> {
 
 impl Scheduler for Slurm<'_> {
     fn submit(&mut self, copies: &[Copy]) -> Result<(), Failure> {
-        let mut arrays = copies.chunks(ARRAY);
-        arrays.try_for_each(|array| self.submit_array(array))
+        for array in copies.chunks(ARRAY) {
+            let taken = match self.refused.is_empty() {
+                true => self.submit_array(array)?,
+                false => Err(Failure::usage("")),
+            };
+            let Err(failure) = taken else {
+                continue;
+            };
+            // What it takes none of it never does.
+            if self.arrays.is_empty() {
+                return Err(failure);
+            }
+            if self.refused.is_empty() {
+                self.says
+                    .push(format!("{} (It is asked again.)", failure.text));
+                self.refused_at = Instant::now();
+            }
+            self.refused.extend(array);
+        }
+        Ok(())
     }
 
     fn cancel(&mut self, copies: &[Copy]) {
@@ -117,18 +191,24 @@ impl Scheduler for Slurm<'_> {
             let these = these.filter(|(_, copy)| copies.contains(copy));
             these.map(move |(place, _)| format!("{id}_{place}"))
         });
-        let _ = Command::new("scancel")
-            .args(of_array)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
+        let of_array: Vec<String> = of_array.collect();
+        self.refused.retain(|copy| !copies.contains(copy));
+        if !of_array.is_empty() {
+            let _ = command("scancel").args(of_array).status();
+        }
     }
 
     fn states(&mut self) -> Result<Option<HashMap<Copy, State>>, Failure> {
-        let said = Command::new("squeue")
-            .args(["--noheader", "--array", "--format=%F %K %T %r"])
+        if !self.refused.is_empty() && self.refused_at.elapsed() >= ASKS_AGAIN {
+            let refused = std::mem::take(&mut self.refused);
+            self.submit(&refused)?;
+        }
+        let said = command("squeue")
+            .args(["--noheader", "--me", "--array", "--format=%F %K %T %r"])
             .arg(format!("--name={}", self.name))
-            .stderr(Stdio::null())
+            .env_remove("SQUEUE_STATES")
+            .env_remove("SQUEUE_USERS")
+            .stdout(Stdio::piped())
             .output();
         let Some(said) = said.ok().filter(|said| said.status.success()) else {
             return Ok(None);
@@ -138,39 +218,61 @@ impl Scheduler for Slurm<'_> {
             let array = self.arrays.get(&words.next()?.parse().ok()?)?;
             let place: usize = words.next()?.parse().ok()?;
             let state = match words.next()? {
-                "RUNNING" | "COMPLETING" | "SUSPENDED" | "STOPPED" => State::Runs,
-                // It stays there until somebody releases it ("launch failed requeued held").
-                _ if line.ends_with("requeued held") => State::Ended,
+                "RUNNING" | "COMPLETING" => State::Runs,
+                // It stays there until somebody releases it ("launch failed requeued held", JobHoldMaxRequeue), and that nobody does
+                // but for JobHeldUser.
+                _ if [
+                    "requeued held",
+                    "held state",
+                    "JobHoldMaxRequeue",
+                    "JobHeldAdmin",
+                ]
+                .iter()
+                .any(|reason| line.ends_with(reason)) =>
+                {
+                    State::Ended
+                }
                 _ => State::Waits,
             };
             Some((*array.get(place)?, state))
         };
         let text = String::from_utf8_lossy(&said.stdout);
-        Ok(Some(text.lines().filter_map(state).collect()))
+        let queued = text.lines().filter_map(state);
+        let refused = self.refused.iter().map(|copy| (*copy, State::Waits));
+        Ok(Some(queued.chain(refused).collect()))
     }
 
     fn ended(&self, copy: Copy) -> Option<Ended> {
-        let code = std::fs::read_to_string(self.work.here.join(format!("{copy}.code"))).ok()?;
-        let code = code.trim().parse().ok();
-        code.map(|code| Ended {
+        let (code, _) = self.end_of(copy)?;
+        Some(Ended {
             code: Some(code),
             text: String::new(),
         })
     }
 
     fn says(&mut self) -> Vec<String> {
-        Vec::new()
+        std::mem::take(&mut self.says)
     }
 }
 
 impl Drop for Slurm<'_> {
     fn drop(&mut self) {
-        let _ = Command::new("scancel")
+        let _ = command("scancel")
             .arg(format!("--name={}", self.name))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
             .status();
     }
+}
+
+/// One of Slurm's. Ctrl-C is for this program, which then cancels all.
+fn command(name: &str) -> Command {
+    let mut command = Command::new(name);
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
 }
 
 /// Runs it with this as its input.

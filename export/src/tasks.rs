@@ -22,6 +22,15 @@ const LATE: Duration = Duration::from_secs(30);
 /// Tasks that a chunk has at the same time, at most: two machines may both be slow.
 const MOST_COPIES: usize = 3;
 
+/// What a chunk still takes has to be so many times what another machine takes for all of it: both are guesses.
+const SLOWER: f64 = 1.25;
+
+/// Tasks that are submitted for a chunk because others are slow come to an end, too.
+const MOST_SUBMITTED: u32 = MOST_ATTEMPTS + MOST_COPIES as u32;
+
+/// A task that makes nothing for so long hangs.
+const HANGS: Duration = Duration::from_secs(600);
+
 /// One of the tasks that are submitted for a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Copy {
@@ -92,15 +101,15 @@ struct Task {
 }
 
 impl Task {
-    /// Seconds that it still takes, if it goes on as it does: one that stands still takes as long again as it has. (One that waits or has just
-    /// begun may be as fast as any.)
+    /// Seconds that it still takes, if it goes on as it does: one that stands still or waits takes as long again as it has.
     fn left(&self, frames: u64, now: Duration) -> f64 {
         let gone = self.moved.saturating_sub(self.since).as_secs_f64();
         let made = self.made.packets.max(1) as f64;
         let rest = frames.saturating_sub(self.made.packets) as f64;
         let stands = now.saturating_sub(self.moved).as_secs_f64();
         match self.state {
-            State::Waits | State::Ended => 0.0,
+            State::Ended => 0.0,
+            State::Waits => now.saturating_sub(self.since).as_secs_f64(),
             State::Runs => (gone * rest / made).max(stands),
         }
     }
@@ -159,10 +168,6 @@ impl Chunk {
         Act::Submit(copy)
     }
 
-    fn is(&self, state: State) -> bool {
-        self.tasks.iter().any(|task| task.state == state)
-    }
-
     /// Seconds that it still takes, if its tasks go on as they do.
     fn left(&self, now: Duration) -> f64 {
         let left = self.tasks.iter().map(|task| task.left(self.frames(), now));
@@ -176,7 +181,7 @@ pub struct Tasks {
     chunks: Vec<Chunk>,
     /// Chunks that are shown, by their place.
     places: Vec<bool>,
-    /// Tasks that were seen to run at the same time, or to have run since it was looked last: so many machines there are, more or less.
+    /// Tasks that were seen to run at the same time, with those that were over before they were seen to: so many machines there are, more or less.
     most: usize,
     /// Seconds for a frame, of each task that was done.
     pace: Vec<f64>,
@@ -209,23 +214,28 @@ impl Tasks {
 
     /// Tasks that run.
     pub fn running(&self) -> usize {
+        self.count(State::Runs)
+    }
+
+    fn count(&self, state: State) -> usize {
         let tasks = self.chunks.iter().flat_map(|chunk| &chunk.tasks);
-        tasks.filter(|task| task.state == State::Runs).count()
+        tasks.filter(|task| task.state == state).count()
     }
 
     /// What is seen now. The error: it can't be had.
     pub fn see(&mut self, now: Duration, seen: &impl Seen) -> Result<Vec<Act>, Failure> {
         let mut acts = Vec::new();
         let mut left = Vec::new();
-        let before = self.chunks.len();
+        let mut unseen = 0;
         for mut chunk in std::mem::take(&mut self.chunks) {
-            if !self.look(&mut chunk, now, seen, &mut acts)? {
-                left.push(chunk);
+            let ran = chunk.tasks.iter().any(|task| task.state == State::Runs);
+            match self.look(&mut chunk, now, seen, &mut acts)? {
+                true => unseen += usize::from(!ran),
+                false => left.push(chunk),
             }
         }
-        let done = before - left.len();
         self.chunks = left;
-        self.most = self.most.max(self.running() + done);
+        self.most = self.most.max(self.running() + unseen);
         acts.extend(self.more_copies(now));
         Ok(acts)
     }
@@ -257,7 +267,7 @@ impl Tasks {
             false => seen.done(chunk.index()),
         };
         if all_wait && done.is_none() {
-            self.leave(chunk);
+            self.leave(chunk, acts);
             return Ok(false);
         }
         chunk.is_begun = true;
@@ -289,11 +299,18 @@ impl Tasks {
         acts: &mut Vec<Act>,
     ) -> Result<(), Failure> {
         for task in chunk.tasks.clone() {
-            if task.state != State::Ended {
-                continue;
-            }
             let is_late = now.saturating_sub(task.since) >= LATE;
-            let Some(failure) = seen.failure(task.copy, is_late) else {
+            let stands = now.saturating_sub(task.moved);
+            let failure = match task.state {
+                State::Waits => None,
+                State::Runs if stands >= HANGS => Some(Failure::failed(format!(
+                    "it made nothing for {} s and was ended",
+                    stands.as_secs()
+                ))),
+                State::Runs => None,
+                State::Ended => seen.failure(task.copy, is_late),
+            };
+            let Some(failure) = failure else {
                 continue;
             };
             chunk.tasks.retain(|it| it.copy != task.copy);
@@ -308,15 +325,18 @@ impl Tasks {
             }));
             // (A source that one machine doesn't see another one may.)
             let is_final = matches!(failure.code, Code::Usage | Code::Cannot);
-            if is_final || chunk.failed == MOST_ATTEMPTS {
+            if !chunk.tasks.is_empty() {
+                // Another one is at work: how that ends counts.
+                let index = chunk.index();
+                acts.push(Act::Tell(Event::Begun { place, index }));
+            } else if is_final || chunk.failed >= MOST_ATTEMPTS {
                 return Err(chunk.planned.cannot_be_encoded(&failure));
-            }
-            if chunk.tasks.is_empty() {
+            } else {
                 acts.push(chunk.submit(now));
             }
         }
         if chunk.tasks.iter().all(|task| task.state == State::Waits) {
-            self.leave(chunk);
+            self.leave(chunk, acts);
         }
         Ok(())
     }
@@ -342,7 +362,7 @@ impl Tasks {
             index,
             bytes,
         }));
-        self.leave(chunk);
+        self.free(chunk);
     }
 
     /// The chunk is in work, in the first place that is free.
@@ -360,16 +380,25 @@ impl Tasks {
         place
     }
 
-    fn leave(&mut self, chunk: &mut Chunk) {
-        if let Some(place) = chunk.place.take() {
-            self.places[place] = false;
+    /// The chunk waits again.
+    fn leave(&mut self, chunk: &mut Chunk, acts: &mut Vec<Act>) {
+        if let Some(place) = self.free(chunk) {
+            let index = chunk.index();
+            acts.push(Act::Tell(Event::Left { place, index }));
         }
+    }
+
+    fn free(&mut self, chunk: &mut Chunk) -> Option<usize> {
+        let place = chunk.place.take()?;
+        self.places[place] = false;
+        Some(place)
     }
 
     /// For machines that have become free.
     fn more_copies(&mut self, now: Duration) -> Vec<Act> {
-        let free = self.most.saturating_sub(self.running());
-        if free == 0 || self.chunks.iter().any(|chunk| chunk.is(State::Waits)) {
+        let waiting = self.count(State::Waits);
+        let free = self.most.saturating_sub(self.running() + waiting);
+        if free == 0 {
             return Vec::new();
         }
         let Some(pace) = self.median_pace() else {
@@ -377,8 +406,9 @@ impl Tasks {
         };
         let slow = self.chunks.iter_mut().filter_map(|chunk| {
             let left = chunk.left(now);
-            let is_slow = left > pace * chunk.frames() as f64;
-            (is_slow && chunk.tasks.len() < MOST_COPIES).then_some((left, chunk))
+            let is_slow = left > pace * chunk.frames() as f64 * SLOWER;
+            let may_have_more = chunk.tasks.len() < MOST_COPIES && chunk.submitted < MOST_SUBMITTED;
+            (is_slow && may_have_more).then_some((left, chunk))
         });
         let mut slow: Vec<(f64, &mut Chunk)> = slow.collect();
         slow.sort_by(|(a, _), (b, _)| b.total_cmp(a));
@@ -585,6 +615,55 @@ mod tests {
         let with = machines.run(45).unwrap();
         assert!(with <= without * 1.25, "{with}, {without}");
         assert_eq!(machines.submitted.len(), 46);
+    }
+
+    #[test]
+    fn copies_that_fail_end_nothing_while_the_first_one_works() {
+        let mut machines = Machines::new(&[100.0, 10.0, 10.0]);
+        // (The longest one first, which the slow machine has.)
+        for number in 2..=20 {
+            let copy = Copy { index: 0, number };
+            let failure = Failure::cannot("no encoder");
+            machines.failures.borrow_mut().insert(copy, failure);
+        }
+        machines.run(6).unwrap();
+        assert!(machines.submitted.len() <= 5 + MOST_SUBMITTED as usize);
+    }
+
+    #[test]
+    fn what_hangs_on_the_only_machine_is_ended() {
+        let mut machines = Machines::new(&[20.0]);
+        machines.stands = Some((0, 0.5));
+        let failure = machines.run(1).unwrap_err();
+        assert!(failure.text.contains("made nothing for 600 s"), "{failure}");
+        assert_eq!(machines.submitted.len(), 3);
+    }
+
+    #[test]
+    fn what_is_shown_is_left_as_often_as_it_is_begun() {
+        let mut machines = Machines::new(&[20.0, 60.0, 20.0]);
+        for number in 1..=2 {
+            let copy = Copy { index: 1, number };
+            let failure = Failure::again("no space");
+            machines.failures.borrow_mut().insert(copy, failure);
+        }
+        machines.run(7).unwrap();
+        let mut shown = HashMap::new();
+        for event in &machines.told {
+            match event {
+                Event::Begun { place, index } => {
+                    assert!(!shown.values().any(|it| it == index), "{event:?}");
+                    assert_eq!(shown.insert(*place, *index), None, "{event:?}");
+                }
+                Event::Failed { place, index, .. } | Event::Done { place, index, .. } => {
+                    assert_eq!(shown.remove(place), Some(*index), "{event:?}");
+                }
+                Event::Left { place, .. } => assert_eq!(shown.remove(place), None),
+                Event::Made { place, .. } => assert!(shown.contains_key(place)),
+                Event::Said { .. } => (),
+            }
+        }
+        assert!(shown.is_empty());
     }
 
     #[test]

@@ -134,6 +134,8 @@ class Bridge:
                     task.withdraw()
                 await client.close()
             self.say("the connection to the scheduler is lost: trying again")
+            for task in self.tasks.values():
+                self.waits(task)
             client = await self.connect_again()
             self.say("the scheduler is there again: what isn't done is submitted again")
 
@@ -183,6 +185,7 @@ class Bridge:
             # Dask would wait for one of these workers, and they are gone.
             if task.workers and task.workers.isdisjoint(self.places):
                 task.withdraw()
+                self.waits(task)
         waiting = [task for task in self.tasks.values() if task.follower is None]
         waiting.sort(key=lambda task: -task.priority)
         fit = self.fit()
@@ -236,6 +239,7 @@ class Bridge:
         except (CancelledError, CommClosedError):
             # Not by this: the connection is lost, or somebody else emptied the scheduler.
             task.follower = None
+            self.waits(task)
         except KilledWorker as killed:
             text = "the workers that ran it were lost, as often as Dask's allowed-failures says"
             self.end(task, None, killed.last_worker.address, text)
@@ -251,6 +255,7 @@ class Bridge:
         if ended["code"] == UNFIT:
             self.unfit[ended["worker"]] = ended["text"]
             task.follower = None
+            self.waits(task)
         else:
             if ended["code"] != 0:
                 self.resting[ended["worker"]] = time.monotonic() + REST
@@ -263,6 +268,11 @@ class Bridge:
                 task = self.tasks.get(name)
                 if task is not None and task.key == key:
                     self.tell({"task": name, "state": "running", "worker": worker})
+
+    def waits(self, task: Task) -> None:
+        """It is submitted again."""
+        if task.name in self.tasks:
+            self.tell({"task": task.name, "state": "waiting"})
 
     def end(self, task: Task, code: int | None, worker: str, text: str) -> None:
         del self.tasks[task.name]
