@@ -65,6 +65,9 @@ enum Event {
     Look,
 }
 
+/// What a task still takes has to be so many times what others take for all of it (as in export/src/tasks.rs).
+const SLOWER: f64 = 1.25;
+
 /// So many times a task runs at once, at most.
 const MOST_COPIES: usize = 3;
 
@@ -300,10 +303,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The task that takes the longest from now on, if that is more than the median: one that stands still takes as long again as it has. Somebody
+    /// The task that takes the longest from now on, if that is that much more than the median: one that stands still takes as long again as it has. Somebody
     /// looks again when there may be such a one.
     fn late(&mut self) -> Option<usize> {
-        let median = self.times.median().filter(|_| self.cluster.copies)?;
+        let median = self.times.median().filter(|_| self.cluster.copies)? * SLOWER;
         let comes = self.coming.last().copied();
         let left = comes.map(|(ends, task)| (f64::from_bits(ends) - self.now, task));
         let stands = self.standing.first().copied();
