@@ -47,12 +47,19 @@ pub struct Made {
     pub fed: u64,
     /// Packets that it has made.
     pub packets: u64,
+    /// Frames before them that were decoded on the way.
+    #[serde(default)]
+    pub skipped: u64,
 }
 
 impl Made {
-    fn of(enc: &ParallelEnc) -> Self {
+    fn of(enc: &ParallelEnc, skipped: u64) -> Self {
         let (fed, packets) = export::at_hand(enc);
-        Self { fed, packets }
+        Self {
+            fed,
+            packets,
+            skipped,
+        }
     }
 }
 
@@ -90,21 +97,38 @@ impl Work {
     }
 }
 
-/// All frames that the chunk's encoder is fed, with their numbers in the film and as the plan says that they come; `None`: they come anew, from
-/// the first one, because what came isn't what was planned.
+/// What comes of a chunk's frames.
+pub(crate) enum Came {
+    /// They come anew, from the first one, because what came isn't what was planned.
+    Anew,
+    /// So many were decoded that are before them.
+    Skipped(u64),
+    /// With its number in the film, and as the plan says that it comes.
+    Frame(u64, gst::Buffer),
+}
+
+/// All frames that the chunk's encoder is fed.
 pub(crate) fn frames(
     plan: &Plan,
     chunk: &Chunk,
-    each: &mut dyn FnMut(Option<(u64, gst::Buffer)>) -> Result<(), Failure>,
+    each: &mut dyn FnMut(Came) -> Result<(), Failure>,
 ) -> Result<Start, Failure> {
     let caps = plan.caps()?;
     let fed = chunk.fed();
     let range = plan.in_source(fed.start)..plan.in_source(fed.end);
     let offset = plan.in_source(0);
     let (source, stream) = (&plan.source.path, plan.request.stream);
+    let mut skipped = 0;
     let start = range::decode(source, stream, &plan.scan(), range, |step| {
-        let Step::Picture(number, sample) = step else {
-            return each(None);
+        let (number, sample) = match step {
+            Step::Begins(_) => {
+                return each(Came::Anew);
+            }
+            Step::Skipped => {
+                skipped += 1;
+                return each(Came::Skipped(skipped));
+            }
+            Step::Picture(number, sample) => (number, sample),
         };
         let number = (number - offset) as u64;
         if sample.caps().is_none_or(|it| !it.is_strictly_equal(&caps)) {
@@ -122,7 +146,7 @@ pub(crate) fn frames(
         fields.set_pts(gst::ClockTime::from_nseconds(plan.time(number)));
         fields.set_dts(gst::ClockTime::NONE);
         fields.set_duration(plan.duration(number).map(gst::ClockTime::from_nseconds));
-        each(Some((number, frame)))
+        each(Came::Frame(number, frame))
     })?;
     Ok(start)
 }
@@ -140,10 +164,21 @@ fn make(
     let index = chunk.index;
     let own = chunk.own[0]..chunk.own[1];
     let mut work: Option<Work> = None;
-    let start = frames(plan, chunk, &mut |frame| {
-        let Some((number, mut frame)) = frame else {
-            work = None;
-            return Ok(());
+    let mut before = 0;
+    let start = frames(plan, chunk, &mut |came| {
+        let (number, mut frame) = match came {
+            Came::Anew => {
+                work = None;
+                return Ok(());
+            }
+            Came::Skipped(skipped) => {
+                before = skipped;
+                return told(Made {
+                    skipped,
+                    ..Made::default()
+                });
+            }
+            Came::Frame(number, frame) => (number, frame),
         };
         let work = match &mut work {
             Some(work) => work,
@@ -161,11 +196,12 @@ fn make(
         }
         export::carry(frame.make_mut(), &digest);
         work.encoding.feed.push(frame)?;
-        told(Made::of(&work.encoding.enc))
+        told(Made::of(&work.encoding.enc, before))
     })?;
     let work = work.ok_or_else(|| Failure::failed("the chunk has no frames"))?;
     let enc = work.encoding.enc.clone();
-    work.encoding.feed.finish(|| told(Made::of(&enc)))?;
+    let mut tell = || told(Made::of(&enc, before));
+    work.encoding.feed.finish(&mut tell)?;
     Ok(Record {
         plan: plan.id.clone(),
         index,

@@ -500,6 +500,7 @@ impl Whole {
             made: Made {
                 fed: frames,
                 packets: frames,
+                skipped: 0,
             },
         });
     }

@@ -13,7 +13,7 @@
 //! types differ by (x264, x265), or bits by the root of what prediction leaves (libvpx); which quantizer that is follows from how many bits
 //! there are. A chunk that is in work learns nothing of others.
 
-use crate::chunk::{Made, frames};
+use crate::chunk::{Came, Made, frames};
 use crate::element::{linked, pad_of};
 use crate::failure::Failure;
 use crate::feed::Feed;
@@ -247,12 +247,22 @@ fn write_statistics(
         Made {
             fed,
             packets: if has_packets { packets } else { fed },
+            skipped: 0,
         }
     };
-    frames(plan, chunk, &mut |frame| {
-        let Some((number, mut frame)) = frame else {
-            work = None;
-            return Ok(());
+    frames(plan, chunk, &mut |came| {
+        let (number, mut frame) = match came {
+            Came::Anew => {
+                work = None;
+                return Ok(());
+            }
+            Came::Skipped(skipped) => {
+                return told(Made {
+                    skipped,
+                    ..Made::default()
+                });
+            }
+            Came::Frame(number, frame) => (number, frame),
         };
         let (feed, _, pushed) = match &mut work {
             Some(work) => work,

@@ -487,7 +487,10 @@ mod tests {
     fn time_left_is_that_of_the_place_that_ends_last() {
         let now = Instant::now();
         let place = |index, packets| {
-            let made = Made { fed: 0, packets };
+            let made = Made {
+                packets,
+                ..Made::default()
+            };
             Some(Place {
                 index,
                 made,

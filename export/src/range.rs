@@ -41,6 +41,8 @@ pub enum Start {
 pub enum Step<'a> {
     /// Decoding begins here. What came before doesn't count.
     Begins(Start),
+    /// One before the range was decoded on the way.
+    Skipped,
     /// The picture of this number, counted from 0 in the whole file.
     Picture(usize, &'a gst::SampleRef),
 }
@@ -170,13 +172,15 @@ fn attempt(
             (false, ..) => return Err(differs(came)),
         };
         counted += 1;
-        if is_wanted {
-            if is_damaged {
-                return Err(RangeError::Damaged(wanted));
-            }
-            step(Step::Picture(wanted, &sample)).map_err(stopped)?;
-            wanted += 1;
+        if !is_wanted {
+            step(Step::Skipped).map_err(stopped)?;
+            continue;
         }
+        if is_damaged {
+            return Err(RangeError::Damaged(wanted));
+        }
+        step(Step::Picture(wanted, &sample)).map_err(stopped)?;
+        wanted += 1;
     }
     Ok(())
 }

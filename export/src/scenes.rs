@@ -71,6 +71,7 @@ fn of_part(
                 lookout = Lookout::new(info);
                 changes.clear();
             }
+            Step::Skipped => (),
             Step::Picture(number, sample) => {
                 let looked = lookout.as_mut().zip(sample.buffer());
                 let change = looked.and_then(|(lookout, frame)| lookout.look(frame));

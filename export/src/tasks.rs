@@ -537,7 +537,12 @@ mod tests {
             let machine = self.at.iter().position(at)?;
             let packets = (self.part(machine) * 100.0) as u64;
             let fed = packets;
-            Some(Made { fed, packets })
+            let skipped = 0;
+            Some(Made {
+                fed,
+                packets,
+                skipped,
+            })
         }
 
         fn failure(&self, copy: Copy, is_late: bool) -> Option<Failure> {

@@ -24,6 +24,7 @@ fn in_ranges(path: &Path) -> Vec<Start> {
         let start = decode(path, 0, &scan, range.clone(), |step| {
             match step {
                 Step::Begins(_) => pictures.clear(),
+                Step::Skipped => assert!(pictures.is_empty()),
                 Step::Picture(number, sample) => {
                     pictures.push((
                         number,
@@ -176,4 +177,30 @@ fn a_file_that_has_changed() {
     );
     // Two key frames, and the beginning.
     assert_eq!(begun, 3);
+}
+
+/// Who waits for a range hears of each picture that is decoded on the way, however long that is.
+#[test]
+fn what_is_decoded_on_the_way_is_told() {
+    gst::init().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    // One key frame, at the beginning.
+    let path = made(
+        dir.path(),
+        "long.mp4",
+        75,
+        "x264enc key-int-max=1000 speed-preset=ultrafast ! mp4mux",
+    );
+    let mut came = Vec::new();
+    decode(&path, 0, &scan(&path, 0).unwrap(), 60..62, |step| {
+        came.push(match step {
+            Step::Begins(_) => 'b',
+            Step::Skipped => 's',
+            Step::Picture(..) => 'p',
+        });
+        Ok(())
+    })
+    .unwrap();
+    let came: String = came.into_iter().collect();
+    assert_eq!(came, format!("b{}pp", "s".repeat(60)));
 }
