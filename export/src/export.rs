@@ -281,7 +281,14 @@ impl Export {
         if !matches!(decided, Ok(false)) {
             let _ = std::fs::remove_file(beside(&self.output));
         }
-        decided.map_err(|failure| self.resumable(failure))
+        decided.map_err(|failure| match failure.code {
+            // Of such a size it can't be had, and for another one all is made anew.
+            Code::Usage => {
+                self.folder.clear();
+                failure
+            }
+            _ => self.resumable(failure),
+        })
     }
 
     /// Makes what isn't there, and says how many seconds jobs and the wall clock took for it.
