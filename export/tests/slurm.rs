@@ -318,10 +318,12 @@ fn machines_may_have_directories_elsewhere() {
     assert_eq!(std::fs::read_dir(dir.join("it's work")).unwrap().count(), 0);
     // This machine goes on with that, and knows where the source is.
     let wrong = format!(
-        "echo 78 >\"{}/it's work/a.mp4.vtexport/tasks/$1.code\"",
+        "cd \"{}/it's work/a.mp4.vtexport/tasks\"\n\
+         until [ -e ../records/000000.json ]; do sleep 0.1; done\n\
+         echo 78 >1-1.code",
         dir.display()
     );
-    std::fs::write(slurm.join("befalls-1-1"), wrong.replace("$1", "1-1")).unwrap();
+    std::fs::write(slurm.join("befalls-1-1"), wrong).unwrap();
     std::fs::remove_file(dir.join("a.mp4")).unwrap();
     let output = run(dir, &slurm, &film, &roots);
     assert_eq!(output.status.code(), Some(78), "{output:?}");
