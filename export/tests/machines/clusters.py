@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -66,9 +67,11 @@ def code_blocks(words: str) -> list[str]:
 class Host:
     """A program and all that it starts, in a namespace of their own: they end together, as where a machine's power fails."""
 
-    def __init__(self, command: list[str | Path], **environment: str) -> None:
+    def __init__(self, command: list[str | Path], environment: dict[str, str], network: bool = False) -> None:
+        """`network`: it has none, but what it is given."""
+        own = ["--pid", "--fork", "--kill-child", "--mount-proc", *(["--net"] if network else [])]
         self.process = subprocess.Popen(
-            ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *command],
+            ["unshare", *own, *command],
             env=os.environ | environment,
             start_new_session=True,
         )
@@ -101,6 +104,52 @@ class Host:
         for pid, _ in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+
+class Network:
+    """A switch, and hosts at it, each with a cable of its own."""
+
+    def __init__(self) -> None:
+        # (Names of devices are short.)
+        self.switch = f"vt{os.getpid()}"
+        self.subnet = f"10.77.{os.getpid() % 250}"
+        self.address = f"{self.subnet}.1"
+        self.cables: list[str] = []
+
+    def __enter__(self) -> Self:
+        self.ip("link", "add", self.switch, "type", "bridge")
+        self.ip("address", "add", f"{self.address}/24", "dev", self.switch)
+        self.ip("link", "set", self.switch, "up")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for device in [*self.cables, self.switch]:
+            # (A cable is gone with its host.)
+            subprocess.run(["ip", "link", "delete", device], check=False, capture_output=True)
+
+    @staticmethod
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+    def join(self, host: Host) -> str:
+        """Puts a host at the switch, which waits for that. The cable's end here."""
+        process = Path("/proc") / str(host.process.pid)
+        while (process / "ns/net").readlink() == Path("/proc/self/ns/net").readlink():
+            time.sleep(0.01)
+        number = len(self.cables) + 1
+        cable, end = f"{self.switch}-{number}", "eth0"
+        self.cables.append(cable)
+        namespace = str(host.process.pid)
+        self.ip("link", "add", cable, "master", self.switch, "type", "veth", "peer", end, "netns", namespace)
+        self.ip("link", "set", cable, "up")
+        inside = ["nsenter", "--net", "--target", namespace, "ip"]
+        for command in (
+            ["link", "set", "lo", "up"],
+            ["address", "add", f"{self.subnet}.{number + 1}/24", "dev", end],
+            ["link", "set", end, "up"],
+        ):
+            subprocess.run([*inside, *command], check=True)
+        return cable
 
 
 class Slurm:
@@ -152,7 +201,7 @@ class Slurm:
         self.kill(self.at / "slurmctld.pid")
 
     def begin_node(self, node: str) -> Host:
-        return Host(["slurmd", "-D", "-N", node], SLURM_CONF=str(self.conf))
+        return Host(["slurmd", "-D", "-N", node], {"SLURM_CONF": str(self.conf)})
 
     def idle(self) -> int:
         said = subprocess.run(
@@ -175,11 +224,11 @@ class Slurm:
 class Dask:
     """A scheduler with TLS; workers come as they are begun."""
 
-    def __init__(self, at: Path) -> None:
-        self.at = at
+    def __init__(self, at: Path, host: str = "127.0.0.1") -> None:
+        self.at, self.host = at, host
         at.mkdir()
         (port,) = free_ports(1)
-        self.address = f"tls://127.0.0.1:{port}"
+        self.address = f"tls://{host}:{port}"
         self.environment = self.certificates(at) | {
             "DASK_CONFIG": str(CONFIGURATION),
             "VTEXPORT_PROGRAM": str(PROGRAM),
@@ -214,13 +263,20 @@ class Dask:
 
     def begin_scheduler(self) -> None:
         port = self.address.rsplit(":", 1)[1]
-        where = ["--protocol", "tls", "--host", "127.0.0.1", "--port", port]
-        self.scheduler = Host(["dask", "scheduler", *where, "--no-dashboard"], **self.environment)
+        where = ["--protocol", "tls", "--host", self.host, "--port", port]
+        self.scheduler = Host(["dask", "scheduler", *where, "--no-dashboard"], self.environment)
 
     def begin_worker(
-        self, name: str, tags: str | None = None, first: str = "true", **environment: str
+        self,
+        name: str,
+        tags: str | None = None,
+        first: str = "true",
+        network: bool = False,
+        environment: dict[str, str] | None = None,
     ) -> Host:
-        """`first`: a command that is run before, in a view of files of its own."""
+        """`first`: a command that is run before, in a view of files of its own. `network`: it begins when it is given one."""
+        if network:
+            first = "until ip -4 address show up | grep -q 'global eth0'; do sleep 0.1; done"
         if tags is None:
             offered = [str(PROGRAM), "tag", "--jobs", "2", "x264enc", "vp8enc"]
             tags = subprocess.run(offered, check=True, capture_output=True, text=True).stdout.strip()
@@ -228,6 +284,6 @@ class Dask:
         directory.mkdir(exist_ok=True)
         worker = f"dask worker {self.address} --no-nanny --nthreads 2 --no-dashboard --resources '{tags}'"
         script = f"cd {directory} && {first} && exec {worker} --local-directory {directory} --name {name}"
-        environment = self.environment | environment
-        self.workers.append(Host(["unshare", "--mount", "sh", "-c", script], **environment))
+        environment = self.environment | (environment or {})
+        self.workers.append(Host(["unshare", "--mount", "sh", "-c", script], environment, network))
         return self.workers[-1]

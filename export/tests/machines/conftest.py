@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from clusters import PROGRAM, Dask, Slurm
+from clusters import PROGRAM, Dask, Network, Slurm
 
 FRAMES = 240
 WIDTH, HEIGHT = 192, 112
@@ -146,6 +146,17 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
 def dask_scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dask]:
     with Dask(tmp_path_factory.mktemp("dask") / "cluster") as cluster:
         yield cluster
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    switch = Network()
+    try:
+        switch.__enter__()
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"this machine makes no networks: {error.stderr}")
+    yield switch
+    switch.__exit__()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from clusters import Dask
+from clusters import Dask, Network
 from conftest import CHUNKS, SLOW_VIDEO, VIDEO, Command, Films, packets, records, until
 
 Begin = Callable[..., Command]
@@ -57,6 +57,31 @@ def test_workers_that_are_lost_or_stand_still_cost_their_chunks(
     stands.wake()
     stands.kill()
     films.check(tmp_path / "film.mkv")
+
+
+def test_a_host_without_network_costs_its_chunks(
+    network: Network,
+    films: Films,
+    command: Begin,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody says that it is gone, and its worker goes on: it is only out of reach, for longer than Dask waits, and comes back."""
+    with Dask(tmp_path / "cluster", network.address) as dask:
+        for name, value in dask.environment.items():
+            monkeypatch.setenv(name, value)
+        cables = [network.join(dask.begin_worker(str(number), network=True)) for number in range(2)]
+        it = begin(command, films, dask)
+        until(lambda: len(records(tmp_path / "film.mkv.vtexport")) >= 2)
+        network.ip("link", "set", cables[0], "down")
+        it.ended()
+        films.check(tmp_path / "film.mkv")
+        network.ip("link", "set", cables[0], "up")
+        # Both are there for the next one.
+        again = begin(command, films, dask, output="again.mkv")
+        again.ended()
+        films.check(tmp_path / "again.mkv")
+        films.check(tmp_path / "film.mkv")
 
 
 def test_the_scheduler_may_be_started_anew(dask: Dask, films: Films, command: Begin, tmp_path: Path) -> None:
@@ -151,7 +176,7 @@ def test_a_worker_of_another_installation_makes_nothing(
     file = next(line.split()[-1] for line in at.splitlines() if "Filename" in line)
     (plugins / "libgstx264.so").write_bytes(Path(file).read_bytes() + b"another")
     other = {"GST_PLUGIN_PATH": str(plugins), "GST_REGISTRY": str(tmp_path / "registry")}
-    dask.begin_worker("other", **other)
+    dask.begin_worker("other", environment=other)
     assert "isn't the one that the plan was made with" in begin(command, films, dask, VIDEO).ended(78)
     it = begin(command, films, dask, VIDEO)
     dask.begin_worker("one")
