@@ -121,9 +121,7 @@ pub(crate) fn frames(
     let mut skipped = 0;
     let start = range::decode(source, stream, &plan.scan(), range, |step| {
         let (number, sample) = match step {
-            Step::Begins(_) => {
-                return each(Came::Anew);
-            }
+            Step::Begins(_) => return each(Came::Anew),
             Step::Skipped => {
                 skipped += 1;
                 return each(Came::Skipped(skipped));
@@ -200,8 +198,8 @@ fn make(
     })?;
     let work = work.ok_or_else(|| Failure::failed("the chunk has no frames"))?;
     let enc = work.encoding.enc.clone();
-    let mut tell = || told(Made::of(&enc, before));
-    work.encoding.feed.finish(&mut tell)?;
+    let feed = &work.encoding.feed;
+    feed.finish(|| told(Made::of(&enc, before)))?;
     Ok(Record {
         plan: plan.id.clone(),
         index,

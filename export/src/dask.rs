@@ -6,16 +6,16 @@
 //! Who wakes this: a thread reads what the program says, until it ends; nobody waits for that.
 
 use crate::failure::Failure;
-use crate::jobs::{LAST_WORDS, Step, failed_with, locked};
+use crate::jobs::{Step, failed_with, helper, last_lines, locked};
 use crate::machines::{Ended, Scheduler, Work};
 use crate::tasks::{Copy, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ pub struct Dask {
     bridge: Child,
     /// Closed, it ends all.
     orders: Option<ChildStdin>,
-    words: Option<JoinHandle<String>>,
+    words: Option<JoinHandle<Vec<String>>>,
     heard: Arc<Mutex<Heard>>,
 }
 
@@ -92,11 +92,7 @@ impl Heard {
 impl Dask {
     /// `tag`: what workers offer that have the plan's encoder.
     pub fn new(work: &Work, scheduler: &str, tag: &str) -> Result<Self, Failure> {
-        let mut command = Command::new(BRIDGE);
-        // (Ctrl-C is for this command, which then closes the other one's input.)
-        #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let spawned = command
+        let spawned = helper(BRIDGE)
             .args(["run", "--scheduler", scheduler, "--tag", tag])
             .args((work.step == Step::FirstPass).then_some("--first-pass"))
             .args(root("--work-root", work.roots.work.as_deref()))
@@ -122,13 +118,8 @@ impl Dask {
                 }
             });
         }
-        let words = bridge.stderr.take().map(|mut stderr| {
-            thread::spawn(move || {
-                let mut words = Vec::new();
-                let _ = stderr.read_to_end(&mut words);
-                String::from_utf8_lossy(&words).into_owned()
-            })
-        });
+        let words = bridge.stderr.take();
+        let words = words.map(|stderr| thread::spawn(move || last_lines(stderr)));
         Ok(Self {
             orders: bridge.stdin.take(),
             bridge,
@@ -170,14 +161,9 @@ impl Scheduler for Dask {
         let status = status.map_err(|error| Failure::failed(error.to_string()))?;
         if let Some(status) = status {
             let words = self.words.take().and_then(|words| words.join().ok());
-            let words = words.unwrap_or_default();
-            let last: Vec<&str> = words.trim().lines().rev().take(LAST_WORDS).collect();
-            let last: Vec<&str> = last.into_iter().rev().collect();
-            let failure = failed_with(
-                status.code(),
-                &format!("ended with {status}"),
-                &last.join("\n    "),
-            );
+            let words = words.unwrap_or_default().join("\n    ");
+            let how = format!("ended with {status}");
+            let failure = failed_with(status.code(), &how, &words);
             return Err(Failure {
                 text: failure
                     .text

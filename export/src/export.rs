@@ -230,9 +230,9 @@ impl Export {
                 .nth(plan.source.path.components().count()),
             None => None,
         };
-        let has_root = plan.may_have_copies();
-        (has_root == root.is_some() || !has_root && self.engine == Engine::Local)
-            .then(|| plan.found_below(root).ok())?
+        let is_for_all = plan.may_have_copies() || root.is_none();
+        let is_good = is_for_all || self.engine == Engine::Local;
+        is_good.then(|| plan.found_below(root).ok())?
     }
 
     /// What can't be had of other machines isn't had of this one without a word.

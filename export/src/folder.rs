@@ -234,9 +234,14 @@ impl Folder {
         passes.collect()
     }
 
-    /// Where tasks of other machines write what they say: it is made anew, as tasks have the same names in each step and run.
+    /// Where tasks of other machines write what they say.
+    pub fn tasks(&self) -> PathBuf {
+        self.0.join("tasks")
+    }
+
+    /// It is made anew, as tasks have the same names in each step and run.
     pub fn make_tasks(&self) -> Result<PathBuf, Failure> {
-        let tasks = self.0.join("tasks");
+        let tasks = self.tasks();
         let _ = std::fs::remove_dir_all(&tasks);
         let made = std::fs::create_dir_all(&tasks).and_then(|()| std::path::absolute(&tasks));
         made.map_err(|error| Failure::unwritten(&tasks, &error))

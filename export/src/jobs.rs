@@ -29,7 +29,7 @@ pub const SILENCE: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(50);
 
 /// Lines of a job's last words.
-pub(crate) const LAST_WORDS: usize = 12;
+const LAST_WORDS: usize = 12;
 
 /// What happens, for who shows it.
 #[derive(Debug, Clone, PartialEq)]
@@ -225,6 +225,14 @@ impl Jobs<'_> {
     }
 }
 
+/// A program that helps this one. Ctrl-C isn't for it: this one then ends what it does.
+pub(crate) fn helper(name: &str) -> Command {
+    let mut command = Command::new(name);
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command
+}
+
 pub(crate) fn interrupted() -> Failure {
     Failure::again("interrupted")
 }
@@ -325,7 +333,7 @@ fn ended_with(status: ExitStatus) -> String {
     format!("ended with {status}")
 }
 
-fn last_lines(from: impl Read) -> Vec<String> {
+pub(crate) fn last_lines(from: impl Read) -> Vec<String> {
     let mut last = VecDeque::new();
     for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
         if last.len() == LAST_WORDS {

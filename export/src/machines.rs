@@ -11,7 +11,7 @@ use crate::chunk::Made;
 use crate::failure::Failure;
 use crate::folder::{Folder, Rates};
 use crate::jobs::{Event, Step, failed_with, interrupted};
-use crate::plan::Plan;
+use crate::plan::{Plan, below};
 use crate::tasks::{Act, Copy, Seen, State, Tasks};
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Seek, SeekFrom};
@@ -82,35 +82,21 @@ pub struct Roots {
 impl Work {
     pub fn new(plan: &Plan, folder: &Folder, step: Step, roots: &Roots) -> Result<Self, Failure> {
         let here = folder.make_tasks()?;
-        let below = |path: PathBuf| match &roots.work {
-            Some(root) => below(root, &path),
+        let named = "--work-root names: --temporary-directory says where chunks are kept";
+        let from_root = |path: PathBuf| match &roots.work {
+            Some(root) => below(&path, root, named),
             None => Ok(path),
         };
         Ok(Self {
             step,
-            plan: below(here.with_file_name("plan.json"))?,
-            said: below(here.clone())?,
+            plan: from_root(here.with_file_name("plan.json"))?,
+            said: from_root(here.clone())?,
             here,
             roots: roots.clone(),
             id: plan.id.clone(),
             threads: plan.threads,
         })
     }
-}
-
-/// A path from a directory that has no links.
-fn below(root: &Path, path: &Path) -> Result<PathBuf, Failure> {
-    let directory = path.parent().unwrap_or(path);
-    let directory = directory.canonicalize();
-    let directory = directory.map_err(|error| Failure::unwritten(path, &error))?;
-    let path = directory.join(path.file_name().unwrap_or_default());
-    path.strip_prefix(root).map(PathBuf::from).map_err(|_| {
-        Failure::usage(format!(
-            "{} isn't below {}, which --work-root names: --temporary-directory says where chunks are kept",
-            path.display(),
-            root.display()
-        ))
-    })
 }
 
 /// Chunks that are encoded elsewhere.
@@ -126,7 +112,7 @@ pub struct Machines<'a> {
 impl Machines<'_> {
     /// Encodes the chunks that aren't there.
     pub fn run(&self, scheduler: &mut dyn Scheduler, chunks: &[usize]) -> Result<(), Failure> {
-        let said = self.folder.path().join("tasks");
+        let said = self.folder.tasks();
         let rates = self.folder.rates(self.plan);
         let since = Instant::now();
         let mut tasks = Tasks::new(self.plan, chunks)?;

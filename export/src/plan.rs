@@ -357,20 +357,9 @@ impl Plan {
 
     /// From here on the plan says where the source is below this directory, which may be another elsewhere.
     pub fn put_below(mut self, root: &Path) -> Result<Self, Failure> {
-        let absolute = |path: &Path| {
-            let absolute = path.canonicalize();
-            absolute.map_err(|error| Failure::source_gone(path, &error))
-        };
-        let (source, root) = (absolute(&self.source.path)?, absolute(root)?);
-        let below = source.strip_prefix(&root).map_err(|_| {
-            Failure::usage(format!(
-                "{} isn't below {}, which --source-root names",
-                source.display(),
-                root.display()
-            ))
-        })?;
-        self.source.path = below.into();
-        self.request.source = below.into();
+        let below = below(&self.source.path, root, "--source-root names")?;
+        self.source.path.clone_from(&below);
+        self.request.source = below;
         self.id = self.digest();
         Ok(self)
     }
@@ -599,6 +588,22 @@ fn passes(request: &Request, encoder: &str) -> Result<Option<Passes>, Failure> {
         properties: prepared.properties.to_string(),
         bitrate: prepared.bitrate,
     }))
+}
+
+/// A path from a root, both without links. `named`: what says so of the root.
+pub(crate) fn below(path: &Path, root: &Path, named: &str) -> Result<PathBuf, Failure> {
+    let absolute = |path: &Path| {
+        let absolute = path.canonicalize();
+        absolute.map_err(|error| Failure::source_gone(path, &error))
+    };
+    let (path, root) = (absolute(path)?, absolute(root)?);
+    path.strip_prefix(&root).map(PathBuf::from).map_err(|_| {
+        Failure::usage(format!(
+            "{} isn't below {}, which {named}",
+            path.display(),
+            root.display()
+        ))
+    })
 }
 
 /// Times are rounded, to a millisecond in Matroska: so much later a range may begin than its first frame.

@@ -4,7 +4,7 @@
 //! it is told so (RequeueExit=75).
 
 use crate::failure::Failure;
-use crate::jobs::Step;
+use crate::jobs::{Step, helper};
 use crate::machines::{Ended, Scheduler, Work};
 use crate::tasks::{Copy, State};
 use std::collections::{BTreeSet, HashMap};
@@ -18,6 +18,14 @@ const ARRAY: usize = 1_000;
 
 /// How often tasks are submitted again that it didn't take, as somebody may have no more than so many.
 const ASKS_AGAIN: Duration = Duration::from_secs(10);
+
+/// Why a task stays queued until somebody releases it, which nobody does but for JobHeldUser.
+const HELD: [&str; 4] = [
+    "requeued held",
+    "held state",
+    "JobHoldMaxRequeue",
+    "JobHeldAdmin",
+];
 
 /// By which a machine says where it has them.
 const WORK_ROOT: &str = "VTEXPORT_WORK_ROOT";
@@ -164,20 +172,17 @@ impl<'a> Slurm<'a> {
 impl Scheduler for Slurm<'_> {
     fn submit(&mut self, copies: &[Copy]) -> Result<(), Failure> {
         for array in copies.chunks(ARRAY) {
-            let taken = match self.refused.is_empty() {
-                true => self.submit_array(array)?,
-                false => Err(Failure::usage("")),
-            };
-            let Err(failure) = taken else {
-                continue;
-            };
-            // What it takes none of it never does.
-            if self.arrays.is_empty() {
-                return Err(failure);
-            }
+            // (After one that it doesn't take, the others wait, too.)
             if self.refused.is_empty() {
-                self.says
-                    .push(format!("{} (It is asked again.)", failure.text));
+                let Err(failure) = self.submit_array(array)? else {
+                    continue;
+                };
+                // What it takes none of it never does.
+                if self.arrays.is_empty() {
+                    return Err(failure);
+                }
+                let text = format!("{} (It is asked again.)", failure.text);
+                self.says.push(text);
                 self.refused_at = Instant::now();
             }
             self.refused.extend(array);
@@ -219,19 +224,7 @@ impl Scheduler for Slurm<'_> {
             let place: usize = words.next()?.parse().ok()?;
             let state = match words.next()? {
                 "RUNNING" | "COMPLETING" => State::Runs,
-                // It stays there until somebody releases it ("launch failed requeued held", JobHoldMaxRequeue), and that nobody does
-                // but for JobHeldUser.
-                _ if [
-                    "requeued held",
-                    "held state",
-                    "JobHoldMaxRequeue",
-                    "JobHeldAdmin",
-                ]
-                .iter()
-                .any(|reason| line.ends_with(reason)) =>
-                {
-                    State::Ended
-                }
+                _ if HELD.iter().any(|reason| line.ends_with(reason)) => State::Ended,
                 _ => State::Waits,
             };
             Some((*array.get(place)?, state))
@@ -263,11 +256,9 @@ impl Drop for Slurm<'_> {
     }
 }
 
-/// One of Slurm's. Ctrl-C is for this program, which then cancels all.
+/// One of Slurm's.
 fn command(name: &str) -> Command {
-    let mut command = Command::new(name);
-    #[cfg(unix)]
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut command = helper(name);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())

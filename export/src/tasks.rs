@@ -276,8 +276,9 @@ impl Tasks {
             self.done(chunk, place, bytes, now, acts);
             return Ok(true);
         }
-        for task in &mut chunk.tasks {
-            let made = seen.made(task.copy).filter(|_| task.state == State::Runs);
+        let run = |task: &&mut Task| task.state == State::Runs;
+        for task in chunk.tasks.iter_mut().filter(run) {
+            let made = seen.made(task.copy);
             if let Some(made) = made.filter(|made| *made != task.made) {
                 (task.made, task.moved) = (made, now);
             }
@@ -426,8 +427,8 @@ impl Tasks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::RefCell;
     use std::collections::HashMap;
+    use std::ops::RangeInclusive;
 
     /// Machines that aren't there: each takes a task that waits, in their order, and so many seconds for it.
     struct Machines {
@@ -437,7 +438,7 @@ mod tests {
         /// What each works at, and since when.
         at: Vec<Option<(Copy, Duration)>>,
         done: Vec<usize>,
-        failures: RefCell<HashMap<Copy, Failure>>,
+        failures: HashMap<Copy, Failure>,
         submitted: Vec<Copy>,
         told: Vec<Event>,
         /// A machine that comes no further than this part of a chunk.
@@ -452,10 +453,18 @@ mod tests {
                 waiting: Vec::new(),
                 at: vec![None; seconds.len()],
                 done: Vec::new(),
-                failures: RefCell::default(),
+                failures: HashMap::new(),
                 submitted: Vec::new(),
                 told: Vec::new(),
                 stands: None,
+            }
+        }
+
+        /// Tasks of these numbers for a chunk fail like that.
+        fn fail(&mut self, index: usize, numbers: RangeInclusive<u32>, failure: &Failure) {
+            for number in numbers {
+                let copy = Copy { index, number };
+                self.failures.insert(copy, failure.clone());
             }
         }
 
@@ -473,7 +482,7 @@ mod tests {
                 if let Some((copy, _)) = self.at[machine]
                     && self.part(machine) >= 1.0
                 {
-                    if !self.failures.borrow().contains_key(&copy) {
+                    if !self.failures.contains_key(&copy) {
                         self.done.push(copy.index);
                     }
                     self.at[machine] = None;
@@ -546,7 +555,7 @@ mod tests {
         }
 
         fn failure(&self, copy: Copy, is_late: bool) -> Option<Failure> {
-            let said = self.failures.borrow().get(&copy).cloned();
+            let said = self.failures.get(&copy).cloned();
             said.or(is_late.then(|| Failure::failed("it left no record")))
         }
     }
@@ -626,11 +635,7 @@ mod tests {
     fn copies_that_fail_end_nothing_while_the_first_one_works() {
         let mut machines = Machines::new(&[100.0, 10.0, 10.0]);
         // (The longest one first, which the slow machine has.)
-        for number in 2..=20 {
-            let copy = Copy { index: 0, number };
-            let failure = Failure::cannot("no encoder");
-            machines.failures.borrow_mut().insert(copy, failure);
-        }
+        machines.fail(0, 2..=20, &Failure::cannot("no encoder"));
         machines.run(6).unwrap();
         assert!(machines.submitted.len() <= 5 + MOST_SUBMITTED as usize);
     }
@@ -647,11 +652,7 @@ mod tests {
     #[test]
     fn what_is_shown_is_left_as_often_as_it_is_begun() {
         let mut machines = Machines::new(&[20.0, 60.0, 20.0]);
-        for number in 1..=2 {
-            let copy = Copy { index: 1, number };
-            let failure = Failure::again("no space");
-            machines.failures.borrow_mut().insert(copy, failure);
-        }
+        machines.fail(1, 1..=2, &Failure::again("no space"));
         machines.run(7).unwrap();
         let mut shown = HashMap::new();
         for event in &machines.told {
@@ -674,20 +675,12 @@ mod tests {
     #[test]
     fn what_fails_is_submitted_three_times_and_no_oftener() {
         let mut machines = Machines::new(&[20.0, 20.0]);
-        for number in 1..=2 {
-            let copy = Copy { index: 1, number };
-            let failure = Failure::again("no space");
-            machines.failures.borrow_mut().insert(copy, failure);
-        }
+        machines.fail(1, 1..=2, &Failure::again("no space"));
         machines.run(4).unwrap();
         assert_eq!(machines.submitted.len(), 6);
 
         let mut machines = Machines::new(&[20.0, 20.0]);
-        for number in 1..=3 {
-            let copy = Copy { index: 1, number };
-            let failure = Failure::failed("it crashed");
-            machines.failures.borrow_mut().insert(copy, failure);
-        }
+        machines.fail(1, 1..=3, &Failure::failed("it crashed"));
         let failure = machines.run(4).unwrap_err();
         assert_eq!(failure.code, Code::Failed);
         assert!(failure.text.contains("chunk 1 (frames 0 to 99"));
@@ -702,12 +695,7 @@ mod tests {
             Failure::cannot("no encoder"),
         ] {
             let mut machines = Machines::new(&[20.0, 20.0]);
-            let copy = Copy {
-                index: 0,
-                number: 1,
-            };
-            let said = failure.clone();
-            machines.failures.borrow_mut().insert(copy, said);
+            machines.fail(0, 1..=1, &failure);
             assert_eq!(machines.run(4).unwrap_err().code, failure.code);
             assert_eq!(machines.submitted.len(), 4);
         }

@@ -229,6 +229,7 @@ class Dask:
         at.mkdir()
         (port,) = free_ports(1)
         self.address = f"tls://{host}:{port}"
+        self.engine = ["--engine", "dask", "--scheduler", self.address]
         self.environment = self.certificates(at) | {
             "DASK_CONFIG": str(CONFIGURATION),
             "VTEXPORT_PROGRAM": str(PROGRAM),

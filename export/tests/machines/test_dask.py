@@ -21,8 +21,7 @@ Begin = Callable[..., Command]
 def begin(
     command: Begin, films: Films, dask: Dask, video: str = SLOW_VIDEO, output: str = "film.mkv"
 ) -> Command:
-    engine = ["--engine", "dask", "--scheduler", dask.address]
-    return command(films.source, "-o", output, *engine, *CHUNKS, video)
+    return command(films.source, "-o", output, *dask.engine, *CHUNKS, video)
 
 
 def test_the_film_is_that_of_one_machine(dask: Dask, films: Films, command: Begin, tmp_path: Path) -> None:
@@ -37,8 +36,7 @@ def test_two_passes(dask: Dask, films: Films, command: Begin, tmp_path: Path) ->
     rate = "x264enc speed-preset=ultrafast bitrate=200"
     more = ["--multi-pass", *CHUNKS, rate]
     command(films.source, "-o", "alone.mkv", *more).ended()
-    engine = ["--engine", "dask", "--scheduler", dask.address]
-    command(films.source, "-o", "film.mkv", *engine, *more).ended()
+    command(films.source, "-o", "film.mkv", *dask.engine, *more).ended()
     assert packets(tmp_path / "film.mkv") == packets(tmp_path / "alone.mkv")
 
 
@@ -146,9 +144,7 @@ def test_a_source_that_changes_under_way_is_an_error(
     dask.begin_worker("one")
     source = tmp_path / "source.mkv"
     source.write_bytes(films.source.read_bytes())
-    it = command(
-        source, "-o", "film.mkv", "--engine", "dask", "--scheduler", dask.address, *CHUNKS, SLOW_VIDEO
-    )
+    it = command(source, "-o", "film.mkv", *dask.engine, *CHUNKS, SLOW_VIDEO)
     until(lambda: len(records(tmp_path / "film.mkv.vtexport")) >= 2)
     source.write_bytes(source.read_bytes()[:-1000])
     assert "isn't the file any more that was planned for" in it.ended(65)
@@ -190,8 +186,7 @@ def test_nobody_submits_without_a_certificate(
 ) -> None:
     names = [name for name in os.environ if name.startswith("DASK_DISTRIBUTED__COMM__TLS")]
     environment = dict.fromkeys(names, "") if certificates == "none" else dask.certificates(tmp_path)
-    engine = ["--engine", "dask", "--scheduler", dask.address]
-    words = command(films.source, "-o", "film.mkv", *engine, *CHUNKS, VIDEO, **environment).ended(2)
+    words = command(films.source, "-o", "film.mkv", *dask.engine, *CHUNKS, VIDEO, **environment).ended(2)
     assert dask.address in words
     assert len(words.strip().splitlines()) <= 2, words
 
